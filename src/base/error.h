@@ -1,0 +1,49 @@
+// The four kinds of error, and how each is told.
+//
+//   a request's fault          RequestError, returned by value, never thrown across the engine
+//   unusable files or flags    Error, thrown before large allocations; its text names the file, tensor or
+//                              flag, what was expected and what was found
+//   a programmer's fault       CHORALE_CHECK: prints the condition and aborts
+//   a failed collective        fatal(): prints a line that names the rank and ends the process
+#pragma once
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace chorale {
+
+// Unusable weights, config or flags. The message is one or more plain sentences for the person at the terminal.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+template <typename... Args>
+[[noreturn]] void throw_error(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// What is wrong with one request. `param` is the name of the offending field, empty when there is none.
+struct RequestError {
+  int http_status = 400;
+  std::string message;
+  std::string param;
+};
+
+// Logs the message as critical and ends the process with status 70 without running destructors.
+[[noreturn]] void fatal(std::string_view message);
+
+[[noreturn]] void check_failed(const char* file, int line, const char* condition, std::string_view detail);
+
+}  // namespace chorale
+
+// A programmer's fault: always on, also in release. The detail is an optional fmt format with arguments.
+#define CHORALE_CHECK(condition, ...)                                                                      \
+  do {                                                                                                     \
+    if (!(condition)) [[unlikely]]                                                                         \
+      ::chorale::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));              \
+  } while (false)

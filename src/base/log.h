@@ -1,0 +1,46 @@
+// Logging to standard error through spdlog: one line per event. Control characters in the text are escaped, so
+// that nothing a client or a file supplies can forge a line or drive a terminal. Thread-safe.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace chorale::log {
+
+enum class Level { debug, info, warn, error, critical, off };
+
+// Accepts "debug", "info", "warn", "error", "critical", "off"; throws Error for anything else.
+Level parse_level(std::string_view name);
+void set_level(Level level);
+void flush();
+
+// The text with control characters (C0, DEL, and the C1 range in UTF-8) written as \n, \t, \xNN.
+std::string escape(std::string_view text);
+
+void write(Level level, std::string_view message);
+
+template <typename... Args>
+void debug(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::debug, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void info(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::info, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void warn(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::warn, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void error(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::error, fmt::format(format, std::forward<Args>(args)...));
+}
+template <typename... Args>
+void critical(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::critical, fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace chorale::log

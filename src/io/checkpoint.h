@@ -1,0 +1,95 @@
+// A checkpoint on disk: one or many safetensors files, memory-mapped, seen as one table of named tensors.
+//
+// Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
+// All structural checks are made when a file is opened, before any tensor is read; violations throw Error that
+// names the file and the tensor or field, the expected and the actual value.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/dtype.h"
+
+namespace chorale::io {
+
+// A tensor inside a mapped file. Valid while the Checkpoint that gave it lives. The bytes are not aligned to more
+// than the format guarantees; read elements with memcpy.
+struct TensorEntry {
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+  std::string file;  // file name within the directory, for messages
+};
+
+// One parsed header: where each tensor lies relative to the data section.
+struct SafetensorsHeader {
+  struct Entry {
+    std::string name;
+    DType dtype = DType::f32;
+    std::vector<int64_t> shape;
+    uint64_t begin = 0;  // bytes from the start of the data section
+    uint64_t end = 0;
+  };
+  std::vector<Entry> tensors;  // in the order of their offsets
+  std::map<std::string, std::string> metadata;
+  uint64_t data_start = 0;  // bytes from the start of the file
+};
+
+// Parses and validates the header of a safetensors file whose whole contents are `file_bytes`. Refuses: an empty or
+// truncated file, a header longer than the file or than 100 MB, invalid JSON or nesting deeper than the format has,
+// duplicate keys, unknown dtypes, negative or overflowing shapes, a span unequal to shape times dtype, offsets that
+// overlap or leave gaps, and trailing bytes. Throws Error; never reads outside `file_bytes`.
+SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file_bytes, std::string_view source);
+
+class MappedFile;
+
+// Immutable after construction; safe to read from many threads.
+class Checkpoint {
+ public:
+  // Opens `directory`/model.safetensors.index.json with its shards, or the single model.safetensors, or all
+  // *.safetensors files when there is no index. An index may only name files inside the directory; a tensor
+  // that the index and the shards disagree about, or that stands in two shards, is an error.
+  static Checkpoint open(const std::filesystem::path& directory);
+
+  // Opens a single safetensors file.
+  static Checkpoint open_file(const std::filesystem::path& file);
+
+  // nullptr when there is no such tensor.
+  const TensorEntry* find(std::string_view name) const;
+  // In the order of files and offsets.
+  std::span<const TensorEntry> tensors() const { return tensors_; }
+  uint64_t total_bytes() const;
+  const std::filesystem::path& path() const { return path_; }
+
+  // Tells the kernel that the bytes of this tensor will not be needed again (drops its pages).
+  void release(const TensorEntry& tensor) const;
+
+ private:
+  std::filesystem::path path_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::vector<TensorEntry> tensors_;
+  std::map<std::string, size_t, std::less<>> by_name_;
+};
+
+// A tensor to be written: the bytes are borrowed until write_safetensors returns.
+struct TensorToWrite {
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+
+// Writes one safetensors file: to a temporary name beside it, synced, then renamed, so that it appears whole or not
+// at all. Throws Error when the disk is full or the folder cannot be written, and leaves nothing behind.
+void write_safetensors(const std::filesystem::path& file, std::span<const TensorToWrite> tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace chorale::io

@@ -1,0 +1,47 @@
+// Tokenizer of a Hugging Face checkpoint (tokenizer.json), over the Rust crate `tokenizers`.
+// Immutable after loading; all functions are safe to call from many threads.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace chorale::text {
+
+class Tokenizer {
+ public:
+  // Reads `directory`/tokenizer.json (and, where it exists, tokenizer_config.json for added tokens that only stand
+  // there). Throws Error that names the file and the reason.
+  static Tokenizer load(const std::filesystem::path& directory);
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  // `text` must be valid UTF-8. Special tokens written in the text are recognised, as transformers does;
+  // add_special_tokens lets the post-processor add its own (Qwen3's adds none).
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const;
+
+  // Ids outside the vocabulary decode to nothing. The result is valid UTF-8: bytes that do not form a character become U+FFFD.
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
+
+  // The raw bytes that one token stands for, also when they are part of a character; special tokens give their text.
+  std::string token_bytes(int32_t id) const;
+
+  // Number of tokens, added ones included: one more than the highest id.
+  int64_t vocab_size() const;
+  std::optional<int32_t> token_to_id(std::string_view token) const;
+  bool is_special(int32_t id) const;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace chorale::text

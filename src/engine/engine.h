@@ -1,7 +1,7 @@
 // The engine: takes requests, batches them continuously, and tells each request's listener its tokens.
 //
-// One thread of its own runs the steps: schedule -> run the model -> sample -> notify. It sleeps while there is no
-// work. All public functions are thread-safe.
+// One thread of its own runs the steps: schedule -> run the model -> sample -> notify. It sleeps while there
+// is no work. All public functions are thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/model_runner.h"
 #include "engine/request.h"
@@ -16,11 +17,12 @@
 namespace chorale::engine {
 
 struct EngineOptions {
-  int64_t max_total_tokens = 0;       // KV cache capacity in tokens, a multiple of the block size; required
-  int64_t chunked_prefill_size = 512; // most prompt tokens of one step, over all sequences
+  int64_t max_total_tokens = 0;        // KV cache capacity in tokens, a multiple of the block size; required
+  int64_t chunked_prefill_size = 512;  // most prompt tokens of one step, over all sequences
   int64_t max_running_requests = 256;
   int64_t max_queued_requests = 4096;
   int64_t max_context_len = 0;  // prompt plus output; required (the model's max_position_embeddings or less)
+  int64_t max_logits_rows = 0;  // most logits rows of one step; 0: max_running_requests; not less than that
   bool enable_prefix_cache = true;
   std::vector<int32_t> eos_token_ids;
 };
@@ -30,11 +32,11 @@ struct EngineStats {
   int64_t running = 0;
   int64_t waiting = 0;
   int64_t kv_tokens_total = 0;
-  int64_t kv_tokens_used = 0;     // held by running sequences
-  int64_t kv_tokens_cached = 0;   // held by the prefix cache alone, reclaimable
-  uint64_t prompt_tokens = 0;     // computed or found in the cache
-  uint64_t cached_tokens = 0;     // found in the cache
-  uint64_t prefix_queries = 0;    // prompt tokens looked up
+  int64_t kv_tokens_used = 0;    // held by running sequences
+  int64_t kv_tokens_cached = 0;  // held by the prefix cache alone, reclaimable
+  uint64_t prompt_tokens = 0;    // computed or found in the cache
+  uint64_t cached_tokens = 0;    // found in the cache
+  uint64_t prefix_queries = 0;   // prompt tokens looked up
   uint64_t generated_tokens = 0;
   uint64_t finished_stop = 0;
   uint64_t finished_length = 0;
@@ -42,26 +44,30 @@ struct EngineStats {
   uint64_t finished_error = 0;
   uint64_t preemptions = 0;
   uint64_t steps = 0;
+  bool failed = false;  // the model runner threw: nothing runs any more, new requests are refused
 };
 
 class Engine {
  public:
-  // Starts the thread. The runner must outlive the engine.
+  // Starts the thread. The runner must outlive the engine. Throws Error for options that are out of range.
   Engine(ModelRunner& runner, EngineOptions options);
   // Aborts what still runs, then joins the thread.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Validates and queues a request. On success the listener will be called with at least one event, the last of
-  // which has a finish reason; the listener is destroyed after it. On failure it is never called.
+  // Validates and queues a request: 400 for a request's fault, 503 when the queue is full, after
+  // stop_accepting(), or once the model runner has thrown (then every live request ends with finish `error`).
+  // On success the listener will be called with at least one event, the last of which has a finish reason;
+  // the listener is destroyed after it. On failure it is never called.
   std::optional<RequestError> submit(GenerationRequest request, EventListener listener);
 
-  // Ends a request in any phase; its blocks are free before the next step. The listener gets finish `aborted`.
-  // Unknown ids are ignored (the request may have just finished).
+  // Ends a request in any phase; its blocks are free before the next step. The listener gets finish
+  // `aborted`. Unknown ids are ignored (the request may have just finished).
   void abort(std::string_view id);
 
-  // Drops every prefix-cache block that no running sequence uses.
+  // Drops every prefix-cache block that no running sequence uses, before the next step; wait_idle() waits for
+  // it.
   void flush_prefix_cache();
 
   // Refuses new requests (503) from now on; running and queued ones go on.

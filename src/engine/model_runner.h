@@ -7,22 +7,22 @@
 
 namespace chorale::engine {
 
-// Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions, so it is
-// part of the numerics contract and not an option.
+// Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions, so
+// it is part of the numerics contract and not an option.
 inline constexpr int64_t kBlockTokens = 32;
 
 // A contiguous run of one sequence's tokens within a step: a prefill chunk, or one decode token.
 struct SequenceChunk {
-  int64_t first_token = 0;       // index of its first token in StepPlan::token_ids
-  int64_t num_tokens = 0;        // new tokens of this step
-  int64_t first_position = 0;    // absolute position of the first of them: tokens before it are in the cache
-  int64_t first_block_index = 0; // where its block table starts in StepPlan::block_tables
-  int64_t num_blocks = 0;        // enough for first_position + num_tokens
+  int64_t first_token = 0;        // index of its first token in StepPlan::token_ids
+  int64_t num_tokens = 0;         // new tokens of this step
+  int64_t first_position = 0;     // absolute position of the first of them: tokens before it are in the cache
+  int64_t first_block_index = 0;  // where its block table starts in StepPlan::block_tables
+  int64_t num_blocks = 0;         // enough for first_position + num_tokens
 };
 
 // One step, planned on the host: everything the model has to know, in token ids and block ids.
 struct StepPlan {
-  std::vector<int32_t> token_ids;      // [tokens], all chunks one after the other
+  std::vector<int32_t> token_ids;  // [tokens], all chunks one after the other
   std::vector<SequenceChunk> chunks;
   std::vector<int32_t> block_tables;   // block ids of all chunks' sequences, concatenated
   std::vector<int32_t> logits_tokens;  // indices into token_ids whose logits are wanted, ascending
@@ -34,9 +34,9 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
   virtual int64_t vocab_size() const = 0;
 
-  // Runs one step. Returns logits [plan.logits_tokens.size(), vocab_size], row-major, valid until the next call.
-  // The keys and values of all the plan's tokens are in the cache afterwards. Within one plan, no two chunks
-  // write the same block. Not thread-safe.
+  // Runs one step. Returns logits [plan.logits_tokens.size(), vocab_size], row-major, valid until the next
+  // call. The keys and values of all the plan's tokens are in the cache afterwards. Within one plan, no two
+  // chunks write the same block. Not thread-safe.
   virtual std::span<const float> run(const StepPlan& plan) = 0;
 };
 

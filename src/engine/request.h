@@ -1,7 +1,8 @@
-// What the engine is asked to do and what it answers, in token ids only: text, stop strings and chat belong to
-// the server layer.
+// What the engine is asked to do and what it answers, in token ids only: text, stop strings and chat belong
+// to the server layer.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,6 +16,11 @@
 
 namespace chorale::engine {
 
+// Bounds on the lists a request may carry.
+inline constexpr size_t kMaxStopTokenIds = 1024;
+inline constexpr size_t kMaxLogitBias = 4096;
+inline constexpr int32_t kMaxTopLogprobs = 100;
+
 // How the next token is chosen. Defaults are neutral: they leave the model's distribution as it is.
 struct SamplingParams {
   int64_t max_new_tokens = 128;
@@ -23,14 +29,14 @@ struct SamplingParams {
   double top_p = 1.0;
   int64_t top_k = 0;  // 0 or -1: all tokens
   double min_p = 0.0;
-  double repetition_penalty = 1.0;        // over prompt and output (CTRL, arXiv 1909.05858)
-  double frequency_penalty = 0.0;         // over output
-  double presence_penalty = 0.0;          // over output
+  double repetition_penalty = 1.0;                    // over prompt and output (CTRL, arXiv 1909.05858)
+  double frequency_penalty = 0.0;                     // over output
+  double presence_penalty = 0.0;                      // over output
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id -> added to its logit
-  std::vector<int32_t> stop_token_ids;    // beside the model's end-of-sequence tokens
-  bool ignore_eos = false;                // the model's end-of-sequence tokens do not stop
-  std::optional<uint64_t> seed;           // absent: a fresh one per request
-  uint32_t choice_index = 0;              // distinguishes the n choices of one request under one seed
+  std::vector<int32_t> stop_token_ids;                // beside the model's end-of-sequence tokens
+  bool ignore_eos = false;                            // the model's end-of-sequence tokens do not stop
+  std::optional<uint64_t> seed;                       // absent: a fresh one per request
+  uint32_t choice_index = 0;  // distinguishes the n choices of one request under one seed
 
   // The first rule that is broken, with the field's name, or nullopt. vocab_size bounds token ids.
   std::optional<RequestError> validate(int64_t vocab_size) const;
@@ -42,12 +48,16 @@ struct GenerationRequest {
   SamplingParams sampling;
   // -1: no logprobs; n >= 0: the chosen token's logprob and the n most likely alternatives.
   int32_t num_top_logprobs = -1;
-  // Also return logprobs of prompt tokens from this position on (the first token has none); -1: none.
+  // Also return logprobs of the prompt tokens at positions max(1, start) and up (the first token has none),
+  // one entry each; -1: none. At most the prompt's length.
   int64_t prompt_logprobs_start = -1;
+
+  // As SamplingParams::validate, and the fields above; a prompt must have at least one token.
+  std::optional<RequestError> validate(int64_t vocab_size) const;
 };
 
-// Natural logarithms of probabilities under the raw model distribution (before temperature, penalties and bias),
-// as OpenAI and SGLang report them.
+// Natural logarithms of probabilities under the raw model distribution (before temperature, penalties and
+// bias), as OpenAI and SGLang report them.
 struct TokenLogprobs {
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top;  // (token id, logprob), most likely first
@@ -55,7 +65,8 @@ struct TokenLogprobs {
 
 enum class FinishReason { none, stop, length, aborted, error };
 
-// One message of the engine to a request's listener. Tokens arrive in order; the last event has a finish reason.
+// One message of the engine to a request's listener. Tokens arrive in order; the last event has a finish
+// reason.
 struct GenerationEvent {
   std::vector<int32_t> token_ids;       // new since the last event; a stop token is included as the last one
   std::vector<TokenLogprobs> logprobs;  // one per token when asked for
@@ -68,7 +79,8 @@ struct GenerationEvent {
   int64_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache at first admission
 };
 
-// Called on the engine's thread: must not block, must not throw, must not call back into the engine except abort().
+// Called on the engine's thread: must not block, must not throw, must not call back into the engine except
+// abort().
 using EventListener = std::function<void(GenerationEvent)>;
 
 }  // namespace chorale::engine

@@ -1,8 +1,8 @@
 // A checkpoint on disk: one or many safetensors files, memory-mapped, seen as one table of named tensors.
 //
 // Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
-// All structural checks are made when a file is opened, before any tensor is read; violations throw Error that
-// names the file and the tensor or field, the expected and the actual value.
+// All structural checks are made when a file is opened, before any tensor is read; violations throw Error
+// that names the file and the tensor or field, the expected and the actual value.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@
 
 namespace chorale::io {
 
-// A tensor inside a mapped file. Valid while the Checkpoint that gave it lives. The bytes are not aligned to more
-// than the format guarantees; read elements with memcpy.
+// A tensor inside a mapped file. Valid while the Checkpoint that gave it lives. The bytes are not aligned to
+// more than the format guarantees; read elements with memcpy.
 struct TensorEntry {
   std::string name;
   DType dtype = DType::f32;
@@ -43,15 +43,17 @@ struct SafetensorsHeader {
   uint64_t data_start = 0;  // bytes from the start of the file
 };
 
-// Parses and validates the header of a safetensors file whose whole contents are `file_bytes`. Refuses: an empty or
-// truncated file, a header longer than the file or than 100 MB, invalid JSON or nesting deeper than the format has,
-// duplicate keys, unknown dtypes, negative or overflowing shapes, a span unequal to shape times dtype, offsets that
-// overlap or leave gaps, and trailing bytes. Throws Error; never reads outside `file_bytes`.
+// Parses and validates the header of a safetensors file whose whole contents are `file_bytes`. Refuses: an
+// empty or truncated file, a header longer than the file or than 100 MB, invalid JSON or nesting deeper than
+// the format has, duplicate keys, unknown fields and dtypes, more than 64 dimensions, negative or overflowing
+// shapes, a span unequal to shape times dtype, offsets that overlap or leave gaps, and trailing bytes. Throws
+// Error whose message begins with `source`; never reads outside `file_bytes`.
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file_bytes, std::string_view source);
 
 class MappedFile;
 
-// Immutable after construction; safe to read from many threads.
+// Immutable after construction; safe to read from many threads. The files must not be shortened while it
+// lives.
 class Checkpoint {
  public:
   // Opens `directory`/model.safetensors.index.json with its shards, or the single model.safetensors, or all
@@ -73,6 +75,9 @@ class Checkpoint {
   void release(const TensorEntry& tensor) const;
 
  private:
+  void add_file(const std::filesystem::path& path);
+  void add_indexed_files(const std::filesystem::path& index);
+
   std::filesystem::path path_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
   std::vector<TensorEntry> tensors_;
@@ -87,8 +92,10 @@ struct TensorToWrite {
   std::span<const std::byte> bytes;
 };
 
-// Writes one safetensors file: to a temporary name beside it, synced, then renamed, so that it appears whole or not
-// at all. Throws Error when the disk is full or the folder cannot be written, and leaves nothing behind.
+// Writes one safetensors file: to a temporary name beside it, synced, then renamed, so that it appears whole
+// or not at all. Tensors with larger elements come first, else in the given order, which aligns each to its
+// element size. Throws Error when the disk is full or the folder cannot be written, and leaves nothing
+// behind; also when a tensor's bytes do not fit its shape, or two have one name.
 void write_safetensors(const std::filesystem::path& file, std::span<const TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 

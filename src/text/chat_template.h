@@ -1,4 +1,5 @@
-// The chat template of a checkpoint, rendered by the Rust crate `minijinja` with its Python-method compatibility.
+// The chat template of a checkpoint, rendered by the Rust crate `minijinja` with its Python-method
+// compatibility.
 #pragma once
 
 #include <filesystem>
@@ -14,12 +15,13 @@ namespace chorale::text {
 
 class ChatTemplate {
  public:
-  // Looks for chat_template.jinja, then chat_template of tokenizer_config.json (a string, or a list of named templates, of which
-  // "default" is taken). nullopt when the checkpoint has none. A template that does not parse is kept and
-  // reported by error(): the server goes on without chat.
+  // Looks for chat_template.jinja, then chat_template of tokenizer_config.json (a string, or a list of named
+  // templates, of which "default" is taken). nullopt when the checkpoint has none. A template that does not
+  // parse is kept and reported by error(): the server goes on without chat.
   static std::optional<ChatTemplate> load(const std::filesystem::path& directory);
   // From the template's text; bos and eos become the variables bos_token and eos_token.
-  static ChatTemplate from_source(std::string_view source, std::string_view bos_token, std::string_view eos_token);
+  static ChatTemplate from_source(std::string_view source, std::string_view bos_token,
+                                  std::string_view eos_token);
 
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
@@ -29,8 +31,8 @@ class ChatTemplate {
   std::optional<std::string> error() const;
 
   // Renders with the given variables, a JSON object as text: at least "messages" and "add_generation_prompt",
-  // optionally "tools", "enable_thinking", ... Objects keep the order of their keys. Time and output are bounded.
-  // A template that fails or raises is a RequestError (400). Thread-safe.
+  // optionally "tools", "enable_thinking", ... Objects keep the order of their keys. Time and output are
+  // bounded. A template that fails or raises is a RequestError (400). Thread-safe.
   std::variant<std::string, RequestError> render(std::string_view variables_json) const;
 
  private:

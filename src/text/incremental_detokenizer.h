@@ -1,5 +1,5 @@
-// Turns a growing sequence of token ids into text, piece by piece, holding back bytes that do not yet form whole
-// UTF-8 characters. The pieces concatenated equal Tokenizer::decode of all ids.
+// Turns a growing sequence of token ids into text, piece by piece, holding back bytes that do not yet form
+// whole UTF-8 characters. The pieces concatenated equal Tokenizer::decode of all ids.
 #pragma once
 
 #include <cstdint>

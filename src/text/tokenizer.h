@@ -15,8 +15,8 @@ namespace chorale::text {
 
 class Tokenizer {
  public:
-  // Reads `directory`/tokenizer.json (and, where it exists, tokenizer_config.json for added tokens that only stand
-  // there). Throws Error that names the file and the reason.
+  // Reads `directory`/tokenizer.json (and, where it exists, tokenizer_config.json for added tokens that only
+  // stand there). Throws Error that names the file and the reason.
   static Tokenizer load(const std::filesystem::path& directory);
 
   Tokenizer(Tokenizer&&) noexcept;
@@ -27,10 +27,12 @@ class Tokenizer {
   // add_special_tokens lets the post-processor add its own (Qwen3's adds none).
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const;
 
-  // Ids outside the vocabulary decode to nothing. The result is valid UTF-8: bytes that do not form a character become U+FFFD.
+  // Ids outside the vocabulary decode to nothing. The result is valid UTF-8: bytes that do not form a
+  // character become U+FFFD.
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
 
-  // The raw bytes that one token stands for, also when they are part of a character; special tokens give their text.
+  // The raw bytes that one token stands for, also when they are part of a character; special tokens give
+  // their text.
   std::string token_bytes(int32_t id) const;
 
   // Number of tokens, added ones included: one more than the highest id.

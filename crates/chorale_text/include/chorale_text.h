@@ -1,0 +1,84 @@
+// The C interface of the crate chorale_text: tokenizers and chat templates. Layouts and names must agree with
+// src/ffi.rs.
+//
+// Ownership: views are only read during the call. Arrays and objects that a function hands out belong to the
+// caller and go back by the matching free or destroy function, once. Texts are UTF-8 with a length, not
+// NUL-terminated. Errors: a function with a status fills `error` when it returns CHORALE_TEXT_FAILED, its
+// result when it returns CHORALE_TEXT_OK, and neither otherwise. No panic leaves the library. Threads:
+// objects do not change after their creation; any number of threads may use one at a time.
+#ifndef CHORALE_TEXT_H
+#define CHORALE_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CHORALE_TEXT_OK = 0, CHORALE_TEXT_FAILED = 1, CHORALE_TEXT_ABSENT = 2 };
+
+// Borrowed bytes; data may be null when size is 0.
+typedef struct {
+  const uint8_t* data;
+  size_t size;
+} chorale_text_view;
+
+typedef struct {
+  uint8_t* data;
+  size_t size;
+} chorale_text_bytes;
+
+typedef struct {
+  uint32_t* data;
+  size_t size;
+} chorale_text_ids;
+
+void chorale_text_bytes_free(chorale_text_bytes bytes);
+void chorale_text_ids_free(chorale_text_ids ids);
+
+typedef struct chorale_tokenizer chorale_tokenizer;
+
+// From the texts of tokenizer.json and of tokenizer_config.json, which may be null. Errors begin with the
+// file's name.
+int32_t chorale_tokenizer_create(chorale_text_view tokenizer_json, const chorale_text_view* config_json,
+                                 chorale_tokenizer** tokenizer, chorale_text_bytes* error);
+void chorale_tokenizer_destroy(chorale_tokenizer* tokenizer);
+
+int32_t chorale_tokenizer_encode(const chorale_tokenizer* tokenizer, chorale_text_view text,
+                                 bool add_special_tokens, chorale_text_ids* ids, chorale_text_bytes* error);
+// Ids outside the vocabulary decode to nothing.
+int32_t chorale_tokenizer_decode(const chorale_tokenizer* tokenizer, const uint32_t* ids, size_t count,
+                                 bool skip_special_tokens, chorale_text_bytes* text,
+                                 chorale_text_bytes* error);
+// One more than the highest id; ids are below 2^24.
+uint32_t chorale_tokenizer_vocab_size(const chorale_tokenizer* tokenizer);
+// The bytes that the token adds to a decoded text, valid as long as the tokenizer. Empty outside the
+// vocabulary.
+chorale_text_view chorale_tokenizer_token_bytes(const chorale_tokenizer* tokenizer, uint32_t id);
+bool chorale_tokenizer_is_special(const chorale_tokenizer* tokenizer, uint32_t id);
+// -1 for a text that is no token.
+int64_t chorale_tokenizer_token_to_id(const chorale_tokenizer* tokenizer, chorale_text_view token);
+
+typedef struct chorale_chat_template chorale_chat_template;
+
+// From the texts of chat_template.jinja and of tokenizer_config.json, each of which may be null.
+// CHORALE_TEXT_ABSENT when neither holds a template.
+int32_t chorale_chat_template_load(const chorale_text_view* jinja, const chorale_text_view* config_json,
+                                   chorale_chat_template** chat_template, chorale_text_bytes* error);
+int32_t chorale_chat_template_create(chorale_text_view source, chorale_text_view bos_token,
+                                     chorale_text_view eos_token, chorale_chat_template** chat_template,
+                                     chorale_text_bytes* error);
+void chorale_chat_template_destroy(chorale_chat_template* chat_template);
+
+// variables_json is an object. Steps, memory and output are bounded.
+int32_t chorale_chat_template_render(const chorale_chat_template* chat_template,
+                                     chorale_text_view variables_json, chorale_text_bytes* text,
+                                     chorale_text_bytes* error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

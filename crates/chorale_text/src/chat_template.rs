@@ -1,0 +1,256 @@
+//! Chat templates in the environment that transformers gives them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{StringInput, ValueKind};
+use minijinja::{context, Environment, Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat;
+use serde_json::Map;
+
+use crate::json_file::{self, kind_of, CONFIG};
+use crate::python_json;
+
+/// What one rendering may spend: about an instruction each, or 64 bytes of text. Qwen3's template takes some 200 per
+/// message; all of it is spent in about a second.
+const FUEL: u64 = 5_000_000;
+
+/// The longest text that a template may give, in bytes: far more than any context holds.
+const MAX_OUTPUT: usize = 64 << 20;
+
+const NAME: &str = "chat template";
+const JINJA: &str = "chat_template.jinja";
+
+/// Special tokens that a template knows by these names.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// Variables that a request does not have to give.
+    defaults: Value,
+}
+
+impl ChatTemplate {
+    /// From the text of `chat_template.jinja` if there is one, else from `chat_template` of
+    /// `tokenizer_config.json`. None when neither has a template. The config also names the special tokens.
+    pub fn load(jinja: Option<&[u8]>, config_json: Option<&[u8]>) -> Result<Option<Self>, String> {
+        let config = config_json.map(json_file::parse_config).transpose()?.unwrap_or_default();
+        let (source, place) = match jinja {
+            Some(text) => {
+                let text = std::str::from_utf8(text).map_err(|error| format!("{JINJA}: {error}"))?;
+                (Some(text.to_owned()), JINJA.to_owned())
+            }
+            None => (template_of_config(&config)?, format!("{CONFIG}: chat_template")),
+        };
+        source
+            .map(|source| {
+                Self::new(source, special_tokens(&config)).map_err(|error| format!("{place}: {error}"))
+            })
+            .transpose()
+    }
+
+    pub fn new(source: String, special_tokens: Vec<(&'static str, Value)>) -> Result<Self, String> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|error| describe(&error))?;
+        environment.set_syntax(syntax);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(call_method);
+        environment.add_filter("tojson", python_json::tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment
+            .add_template_owned(NAME, replace_generation_tags(&source).into_owned())
+            .map_err(|error| describe(&error))?;
+
+        let none = Value::from(());
+        let variables =
+            [("tools", none.clone()), ("documents", none), ("add_generation_prompt", Value::from(false))];
+        let defaults = Value::from_pairs(variables.into_iter().chain(special_tokens));
+        Ok(Self { environment, defaults })
+    }
+
+    /// Renders with the variables of a JSON object.
+    pub fn render(&self, variables_json: &[u8]) -> Result<String, String> {
+        let variables: Value = serde_json::from_slice(variables_json).map_err(|error| error.to_string())?;
+        if variables.kind() != ValueKind::Map {
+            return Err(format!("the variables are not an object but a {}", variables.kind()));
+        }
+        let template = self.environment.get_template(NAME).map_err(|error| describe(&error))?;
+        let mut output = BoundedWriter::default();
+        let rendered =
+            template.render_captured_to(context! { ..variables, ..self.defaults.clone() }, &mut output);
+        if output.full {
+            return Err(format!("the text is longer than {} MiB", MAX_OUTPUT >> 20));
+        }
+        rendered.map_err(|error| describe(&error))?;
+        String::from_utf8(output.bytes).map_err(|error| error.to_string())
+    }
+}
+
+fn template_of_config(config: &Map<String, serde_json::Value>) -> Result<Option<String>, String> {
+    match config.get("chat_template") {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
+        Some(serde_json::Value::Array(named)) => named
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .and_then(|entry| entry["template"].as_str())
+            .map(|source| Some(source.to_owned()))
+            .ok_or_else(|| format!("{CONFIG}: chat_template: none of the templates is named \"default\"")),
+        Some(other) => {
+            Err(format!("{CONFIG}: chat_template: expected a string or an array, found {}", kind_of(other)))
+        }
+    }
+}
+
+/// Those that the config sets, as a text or as an object with the text in "content".
+fn special_tokens(config: &Map<String, serde_json::Value>) -> Vec<(&'static str, Value)> {
+    SPECIAL_TOKENS
+        .iter()
+        .filter_map(|name| {
+            let entry = config.get(*name)?;
+            let text = entry.as_str().or_else(|| entry.get("content")?.as_str())?;
+            Some((*name, Value::from(text)))
+        })
+        .collect()
+}
+
+/// {% generation %} ... {% endgeneration %} marks the assistant's tokens for training and has no effect on the text.
+/// It opens a scope, as {% with %} does.
+fn replace_generation_tags(source: &str) -> Cow<'_, str> {
+    let mut result = String::new();
+    let mut rest = source;
+    while let Some(begin) = rest.find("{%") {
+        let (before, tag) = rest.split_at(begin + 2);
+        result.push_str(before);
+        rest = tag;
+        let word_begin = tag.len() - tag.trim_start_matches(['-', '+']).trim_start().len();
+        let word = &tag[word_begin..];
+        let (name, replacement) = if word.starts_with("endgeneration") {
+            ("endgeneration", "endwith")
+        } else if word.starts_with("generation") {
+            ("generation", "with")
+        } else {
+            continue;
+        };
+        let after = &word[name.len()..];
+        if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
+            result.push_str(&tag[..word_begin]);
+            result.push_str(replacement);
+            rest = after;
+        }
+    }
+    if result.is_empty() {
+        return Cow::Borrowed(source);
+    }
+    result.push_str(rest);
+    Cow::Owned(result)
+}
+
+/// Methods of Python's types.
+fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if let (Some(text), [argument]) = (value.as_str(), args) {
+        if let Some(affix) = argument.as_str() {
+            match method {
+                "removeprefix" => return Ok(Value::from(text.strip_prefix(affix).unwrap_or(text))),
+                "removesuffix" => return Ok(Value::from(text.strip_suffix(affix).unwrap_or(text))),
+                _ => {}
+            }
+        }
+    }
+    pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// A template's own refusal of its input.
+#[derive(Debug)]
+struct Raised(String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+fn raise_exception(message: StringInput<'_>) -> Result<Value, Error> {
+    let message = message.as_str().to_owned();
+    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+}
+
+/// The local time, in a format of strftime.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
+}
+
+/// A plain sentence: what the template itself raised, or what is wrong and where.
+fn describe(error: &Error) -> String {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = cause {
+        if let Some(raised) = current.downcast_ref::<Raised>() {
+            return raised.0.clone();
+        }
+        cause = current.source();
+    }
+    if error.kind() == ErrorKind::OutOfFuel {
+        return "it takes too many steps".to_owned();
+    }
+    let mut text = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    if let Some(line) = error.line() {
+        text.push_str(&format!(" (line {line})"));
+    }
+    text
+}
+
+/// Takes up to MAX_OUTPUT bytes.
+#[derive(Default)]
+struct BoundedWriter {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl io::Write for BoundedWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > MAX_OUTPUT - self.bytes.len() {
+            self.full = true;
+            return Err(io::Error::from(io::ErrorKind::WriteZero));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replace_generation_tags;
+
+    #[test]
+    fn generation_tags_become_scopes() {
+        assert_eq!(
+            replace_generation_tags("a{%- generation -%}b{% endgeneration%}c{%generation +%}"),
+            "a{%- with -%}b{% endwith%}c{%with +%}"
+        );
+    }
+
+    #[test]
+    fn other_tags_stay() {
+        for source in ["", "{% if generation %}{% endif %}", "{% generations %}", "{%", "generation %}"] {
+            assert_eq!(replace_generation_tags(source), source);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Installs what is missing on a Debian 12 machine: scripts/setup.sh [run|test|ci].
+#   run   what it takes to build and run Chorale
+#   test  also what the tests need
+#   ci    also the second compiler, the formatters and the fuzzer's runtime
+# When nothing is missing it changes nothing and takes a fraction of a second.
+set -euo pipefail
+
+tier=${1:-run}
+readonly min_rust_minor=78  # the crates need Rust 1.78
+
+packages=(g++ cmake ninja-build ccache mold ca-certificates pkg-config python3
+  libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev
+  prometheus-cpp-dev libgtest-dev libgmock-dev libbenchmark-dev)
+
+# Prints the path of a cargo that is new enough, or nothing.
+find_cargo() {
+  local candidate version
+  for candidate in "$(command -v cargo || true)" "${CARGO_HOME:-$HOME/.cargo}/bin/cargo"; do
+    [[ -x $candidate ]] || continue
+    version=$("$candidate" --version 2>/dev/null) || continue  # "cargo 1.96.0 (...)"
+    if [[ $version =~ ^cargo\ ([0-9]+)\.([0-9]+) ]] &&
+      ((BASH_REMATCH[1] > 1 || (BASH_REMATCH[1] == 1 && BASH_REMATCH[2] >= min_rust_minor))); then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
+if [[ -z $(find_cargo) ]]; then packages+=(cargo-web rustc-web); fi
+
+case $tier in
+  run) ;;
+  test | ci)
+    packages+=(python3-venv)
+    # npm fetches the real Qwen3 tokenizer; another installation of it is as good as Debian's.
+    command -v npm >/dev/null || packages+=(nodejs npm)
+    ;;
+  *)
+    echo "setup: unknown set \"$tier\"; expected run, test or ci" >&2
+    exit 2
+    ;;
+esac
+if [[ $tier == ci ]]; then
+  packages+=(clang-14 libclang-rt-14-dev clang-format-14)
+  command -v rustfmt >/dev/null || [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/rustfmt ]] || packages+=(rustfmt-web)
+fi
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  echo "setup: this is not a Debian system, so nothing is installed for you. Chorale needs a C++20 compiler," >&2
+  echo "setup: CMake 3.25, Ninja, Rust 1.$min_rust_minor, and what these Debian packages hold:" >&2
+  echo "setup:   ${packages[*]}" >&2
+  missing=()
+  for tool in cmake ninja c++ python3; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+  [[ -n $(find_cargo) ]] || missing+=("cargo (https://rustup.rs)")
+  if ((${#missing[@]})); then
+    echo "setup: not found: ${missing[*]}" >&2
+    exit 1
+  fi
+  exit 0
+fi
+
+missing=()
+installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null || true)
+for package in "${packages[@]}"; do
+  grep -qxF "$package installed" <<<"$installed" || missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+
+echo "setup: installing ${missing[*]}" >&2
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo >/dev/null; then
+    echo "setup: this needs root and there is no sudo. As root, run:" >&2
+    echo "setup:   apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+
+# --no-remove: never take away what is there, say so instead.
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q)
+"${apt[@]}" update >&2 || echo "setup: apt-get update failed; going on with the package lists at hand" >&2
+if ! "${apt[@]}" install -y --no-install-recommends --no-remove "${missing[@]}" >&2; then
+  echo "setup: apt-get could not install: ${missing[*]}" >&2
+  if [[ " ${missing[*]} " == *" cargo-web "* ]]; then
+    echo "setup: for Rust 1.$min_rust_minor or newer there is also https://rustup.rs" >&2
+  fi
+  echo "setup: install what is named above, then run make again" >&2
+  exit 1
+fi
+
+if [[ -z $(find_cargo) ]]; then
+  echo "setup: no cargo of version 1.$min_rust_minor or newer on PATH; install Rust from https://rustup.rs" >&2
+  exit 1
+fi

@@ -1,0 +1,20 @@
+// Which vector instructions the CPU kernels use. Chosen once at start and reported; results are the same bits for
+// one instruction set whatever the batch, the threads or the ranks, and may differ between instruction sets.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+namespace chorale {
+
+enum class InstructionSet { portable, avx2, avx512, avx512_bf16 };
+
+std::string_view name_of(InstructionSet isa);
+
+// Those this processor and operating system can run, from the slowest to the fastest.
+std::vector<InstructionSet> available_instruction_sets();
+
+// "auto" picks the fastest available; a name that is unknown or not available throws Error naming the flag.
+InstructionSet select_instruction_set(std::string_view name);
+
+}  // namespace chorale

@@ -1,0 +1,132 @@
+// Tensor: a view of typed memory with a shape. Buffer: memory that is owned.
+//
+// Model code passes tensors to ops and never dereferences them; only the kernels of a backend look inside.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/float16.h"
+
+namespace chorale {
+
+// The element type that belongs to a C++ type.
+template <typename T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::f32;
+  else if constexpr (std::is_same_v<T, bf16>) return DType::bf16;
+  else if constexpr (std::is_same_v<T, f16>) return DType::f16;
+  else if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
+  else if constexpr (std::is_same_v<T, int64_t>) return DType::i64;
+  else {
+    static_assert(std::is_same_v<T, std::byte>, "no dtype for this type");
+    return DType::u8;
+  }
+}
+
+// A borrowed view of a vector [n] or a matrix [rows, columns] whose rows may lie further apart than their length.
+// Copying copies the view. Valid as long as the memory it points to.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(void* data, DType dtype, int64_t rows, int64_t columns, int64_t row_stride)
+      : data_(static_cast<std::byte*>(data)), dtype_(dtype), rows_(rows), columns_(columns), stride_(row_stride) {
+    CHORALE_CHECK(rows >= 0 && columns >= 0 && row_stride >= columns);
+  }
+
+  DType dtype() const { return dtype_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  int64_t row_stride() const { return stride_; }  // in elements
+  int64_t size() const { return rows_ * columns_; }
+  bool empty() const { return data_ == nullptr || size() == 0; }
+
+  // The first n rows.
+  Tensor first_rows(int64_t n) const {
+    CHORALE_CHECK(n <= rows_, "{} rows of {}", n, rows_);
+    Tensor view = *this;
+    view.rows_ = n;
+    return view;
+  }
+
+  // For kernels: the typed memory. The type must be the tensor's.
+  template <typename T>
+  T* data() const {
+    CHORALE_CHECK(dtype_of<T>() == dtype_, "tensor is {}", name_of(dtype_));
+    return reinterpret_cast<T*>(data_);
+  }
+  template <typename T>
+  T* row(int64_t r) const {
+    return data<T>() + r * stride_;
+  }
+
+ private:
+  std::byte* data_ = nullptr;
+  DType dtype_ = DType::f32;
+  int64_t rows_ = 0;
+  int64_t columns_ = 0;
+  int64_t stride_ = 0;
+};
+
+// Owns zeroed, page-aligned memory, backed by huge pages where the system gives them. Pages are only taken from the
+// system when they are first touched. Throws Error when the address space is exhausted.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Hands out aligned, zeroed pieces of one Buffer. First add up what is needed, then allocate, then take the same
+// pieces in the same order:
+//   Arena arena(bytes);  Tensor x = arena.matrix(DType::f32, rows, columns);
+class Arena {
+ public:
+  explicit Arena(size_t bytes) : buffer_(bytes) {}
+
+  // Bytes that take() of this size uses up, alignment included.
+  static size_t footprint(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  static size_t matrix_bytes(DType dtype, int64_t rows, int64_t columns) {
+    return footprint(static_cast<size_t>(rows * padded_columns(dtype, columns)) * size_of(dtype));
+  }
+
+  std::span<std::byte> take(size_t bytes) {
+    CHORALE_CHECK(used_ + footprint(bytes) <= buffer_.size(), "arena of {} bytes is too small", buffer_.size());
+    std::byte* piece = buffer_.data() + used_;
+    used_ += footprint(bytes);
+    return {piece, bytes};
+  }
+  // A matrix whose rows start at cache lines; the padding between rows is zero and stays so.
+  Tensor matrix(DType dtype, int64_t rows, int64_t columns) {
+    const int64_t stride = padded_columns(dtype, columns);
+    return Tensor(take(static_cast<size_t>(rows * stride) * size_of(dtype)).data(), dtype, rows, columns, stride);
+  }
+
+  size_t size() const { return buffer_.size(); }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  static int64_t padded_columns(DType dtype, int64_t columns) {
+    const auto per_line = static_cast<int64_t>(kAlignment / size_of(dtype));
+    return (columns + per_line - 1) / per_line * per_line;
+  }
+
+  Buffer buffer_;
+  size_t used_ = 0;
+};
+
+}  // namespace chorale

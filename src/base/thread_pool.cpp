@@ -1,0 +1,96 @@
+#include "base/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace chorale {
+namespace {
+
+// About 20 microseconds of spinning before a thread sleeps: longer than the gap between two ops of a step, and
+// short enough that an idle server costs nothing.
+constexpr int kSpins = 2000;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Waits until value differs from `old`; returns the new one.
+template <typename T>
+T wait_for_change(const std::atomic<T>& value, T old) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    const T current = value.load(std::memory_order_acquire);
+    if (current != old) return current;
+    relax();
+  }
+  for (;;) {
+    value.wait(old, std::memory_order_acquire);
+    const T current = value.load(std::memory_order_acquire);
+    if (current != old) return current;
+  }
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
+  CHORALE_CHECK(num_threads >= 1, "num_threads = {}", num_threads);
+  workers_.reserve(static_cast<size_t>(num_threads - 1));
+  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { worker_loop(); });
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_.store(true, std::memory_order_release);
+  epoch_.fetch_add(1, std::memory_order_acq_rel);
+  epoch_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::take_tasks() {
+  for (;;) {
+    const int64_t index = next_task_.fetch_add(1, std::memory_order_relaxed);
+    if (index >= num_tasks_) return;
+    trampoline_(context_, index);
+  }
+}
+
+void ThreadPool::run(int64_t num_tasks, Trampoline trampoline, const void* context) {
+  if (num_tasks <= 0) return;
+  if (num_threads_ == 1 || num_tasks == 1) {
+    for (int64_t i = 0; i < num_tasks; ++i) trampoline(context, i);
+    return;
+  }
+  trampoline_ = trampoline;
+  context_ = context;
+  num_tasks_ = num_tasks;
+  next_task_.store(0, std::memory_order_relaxed);
+  working_.store(num_threads_ - 1, std::memory_order_relaxed);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  take_tasks();
+  for (int32_t left = working_.load(std::memory_order_acquire); left != 0;) left = wait_for_change(working_, left);
+}
+
+void ThreadPool::worker_loop() {
+  uint32_t seen = 0;
+  for (;;) {
+    seen = wait_for_change(epoch_, seen);
+    if (stopping_.load(std::memory_order_acquire)) return;
+    take_tasks();
+    if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) working_.notify_one();
+  }
+}
+
+int available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::clamp(CPU_COUNT(&set), 1, 256);
+}
+
+}  // namespace chorale

@@ -1,0 +1,61 @@
+// Who holds which KV block. A block is free, in use by one or more sequences, or cached: used by none, but
+// kept in the prefix cache until its room is needed.
+//
+// Sequences share full blocks only, and only through the prefix cache; the block a sequence is writing is its
+// own. Capacity is fixed; nothing is allocated after construction. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/prefix_cache.h"
+
+namespace chorale::engine {
+
+class BlockManager {
+ public:
+  BlockManager(int64_t num_blocks, bool enable_prefix_cache, BlockHasher hasher = hash_block);
+
+  bool prefix_cache_enabled() const { return enable_prefix_cache_; }
+  int64_t num_blocks() const { return static_cast<int64_t>(users_.size()); }
+  int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
+  int64_t num_cached() const { return cache_.num_idle(); }
+  int64_t num_used() const { return num_blocks() - num_free() - num_cached(); }
+  // Blocks that allocate() can still give: free ones, and cached ones by eviction.
+  int64_t num_available() const { return num_free() + num_cached(); }
+
+  // Appends n fresh blocks, each with one user, to the table. n must not exceed num_available().
+  void allocate(int64_t n, std::vector<int32_t>& table);
+
+  // Appends the longest chain of cached blocks that holds a prefix of the tokens, and becomes a user of each.
+  // Returns the tokens found: a multiple of kBlockTokens, at most token_ids.size(). The table must be empty.
+  int64_t acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table);
+
+  // Makes table[index], which now holds these kBlockTokens tokens, shareable. The blocks before it must have
+  // been committed. When an equal block is in the cache already, the table gets that one and lets go of its
+  // own.
+  void commit(std::vector<int32_t>& table, int64_t index, std::span<const int32_t> token_ids);
+
+  // Lets go of all blocks of the table, and clears it. Committed blocks stay cached.
+  void release(std::vector<int32_t>& table);
+
+  // Frees every cached block.
+  void flush();
+
+  // Aborts the process when an invariant is broken: every block is in exactly one state, and the users of
+  // blocks are those of the given tables.
+  void check_invariants(std::span<const std::vector<int32_t>* const> tables) const;
+
+ private:
+  int32_t take();
+  void add_user(int32_t block);
+  void remove_user(int32_t block);
+
+  bool enable_prefix_cache_;
+  std::vector<int32_t> users_;  // by block id
+  std::vector<int32_t> free_;   // a stack
+  PrefixCache cache_;
+};
+
+}  // namespace chorale::engine

@@ -1,0 +1,493 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <random>
+#include <span>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "engine/block_manager.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+
+namespace chorale::engine {
+namespace {
+
+EngineOptions checked(EngineOptions options, const ModelRunner& runner) {
+  auto positive = [](int64_t value, const char* name) {
+    if (value < 1) throw_error("{} must be at least 1, but is {}", name, value);
+  };
+  positive(options.max_total_tokens, "max_total_tokens");
+  positive(options.chunked_prefill_size, "chunked_prefill_size");
+  positive(options.max_running_requests, "max_running_requests");
+  positive(options.max_queued_requests, "max_queued_requests");
+  if (options.max_context_len < 2) {
+    throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
+                options.max_context_len);
+  }
+  if (options.max_total_tokens % kBlockTokens != 0) {
+    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
+                options.max_total_tokens);
+  }
+  if (options.max_logits_rows == 0) options.max_logits_rows = options.max_running_requests;
+  if (options.max_logits_rows < options.max_running_requests) {
+    throw_error("max_logits_rows must be at least max_running_requests ({}), but is {}",
+                options.max_running_requests, options.max_logits_rows);
+  }
+  const int64_t vocab_size = runner.vocab_size();
+  if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
+    throw_error("the vocabulary must have 1 to {} tokens, but has {}", kMaxVocabulary, vocab_size);
+  }
+  return options;
+}
+
+uint64_t fresh_entropy() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+}  // namespace
+
+class Engine::Impl {
+ public:
+  Impl(ModelRunner& runner, EngineOptions options);
+  ~Impl();
+
+  std::optional<RequestError> submit(GenerationRequest request, EventListener listener);
+  void abort(std::string_view id);
+  void flush_prefix_cache();
+  void stop_accepting();
+  bool wait_idle(double timeout_seconds);
+  EngineStats stats() const;
+  const EngineOptions& options() const { return options_; }
+
+ private:
+  struct Delivery {
+    Sequence* sequence = nullptr;
+    GenerationEvent event;
+  };
+
+  // The engine's thread.
+  void loop();
+  bool take_commands();
+  void apply_commands();
+  void step();
+  void take_rows(const ScheduledSequence& scheduled, std::span<const float> rows);
+  bool score_prompt(Sequence& sequence, int64_t num_rows, std::span<const float> rows);
+  void append_token(Sequence& sequence, std::span<const float> row);
+  GenerationEvent& add_event(Sequence& sequence);
+  void finish(Sequence& sequence, GenerationEvent& event, FinishReason reason);
+  void finish_early(Sequence& sequence, FinishReason reason);
+  void fail(Sequence& sequence, RequestError error);
+  void fail_for_bad_logits(Sequence& sequence);
+  void fail_all(const std::string& message);
+  void publish_and_deliver();
+
+  std::optional<RequestError> refuse(const Sequence& sequence) const;
+  std::optional<RequestError> check_length(const Sequence& sequence) const;
+  int64_t output_limit(const Sequence& sequence) const;
+
+  ModelRunner* runner_;
+  const EngineOptions options_;
+  const int64_t vocab_size_;
+  const uint64_t entropy_;
+
+  // Shared, under mutex_.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable idle_;
+  std::vector<std::unique_ptr<Sequence>> incoming_;
+  std::vector<uint64_t> aborts_;  // by arrival, because an id may be taken again at once
+  // Id -> arrival, until the request's last event is about to be delivered.
+  std::unordered_map<std::string, uint64_t> live_;
+  uint64_t next_arrival_ = 0;
+  bool flush_requested_ = false;
+  bool accepting_ = true;
+  bool stopping_ = false;
+  bool busy_ = false;  // the thread is between taking commands and having delivered what came of them
+  EngineStats stats_;
+
+  // The engine's thread alone.
+  BlockManager blocks_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
+  std::vector<std::unique_ptr<Sequence>> taken_;
+  std::vector<uint64_t> taken_aborts_;
+  bool taken_flush_ = false;
+  bool failed_ = false;
+  std::vector<Delivery> deliveries_;
+  EngineStats counters_;  // what becomes stats_
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+Engine::Impl::Impl(ModelRunner& runner, EngineOptions options)
+    : runner_(&runner),
+      options_(checked(std::move(options), runner)),
+      vocab_size_(runner.vocab_size()),
+      entropy_(fresh_entropy()),
+      blocks_(options_.max_total_tokens / kBlockTokens, options_.enable_prefix_cache),
+      scheduler_(blocks_, {.chunked_prefill_size = options_.chunked_prefill_size,
+                           .max_running_requests = options_.max_running_requests,
+                           .max_logits_rows = options_.max_logits_rows}),
+      sampler_(vocab_size_) {
+  stats_.kv_tokens_total = counters_.kv_tokens_total = options_.max_total_tokens;
+  thread_ = std::thread([this] { loop(); });
+}
+
+Engine::Impl::~Impl() {
+  {
+    const std::lock_guard lock(mutex_);
+    accepting_ = false;
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+// ---- any thread ----
+
+std::optional<RequestError> Engine::Impl::submit(GenerationRequest request, EventListener listener) {
+  if (auto error = request.validate(vocab_size_)) return error;
+  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(listener));
+  if (auto error = check_length(*sequence)) return error;
+  sequence->max_output = output_limit(*sequence);
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto error = refuse(*sequence)) return error;
+    sequence->arrival = next_arrival_++;
+    sequence->seed = sequence->request.sampling.seed.value_or(random_bits(entropy_, 0, sequence->arrival));
+    live_.emplace(sequence->request.id, sequence->arrival);
+    incoming_.push_back(std::move(sequence));
+    ++stats_.waiting;
+  }
+  wake_.notify_one();
+  return std::nullopt;
+}
+
+std::optional<RequestError> Engine::Impl::refuse(const Sequence& sequence) const {
+  if (stats_.failed)
+    return RequestError{503, "the model runner has failed; the server must be restarted", ""};
+  if (!accepting_) return RequestError{503, "the server is shutting down and takes no new requests", ""};
+  if (stats_.waiting >= options_.max_queued_requests) {
+    return RequestError{503,
+                        fmt::format("the queue is full: {} requests are waiting and at most {} may",
+                                    stats_.waiting, options_.max_queued_requests),
+                        ""};
+  }
+  if (live_.contains(sequence.request.id)) {
+    return RequestError{400, fmt::format("a request with id '{}' is still running", sequence.request.id),
+                        "id"};
+  }
+  return std::nullopt;
+}
+
+std::optional<RequestError> Engine::Impl::check_length(const Sequence& sequence) const {
+  if (sequence.num_prompt >= options_.max_context_len) {
+    return RequestError{
+        400,
+        fmt::format("the prompt has {} tokens, but the context length is {} tokens, of which at "
+                    "least one must be left for the output",
+                    sequence.num_prompt, options_.max_context_len),
+        "prompt"};
+  }
+  if (sequence.num_prompt > options_.max_total_tokens) {
+    return RequestError{400,
+                        fmt::format("the prompt has {} tokens, but the KV cache has room for {} tokens",
+                                    sequence.num_prompt, options_.max_total_tokens),
+                        "prompt"};
+  }
+  return std::nullopt;
+}
+
+// The last token of a sequence is never computed, so it needs no room in the cache.
+int64_t Engine::Impl::output_limit(const Sequence& sequence) const {
+  return std::min({sequence.request.sampling.max_new_tokens, options_.max_context_len - sequence.num_prompt,
+                   options_.max_total_tokens - sequence.num_prompt + 1});
+}
+
+void Engine::Impl::abort(std::string_view id) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = live_.find(std::string(id));
+    if (found == live_.end()) return;
+    aborts_.push_back(found->second);
+  }
+  wake_.notify_one();
+}
+
+void Engine::Impl::flush_prefix_cache() {
+  {
+    const std::lock_guard lock(mutex_);
+    flush_requested_ = true;
+  }
+  wake_.notify_one();
+}
+
+void Engine::Impl::stop_accepting() {
+  const std::lock_guard lock(mutex_);
+  accepting_ = false;
+}
+
+bool Engine::Impl::wait_idle(double timeout_seconds) {
+  constexpr double kLongest = 1e8;  // three years: far from the clock's overflow
+  const auto timeout = std::chrono::duration<double>(std::clamp(timeout_seconds, 0.0, kLongest));
+  const auto deadline = std::chrono::steady_clock::now() +
+                        std::chrono::duration_cast<std::chrono::steady_clock::duration>(timeout);
+  std::unique_lock lock(mutex_);
+  return idle_.wait_until(lock, deadline, [&] { return live_.empty() && !busy_ && !flush_requested_; });
+}
+
+EngineStats Engine::Impl::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+// ---- the engine's thread ----
+
+void Engine::Impl::loop() {
+  for (;;) {
+    const bool stopping = take_commands();
+    apply_commands();
+    if (stopping) break;
+    if (scheduler_.num_running() + scheduler_.num_waiting() > 0) step();
+    publish_and_deliver();
+  }
+  for (const auto& [arrival, sequence] : sequences_) finish_early(*sequence, FinishReason::aborted);
+  publish_and_deliver();
+}
+
+// Sleeps until there is something to do, then takes what was asked for. True when the engine is to stop.
+bool Engine::Impl::take_commands() {
+  std::unique_lock lock(mutex_);
+  if (sequences_.empty()) {
+    wake_.wait(lock, [&] { return stopping_ || flush_requested_ || !incoming_.empty() || !aborts_.empty(); });
+  }
+  taken_.swap(incoming_);
+  taken_aborts_.swap(aborts_);
+  taken_flush_ = std::exchange(flush_requested_, false);
+  busy_ = true;
+  return stopping_;
+}
+
+void Engine::Impl::apply_commands() {
+  for (std::unique_ptr<Sequence>& sequence : taken_) {
+    scheduler_.add(*sequence);
+    const uint64_t arrival = sequence->arrival;
+    sequences_.emplace(arrival, std::move(sequence));
+  }
+  taken_.clear();
+  for (const uint64_t arrival : taken_aborts_) {
+    const auto found = sequences_.find(arrival);
+    if (found != sequences_.end()) finish_early(*found->second, FinishReason::aborted);
+  }
+  taken_aborts_.clear();
+  if (taken_flush_) blocks_.flush();
+  if (failed_) fail_all("the model runner has failed");  // submitted before anyone could know
+}
+
+void Engine::Impl::step() {
+  const ScheduledStep& step = scheduler_.schedule();
+  std::span<const float> logits;
+  try {
+    logits = runner_->run(step.plan);
+    const size_t expected = step.plan.logits_tokens.size() * static_cast<size_t>(vocab_size_);
+    if (logits.size() != expected) throw_error("{} logits were expected, {} came", expected, logits.size());
+  } catch (const std::exception& error) {
+    log::critical("the model runner failed, all requests end: {}", error.what());
+    failed_ = true;
+    fail_all(fmt::format("the model runner failed: {}", error.what()));
+    return;
+  }
+  scheduler_.commit();
+  ++counters_.steps;
+  for (const ScheduledSequence& scheduled : step.sequences) {
+    const auto first = static_cast<size_t>(scheduled.first_row * vocab_size_);
+    take_rows(scheduled, logits.subspan(first, static_cast<size_t>(scheduled.num_rows * vocab_size_)));
+  }
+}
+
+void Engine::Impl::take_rows(const ScheduledSequence& scheduled, std::span<const float> rows) {
+  Sequence& sequence = *scheduled.sequence;
+  if (sequence.next_prompt_logprob < sequence.num_prompt &&
+      !score_prompt(sequence, scheduled.num_rows, rows)) {
+    return fail_for_bad_logits(sequence);
+  }
+  if (sequence.num_remaining() == 0) append_token(sequence, rows.last(static_cast<size_t>(vocab_size_)));
+}
+
+// The row of position p scores the token at p + 1. False for bad logits.
+bool Engine::Impl::score_prompt(Sequence& sequence, int64_t num_rows, std::span<const float> rows) {
+  const int64_t first_position = sequence.num_computed - num_rows;
+  const int32_t num_top = std::max(sequence.request.num_top_logprobs, 0);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int64_t target = first_position + i + 1;
+    if (target >= sequence.num_prompt) break;
+    CHORALE_CHECK(target == sequence.next_prompt_logprob, "position {} was to be scored next, not {}",
+                  sequence.next_prompt_logprob, target);
+    const auto row = rows.subspan(static_cast<size_t>(i * vocab_size_), static_cast<size_t>(vocab_size_));
+    auto scored = sampler_.logprobs(row, sequence.tokens[static_cast<size_t>(target)], num_top);
+    if (!scored) return false;
+    sequence.prompt_logprobs.push_back(std::move(*scored));
+    ++sequence.next_prompt_logprob;
+  }
+  return true;
+}
+
+void Engine::Impl::append_token(Sequence& sequence, std::span<const float> row) {
+  const SamplingParams& params = sequence.request.sampling;
+  const Sampled sampled = sampler_.sample({.logits = row,
+                                           .params = params,
+                                           .seed = sequence.seed,
+                                           .prompt = sequence.prompt(),
+                                           .output = sequence.output(),
+                                           .eos_token_ids = options_.eos_token_ids});
+  if (sampled.status == SampleStatus::bad_logits) return fail_for_bad_logits(sequence);
+  if (sampled.status == SampleStatus::all_masked) {
+    return fail(sequence,
+                {400, "every token of the vocabulary is masked before min_new_tokens", "min_new_tokens"});
+  }
+  sequence.tokens.push_back(sampled.token);
+  ++counters_.generated_tokens;
+
+  GenerationEvent& event = add_event(sequence);
+  event.token_ids.push_back(sampled.token);
+  if (sequence.request.num_top_logprobs >= 0) {
+    auto scored = sampler_.logprobs(row, sampled.token, sequence.request.num_top_logprobs);
+    if (scored) event.logprobs.push_back(std::move(*scored));
+  }
+  if (is_stop_token(sampled.token, params, options_.eos_token_ids)) {
+    event.matched_stop_token = sampled.token;
+    finish(sequence, event, FinishReason::stop);
+  } else if (sequence.num_output() >= sequence.max_output) {
+    finish(sequence, event, FinishReason::length);
+  }
+}
+
+// The reference is valid until the next event is added.
+GenerationEvent& Engine::Impl::add_event(Sequence& sequence) {
+  GenerationEvent& event = deliveries_.emplace_back(Delivery{&sequence, {}}).event;
+  event.prompt_logprobs = std::exchange(sequence.prompt_logprobs, {});
+  event.num_prompt_tokens = sequence.num_prompt;
+  event.num_completion_tokens = sequence.num_output();
+  event.num_cached_tokens = std::max<int64_t>(sequence.num_cached, 0);
+  return event;
+}
+
+void Engine::Impl::finish(Sequence& sequence, GenerationEvent& event, FinishReason reason) {
+  event.finish = reason;
+  scheduler_.remove(sequence);
+  switch (reason) {
+    case FinishReason::none:
+      CHORALE_CHECK(false, "a sequence needs a reason to finish");
+      break;
+    case FinishReason::stop:
+      ++counters_.finished_stop;
+      break;
+    case FinishReason::length:
+      ++counters_.finished_length;
+      break;
+    case FinishReason::aborted:
+      ++counters_.finished_aborted;
+      break;
+    case FinishReason::error:
+      ++counters_.finished_error;
+      break;
+  }
+}
+
+// Without a token. Does nothing when the sequence has just finished.
+void Engine::Impl::finish_early(Sequence& sequence, FinishReason reason) {
+  if (sequence.phase != Phase::finished) finish(sequence, add_event(sequence), reason);
+}
+
+void Engine::Impl::fail(Sequence& sequence, RequestError error) {
+  if (sequence.phase == Phase::finished) return;
+  GenerationEvent& event = add_event(sequence);
+  event.error = std::move(error);
+  finish(sequence, event, FinishReason::error);
+}
+
+void Engine::Impl::fail_for_bad_logits(Sequence& sequence) {
+  fail(sequence, {500, "the model produced NaN logits", ""});
+}
+
+void Engine::Impl::fail_all(const std::string& message) {
+  for (const auto& [arrival, sequence] : sequences_) fail(*sequence, {500, message, ""});
+}
+
+// What others can see is up to date before a listener hears of it: on its last event a request is no longer
+// live.
+void Engine::Impl::publish_and_deliver() {
+  counters_.running = scheduler_.num_running();
+  counters_.kv_tokens_used = blocks_.num_used() * kBlockTokens;
+  counters_.kv_tokens_cached = blocks_.num_cached() * kBlockTokens;
+  counters_.prompt_tokens = scheduler_.counters().prompt_tokens;
+  counters_.cached_tokens = scheduler_.counters().cached_tokens;
+  counters_.prefix_queries = scheduler_.counters().prefix_queries;
+  counters_.preemptions = scheduler_.counters().preemptions;
+  counters_.failed = failed_;
+  {
+    const std::lock_guard lock(mutex_);
+    counters_.waiting = scheduler_.num_waiting() + static_cast<int64_t>(incoming_.size());
+    stats_ = counters_;
+    for (const Delivery& delivery : deliveries_) {
+      if (delivery.event.finish != FinishReason::none) live_.erase(delivery.sequence->request.id);
+    }
+  }
+  for (Delivery& delivery : deliveries_) {
+    const bool last = delivery.event.finish != FinishReason::none;
+    delivery.sequence->listener(std::move(delivery.event));
+    if (last) sequences_.erase(delivery.sequence->arrival);
+  }
+  deliveries_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    busy_ = false;
+  }
+  idle_.notify_all();
+}
+
+Engine::Engine(ModelRunner& runner, EngineOptions options)
+    : impl_(std::make_unique<Impl>(runner, std::move(options))) {}
+
+Engine::~Engine() = default;
+
+std::optional<RequestError> Engine::submit(GenerationRequest request, EventListener listener) {
+  return impl_->submit(std::move(request), std::move(listener));
+}
+
+void Engine::abort(std::string_view id) {
+  impl_->abort(id);
+}
+void Engine::flush_prefix_cache() {
+  impl_->flush_prefix_cache();
+}
+void Engine::stop_accepting() {
+  impl_->stop_accepting();
+}
+bool Engine::wait_idle(double timeout_seconds) {
+  return impl_->wait_idle(timeout_seconds);
+}
+EngineStats Engine::stats() const {
+  return impl_->stats();
+}
+const EngineOptions& Engine::options() const {
+  return impl_->options();
+}
+
+}  // namespace chorale::engine

@@ -1,0 +1,226 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <set>
+#include <span>
+
+#include "base/error.h"
+#include "base/math.h"
+
+namespace chorale::engine {
+namespace {
+
+int64_t blocks_for(int64_t num_tokens) {
+  return ceil_div(num_tokens, kBlockTokens);
+}
+
+std::span<const int32_t> token_range(const Sequence& sequence, int64_t first, int64_t count) {
+  return std::span(sequence.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+}
+
+// Whether it can outlive the blocks it has. Its last token is never computed.
+bool may_grow(const Sequence& sequence) {
+  const int64_t most_tokens = sequence.num_prompt + sequence.max_output - 1;
+  return blocks_for(most_tokens) > static_cast<int64_t>(sequence.blocks.size());
+}
+
+}  // namespace
+
+Scheduler::Scheduler(BlockManager& blocks, SchedulerOptions options) : blocks_(&blocks), options_(options) {
+  CHORALE_CHECK(options.chunked_prefill_size >= 1 && options.max_running_requests >= 1);
+  CHORALE_CHECK(options.max_logits_rows >= options.max_running_requests, "{} rows for {} sequences",
+                options.max_logits_rows, options.max_running_requests);
+}
+
+void Scheduler::add(Sequence& sequence) {
+  CHORALE_CHECK(blocks_for(sequence.num_tokens()) <= blocks_->num_blocks(), "the prompt can never fit");
+  CHORALE_CHECK(waiting_.empty() || waiting_.back()->arrival < sequence.arrival);
+  CHORALE_CHECK(running_.empty() || running_.back()->arrival < sequence.arrival);
+  sequence.phase = Phase::waiting;
+  waiting_.push_back(&sequence);
+}
+
+void Scheduler::remove(Sequence& sequence) {
+  if (sequence.phase == Phase::waiting) {
+    std::erase(waiting_, &sequence);
+  } else if (sequence.phase == Phase::running) {
+    std::erase(running_, &sequence);
+  }
+  sequence.phase = Phase::finished;
+  blocks_->release(sequence.blocks);
+}
+
+const ScheduledStep& Scheduler::schedule() {
+  step_.plan.token_ids.clear();
+  step_.plan.chunks.clear();
+  step_.plan.block_tables.clear();
+  step_.plan.logits_tokens.clear();
+  step_.sequences.clear();
+  prefill_budget_ = options_.chunked_prefill_size;
+  schedule_decodes();
+  if (schedule_running_prefills()) admit_waiting();
+  CHORALE_CHECK(!step_.sequences.empty() || (running_.empty() && waiting_.empty()),
+                "no sequence can advance");
+  return step_;
+}
+
+void Scheduler::schedule_decodes() {
+  // By index: preemption takes sequences off the end.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.is_decoding() && make_room_for_decode(sequence)) append_chunk(sequence, 1);
+  }
+}
+
+bool Scheduler::make_room_for_decode(Sequence& sequence) {
+  if (static_cast<int64_t>(sequence.blocks.size()) >= blocks_for(sequence.num_tokens())) return true;
+  while (blocks_->num_available() == 0) {
+    const bool is_latest = running_.back() == &sequence;
+    preempt_latest();
+    if (is_latest) return false;
+  }
+  blocks_->allocate(1, sequence.blocks);
+  return true;
+}
+
+void Scheduler::preempt_latest() {
+  Sequence& sequence = *running_.back();
+  running_.pop_back();
+  blocks_->release(sequence.blocks);
+  sequence.phase = Phase::waiting;
+  sequence.num_computed = 0;
+  sequence.num_committed = 0;
+  waiting_.push_front(&sequence);
+  ++counters_.preemptions;
+}
+
+// False when a budget is used up.
+bool Scheduler::schedule_running_prefills() {
+  for (Sequence* sequence : running_) {
+    if (!sequence->is_decoding() && !schedule_prefill(*sequence)) return false;
+  }
+  return true;
+}
+
+void Scheduler::admit_waiting() {
+  while (!waiting_.empty() && num_running() < options_.max_running_requests) {
+    Sequence& sequence = *waiting_.front();
+    if (!try_admit(sequence)) return;
+    waiting_.pop_front();
+    running_.push_back(&sequence);
+    if (!schedule_prefill(sequence)) return;
+  }
+}
+
+bool Scheduler::try_admit(Sequence& sequence) {
+  const auto reusable = token_range(sequence, 0, sequence.first_logits_position());
+  const int64_t cached = blocks_->acquire_prefix(reusable, sequence.blocks);
+  const int64_t missing = blocks_for(sequence.num_tokens()) - static_cast<int64_t>(sequence.blocks.size());
+  // One block is left for each running sequence that may yet need one, lest it preempt the newcomer at once.
+  const auto growing = std::ranges::count_if(running_, [](const Sequence* s) { return may_grow(*s); });
+  if (blocks_->num_available() < missing + growing || next_block_is_being_computed(sequence, cached)) {
+    blocks_->release(sequence.blocks);
+    return false;
+  }
+  blocks_->allocate(missing, sequence.blocks);
+  sequence.phase = Phase::running;
+  sequence.num_computed = cached;
+  sequence.num_committed = cached / kBlockTokens;
+  if (sequence.num_cached < 0) {
+    sequence.num_cached = cached;
+    counters_.prompt_tokens += static_cast<uint64_t>(sequence.num_prompt);
+    counters_.cached_tokens += static_cast<uint64_t>(cached);
+    if (blocks_->prefix_cache_enabled()) counters_.prefix_queries += static_cast<uint64_t>(reusable.size());
+  }
+  return true;
+}
+
+// Whether another sequence's chunk of this step holds the block that this one would compute next. Then it
+// waits one step and finds it in the cache, so that many requests with one new prompt compute it once.
+bool Scheduler::next_block_is_being_computed(const Sequence& sequence, int64_t cached) const {
+  const int64_t end = cached + kBlockTokens;
+  if (!blocks_->prefix_cache_enabled() || end > sequence.first_logits_position()) return false;
+  const auto wanted = token_range(sequence, 0, end);
+  return std::ranges::any_of(step_.sequences, [&](const ScheduledSequence& s) {
+    return s.sequence->num_computed + s.num_tokens >= end &&
+           std::ranges::equal(token_range(*s.sequence, 0, end), wanted);
+  });
+}
+
+// Schedules as much of the sequence as the budgets of tokens and logits rows allow. False: a budget is used
+// up, and nobody who came later may prefill in this step.
+bool Scheduler::schedule_prefill(Sequence& sequence) {
+  const int64_t rows_left = options_.max_logits_rows - static_cast<int64_t>(step_.plan.logits_tokens.size());
+  const int64_t before_rows = std::max<int64_t>(sequence.first_logits_position() - sequence.num_computed, 0);
+  const int64_t wanted = sequence.num_remaining();
+  const int64_t num_tokens = std::min({wanted, prefill_budget_, before_rows + rows_left});
+  if (num_tokens > 0) append_chunk(sequence, num_tokens);
+  prefill_budget_ -= num_tokens;
+  const auto rows = static_cast<int64_t>(step_.plan.logits_tokens.size());
+  return num_tokens == wanted && prefill_budget_ > 0 && rows < options_.max_logits_rows;
+}
+
+void Scheduler::append_chunk(Sequence& sequence, int64_t num_tokens) {
+  StepPlan& plan = step_.plan;
+  const int64_t first_position = sequence.num_computed;
+  const int64_t end_position = first_position + num_tokens;
+  const int64_t num_blocks = blocks_for(end_position);
+  const int64_t first_token = plan.num_tokens();
+  const auto ids = token_range(sequence, first_position, num_tokens);
+  plan.chunks.push_back({.first_token = first_token,
+                         .num_tokens = num_tokens,
+                         .first_position = first_position,
+                         .first_block_index = static_cast<int64_t>(plan.block_tables.size()),
+                         .num_blocks = num_blocks});
+  plan.token_ids.insert(plan.token_ids.end(), ids.begin(), ids.end());
+  plan.block_tables.insert(plan.block_tables.end(), sequence.blocks.begin(),
+                           sequence.blocks.begin() + num_blocks);
+  const auto first_row = static_cast<int64_t>(plan.logits_tokens.size());
+  for (int64_t p = std::max(first_position, sequence.first_logits_position()); p < end_position; ++p) {
+    plan.logits_tokens.push_back(static_cast<int32_t>(first_token + p - first_position));
+  }
+  const int64_t num_rows = static_cast<int64_t>(plan.logits_tokens.size()) - first_row;
+  step_.sequences.push_back({&sequence, num_tokens, first_row, num_rows});
+}
+
+void Scheduler::commit() {
+  for (const ScheduledSequence& scheduled : step_.sequences) {
+    Sequence& sequence = *scheduled.sequence;
+    sequence.num_computed += scheduled.num_tokens;
+    for (; (sequence.num_committed + 1) * kBlockTokens <= sequence.num_computed; ++sequence.num_committed) {
+      const auto ids = token_range(sequence, sequence.num_committed * kBlockTokens, kBlockTokens);
+      blocks_->commit(sequence.blocks, sequence.num_committed, ids);
+    }
+  }
+}
+
+void Scheduler::check_invariants() const {
+  std::vector<const std::vector<int32_t>*> tables;
+  const Sequence* previous = nullptr;
+  auto check = [&](const Sequence* sequence, Phase phase) {
+    CHORALE_CHECK(previous == nullptr || previous->arrival < sequence->arrival, "out of order of arrival");
+    CHORALE_CHECK(sequence->phase == phase);
+    CHORALE_CHECK(sequence->num_computed <= sequence->num_tokens());
+    CHORALE_CHECK(sequence->num_computed <= static_cast<int64_t>(sequence->blocks.size()) * kBlockTokens);
+    CHORALE_CHECK(sequence->num_committed * kBlockTokens <= sequence->num_computed);
+    tables.push_back(&sequence->blocks);
+    previous = sequence;
+  };
+  for (const Sequence* sequence : running_) check(sequence, Phase::running);
+  for (const Sequence* sequence : waiting_) {
+    check(sequence, Phase::waiting);
+    CHORALE_CHECK(sequence->blocks.empty());
+  }
+  blocks_->check_invariants(tables);
+  std::set<int32_t> written;
+  for (const SequenceChunk& chunk : step_.plan.chunks) {
+    CHORALE_CHECK(chunk.num_tokens > 0 &&
+                  chunk.num_blocks == blocks_for(chunk.first_position + chunk.num_tokens));
+    for (int64_t b = chunk.first_position / kBlockTokens; b < chunk.num_blocks; ++b) {
+      const int32_t block = step_.plan.block_tables[static_cast<size_t>(chunk.first_block_index + b)];
+      CHORALE_CHECK(written.insert(block).second, "block {} is written twice", block);
+    }
+  }
+}
+
+}  // namespace chorale::engine

@@ -1,0 +1,98 @@
+// Decides what each step computes: which sequences, how many tokens of each, and where their keys and values
+// go.
+//
+// First come, first served. Every running sequence that decodes gets its token; what the prefill budget
+// leaves goes to prompts in order of arrival. Only the head of the waiting queue may be admitted, and it gets
+// blocks for all its tokens at once; when it does not fit, nothing behind it is looked at. When a decode
+// finds no block, the running sequence that arrived last is preempted: it gives up its blocks, returns to the
+// front of the queue, and is computed again later (often from the prefix cache). So the oldest sequence
+// always advances and nobody starves.
+//
+// Pure bookkeeping: no threads, no clock, no model. In steady state schedule() and commit() do not allocate.
+// Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "engine/block_manager.h"
+#include "engine/model_runner.h"
+#include "engine/sequence.h"
+
+namespace chorale::engine {
+
+struct SchedulerOptions {
+  int64_t chunked_prefill_size = 512;  // most prefill tokens of one step
+  int64_t max_running_requests = 256;
+  int64_t max_logits_rows = 256;  // at least max_running_requests
+};
+
+// One sequence's part of a step: chunk i of the plan. Its logits rows are [first_row, first_row + num_rows),
+// for its last num_rows tokens of this step.
+struct ScheduledSequence {
+  Sequence* sequence = nullptr;
+  int64_t num_tokens = 0;
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+};
+
+struct ScheduledStep {
+  StepPlan plan;
+  std::vector<ScheduledSequence> sequences;  // parallel to plan.chunks
+};
+
+// Since the scheduler was made.
+struct SchedulerCounters {
+  uint64_t preemptions = 0;
+  uint64_t prompt_tokens = 0;   // of sequences admitted for the first time
+  uint64_t cached_tokens = 0;   // of those, found in the prefix cache
+  uint64_t prefix_queries = 0;  // of those, looked up
+};
+
+class Scheduler {
+ public:
+  // The block manager must outlive the scheduler.
+  Scheduler(BlockManager& blocks, SchedulerOptions options);
+
+  // Puts a new sequence at the end of the queue. Its `arrival` must exceed all earlier ones; it must stay
+  // where it is until it was removed.
+  void add(Sequence& sequence);
+  // Takes a sequence out, in any phase, and releases its blocks.
+  void remove(Sequence& sequence);
+
+  // The next step; empty only when there are no sequences. Valid until the next call. After the model has run
+  // it, call commit(); between the two no sequence may be added or removed.
+  const ScheduledStep& schedule();
+  // Records that the scheduled tokens are in the KV cache, and offers their full blocks to the prefix cache.
+  void commit();
+
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  const SchedulerCounters& counters() const { return counters_; }
+
+  // Aborts the process when an invariant is broken: order of arrival, block tables, the last plan.
+  void check_invariants() const;
+
+ private:
+  void schedule_decodes();
+  bool schedule_running_prefills();
+  void admit_waiting();
+  bool make_room_for_decode(Sequence& sequence);
+  bool try_admit(Sequence& sequence);
+  bool next_block_is_being_computed(const Sequence& sequence, int64_t cached) const;
+  void preempt_latest();
+  bool schedule_prefill(Sequence& sequence);
+  void append_chunk(Sequence& sequence, int64_t num_tokens);
+
+  BlockManager* blocks_;
+  SchedulerOptions options_;
+  std::deque<Sequence*> waiting_;  // both in order of arrival, all running ones before all waiting ones
+  std::vector<Sequence*> running_;
+  SchedulerCounters counters_;
+
+  ScheduledStep step_;
+  int64_t prefill_budget_ = 0;
+};
+
+}  // namespace chorale::engine

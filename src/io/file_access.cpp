@@ -1,0 +1,104 @@
+#include "io/file_access.h"
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+namespace chorale::io {
+namespace {
+
+struct OpenFile {
+  FileDescriptor descriptor;
+  uint64_t size = 0;
+};
+
+OpenFile open_regular(const std::filesystem::path& path) {
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+  FileDescriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (descriptor.get() < 0) throw_error("{}: cannot open: {}", path.string(), system_message(errno));
+  struct stat info {};
+  if (::fstat(descriptor.get(), &info) != 0) {
+    throw_error("{}: cannot read its size: {}", path.string(), system_message(errno));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    throw_error("{}: expected a regular file, found {}", path.string(),
+                S_ISDIR(info.st_mode) ? "a directory" : "something else");
+  }
+  return {std::move(descriptor), static_cast<uint64_t>(info.st_size)};
+}
+
+}  // namespace
+
+FileDescriptor::FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+int FileDescriptor::close() {
+  return ::close(std::exchange(fd_, -1));
+}
+
+std::string system_message(int error_number) {
+  return std::generic_category().message(error_number);
+}
+
+bool has_entry(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::symlink_status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) return false;
+  if (error) throw_error("{}: cannot open: {}", path.string(), error.message());
+  return true;
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) {
+  const OpenFile file = open_regular(path);
+  if (file.size == 0) return;  // an empty mapping is not possible, and not needed
+  void* address = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.descriptor.get(), 0);
+  if (address == MAP_FAILED) {
+    throw_error("{}: cannot map {} bytes: {}", path.string(), file.size, system_message(errno));
+  }
+  data_ = static_cast<std::byte*>(address);
+  size_ = file.size;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+void MappedFile::release(std::span<const std::byte> range) const {
+  if (range.empty()) return;
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<size_t>(range.data() - data_);
+  CHORALE_CHECK(offset <= size_ && range.size() <= size_ - offset, "range outside of the mapping");
+  const size_t first = offset / page * page;
+  // Advice only: when the kernel does not take it, the pages merely stay.
+  ::madvise(data_ + first, offset + range.size() - first, MADV_DONTNEED);
+}
+
+std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes) {
+  const OpenFile file = open_regular(path);
+  if (file.size > max_bytes) {
+    throw_error("{}: expected at most {} bytes, found {}", path.string(), max_bytes, file.size);
+  }
+  std::string text(file.size, '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t got = ::read(file.descriptor.get(), text.data() + done, text.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_error("{}: cannot read: {}", path.string(), system_message(errno));
+    if (got == 0) break;  // shortened since its size was read
+    done += static_cast<size_t>(got);
+  }
+  text.resize(done);
+  return text;
+}
+
+}  // namespace chorale::io

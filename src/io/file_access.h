@@ -1,0 +1,59 @@
+// Files as the readers of this layer need them: whole-file mappings, small texts, and a descriptor that
+// closes itself. Every failure is an Error that names the path.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace chorale::io {
+
+// Owns a POSIX file descriptor.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  FileDescriptor(FileDescriptor&& other) noexcept;
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(FileDescriptor&&) = delete;
+  ~FileDescriptor();
+
+  int get() const { return fd_; }
+  // Closes now and gives close()'s result: where the file is remote, a failed write may first show here.
+  int close();
+
+ private:
+  int fd_;
+};
+
+// The text of the system's error number, for messages.
+std::string system_message(int error_number);
+
+// Whether the folder has an entry of this name, be it a symbolic link to nowhere: opening it then says what
+// is wrong.
+bool has_entry(const std::filesystem::path& path);
+
+// A regular file, mapped read-only as a whole. Immutable; safe to read from many threads. The file must not
+// be shortened while it is mapped.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Drops the pages that hold `range`, a part of bytes(), from this process; a later access reads them again.
+  void release(std::span<const std::byte> range) const;
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The contents of a regular file of at most `max_bytes`.
+std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
+
+}  // namespace chorale::io

@@ -1,0 +1,91 @@
+#include "text/tokenizer.h"
+
+#include <memory>
+#include <utility>
+
+#include "base/error.h"
+#include "text/crate.h"
+
+namespace chorale::text {
+namespace {
+
+constexpr size_t kMaxTokenizerBytes = size_t{512} << 20;
+
+struct Destroy {
+  void operator()(chorale_tokenizer* tokenizer) const { chorale_tokenizer_destroy(tokenizer); }
+};
+using Handle = std::unique_ptr<chorale_tokenizer, Destroy>;
+
+// Every id that is not a token, negative ones included, is one that the crate does not know either.
+uint32_t to_crate(int32_t id) {
+  return static_cast<uint32_t>(id);
+}
+
+}  // namespace
+
+struct Tokenizer::Impl {
+  Handle handle;
+};
+
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::~Tokenizer() = default;
+
+Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
+  const std::string tokenizer_json = read_file(directory / "tokenizer.json", kMaxTokenizerBytes);
+  const std::optional<std::string> config =
+      read_file_if_present(directory / "tokenizer_config.json", kMaxConfigBytes);
+  const chorale_text_view config_view = view_of(config ? std::string_view(*config) : std::string_view());
+
+  chorale_tokenizer* tokenizer = nullptr;
+  chorale_text_bytes error{};
+  if (chorale_tokenizer_create(view_of(tokenizer_json), config ? &config_view : nullptr, &tokenizer,
+                               &error) != CHORALE_TEXT_OK) {
+    throw_error("{}", (directory / take(error)).string());  // the message begins with the file's name
+  }
+  return Tokenizer(std::make_unique<Impl>(Impl{Handle(tokenizer)}));
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  chorale_text_ids ids{};
+  chorale_text_bytes error{};
+  if (chorale_tokenizer_encode(impl_->handle.get(), view_of(text), add_special_tokens, &ids, &error) !=
+      CHORALE_TEXT_OK) {
+    throw_error("The text cannot be tokenized: {}", take(error));
+  }
+  const auto free_ids = [&](const uint32_t*) { chorale_text_ids_free(ids); };
+  const std::unique_ptr<uint32_t, decltype(free_ids)> owner(ids.data, free_ids);
+  return std::vector<int32_t>(ids.data, ids.data + ids.size);
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  const auto* crate_ids = reinterpret_cast<const uint32_t*>(ids.data());  // as to_crate, for all
+  chorale_text_bytes text{};
+  chorale_text_bytes error{};
+  if (chorale_tokenizer_decode(impl_->handle.get(), crate_ids, ids.size(), skip_special_tokens, &text,
+                               &error) != CHORALE_TEXT_OK) {
+    throw_error("The tokens cannot be decoded: {}", take(error));
+  }
+  return take(text);
+}
+
+std::string Tokenizer::token_bytes(int32_t id) const {
+  return std::string(text_of(chorale_tokenizer_token_bytes(impl_->handle.get(), to_crate(id))));
+}
+
+int64_t Tokenizer::vocab_size() const {
+  return chorale_tokenizer_vocab_size(impl_->handle.get());
+}
+
+std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
+  const int64_t id = chorale_tokenizer_token_to_id(impl_->handle.get(), view_of(token));
+  if (id < 0) return std::nullopt;
+  return static_cast<int32_t>(id);
+}
+
+bool Tokenizer::is_special(int32_t id) const {
+  return chorale_tokenizer_is_special(impl_->handle.get(), to_crate(id));
+}
+
+}  // namespace chorale::text

@@ -7,16 +7,17 @@
 //   a failed collective        fatal(): prints a line that names the rank and ends the process
 #pragma once
 
-#include <fmt/format.h>
-
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
+
 namespace chorale {
 
-// Unusable weights, config or flags. The message is one or more plain sentences for the person at the terminal.
+// Unusable weights, config or flags. The message is one or more plain sentences for the person at the
+// terminal.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -42,8 +43,8 @@ struct RequestError {
 }  // namespace chorale
 
 // A programmer's fault: always on, also in release. The detail is an optional fmt format with arguments.
-#define CHORALE_CHECK(condition, ...)                                                                      \
-  do {                                                                                                     \
-    if (!(condition)) [[unlikely]]                                                                         \
-      ::chorale::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));              \
+#define CHORALE_CHECK(condition, ...)                                                         \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]]                                                            \
+      ::chorale::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)

@@ -17,7 +17,8 @@ f16 to_f16(float x) {
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
   const uint32_t magnitude = bits & 0x7FFFFFFFU;
   if (magnitude > 0x7F800000U) return {static_cast<uint16_t>(sign | 0x7E00U)};
-  if (magnitude >= 0x477FF000U) return {static_cast<uint16_t>(sign | 0x7C00U)};  // 65520 and above round to infinity
+  if (magnitude >= 0x477FF000U)
+    return {static_cast<uint16_t>(sign | 0x7C00U)};  // 65520 and above round to infinity
   if (magnitude < 0x38800000U) {
     // Subnormal result: adding 0.5 moves the value's last kept bit to the last bit of the float32 mantissa.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5F;

@@ -1,5 +1,5 @@
-// Conversions between float32 and the two 16-bit formats, round to nearest even. Plain code for single values and
-// references; the kernels use vector instructions that give the same bits for finite values.
+// Conversions between float32 and the two 16-bit formats, round to nearest even. Plain code for single values
+// and references; the kernels use vector instructions that give the same bits for finite values.
 #pragma once
 
 #include <bit>
@@ -25,7 +25,8 @@ constexpr float to_float(bf16 x) {
 
 constexpr bf16 to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return {static_cast<uint16_t>((bits >> 16) | 0x40U)};  // keep it NaN
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U)
+    return {static_cast<uint16_t>((bits >> 16) | 0x40U)};  // keep it NaN
   return {static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16)};
 }
 

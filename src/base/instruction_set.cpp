@@ -17,25 +17,35 @@ bool is_available(InstructionSet isa) {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   switch (isa) {
-    case InstructionSet::portable: return true;
-    case InstructionSet::avx2: return avx2;
-    case InstructionSet::avx512: return avx512;
-    case InstructionSet::avx512_bf16: return avx512 && __builtin_cpu_supports("avx512bf16");
+    case InstructionSet::portable:
+      return true;
+    case InstructionSet::avx2:
+      return avx2;
+    case InstructionSet::avx512:
+      return avx512;
+    case InstructionSet::avx512_bf16:
+      return avx512 && __builtin_cpu_supports("avx512bf16");
   }
   return false;
 }
 #else
-bool is_available(InstructionSet isa) { return isa == InstructionSet::portable; }
+bool is_available(InstructionSet isa) {
+  return isa == InstructionSet::portable;
+}
 #endif
 
 }  // namespace
 
 std::string_view name_of(InstructionSet isa) {
   switch (isa) {
-    case InstructionSet::portable: return "portable";
-    case InstructionSet::avx2: return "avx2";
-    case InstructionSet::avx512: return "avx512";
-    case InstructionSet::avx512_bf16: return "avx512_bf16";
+    case InstructionSet::portable:
+      return "portable";
+    case InstructionSet::avx2:
+      return "avx2";
+    case InstructionSet::avx512:
+      return "avx512";
+    case InstructionSet::avx512_bf16:
+      return "avx512_bf16";
   }
   return "?";
 }

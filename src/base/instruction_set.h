@@ -1,5 +1,6 @@
-// Which vector instructions the CPU kernels use. Chosen once at start and reported; results are the same bits for
-// one instruction set whatever the batch, the threads or the ranks, and may differ between instruction sets.
+// Which vector instructions the CPU kernels use. Chosen once at start and reported; results are the same bits
+// for one instruction set whatever the batch, the threads or the ranks, and may differ between instruction
+// sets.
 #pragma once
 
 #include <string_view>

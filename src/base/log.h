@@ -1,12 +1,12 @@
-// Logging to standard error through spdlog: one line per event. Control characters in the text are escaped, so
-// that nothing a client or a file supplies can forge a line or drive a terminal. Thread-safe.
+// Logging to standard error through spdlog: one line per event. Control characters in the text are escaped,
+// so that nothing a client or a file supplies can forge a line or drive a terminal. Thread-safe.
 #pragma once
-
-#include <fmt/format.h>
 
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace chorale::log {
 

@@ -1,12 +1,12 @@
 #include "base/memory_info.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <optional>
 #include <string>
+
+#include <fmt/format.h>
 
 namespace chorale {
 namespace {

@@ -6,8 +6,8 @@
 
 namespace chorale {
 
-// Bytes: the smaller of what the system has available (MemAvailable) and what is left of the control group's limit
-// (cgroup v1 or v2).
+// Bytes: the smaller of what the system has available (MemAvailable) and what is left of the control group's
+// limit (cgroup v1 or v2).
 uint64_t available_memory();
 
 // "27.8 MB", "1.75 GB": decimal units, as disks and bandwidths are told.

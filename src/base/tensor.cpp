@@ -1,10 +1,10 @@
 #include "base/tensor.h"
 
-#include <sys/mman.h>
-
 #include <cerrno>
 #include <cstring>
 #include <utility>
+
+#include <sys/mman.h>
 
 namespace chorale {
 namespace {
@@ -15,9 +15,12 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 Buffer::Buffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) throw_error("cannot allocate {} bytes of memory: {}", bytes, std::strerror(errno));
-  if (bytes >= kHugePage) madvise(mapped, bytes, MADV_HUGEPAGE);  // a hint: without huge pages it is only slower
+  void* mapped =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED)
+    throw_error("cannot allocate {} bytes of memory: {}", bytes, std::strerror(errno));
+  if (bytes >= kHugePage)
+    madvise(mapped, bytes, MADV_HUGEPAGE);  // a hint: without huge pages it is only slower
   data_ = static_cast<std::byte*>(mapped);
 }
 

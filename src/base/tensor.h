@@ -18,24 +18,33 @@ namespace chorale {
 // The element type that belongs to a C++ type.
 template <typename T>
 constexpr DType dtype_of() {
-  if constexpr (std::is_same_v<T, float>) return DType::f32;
-  else if constexpr (std::is_same_v<T, bf16>) return DType::bf16;
-  else if constexpr (std::is_same_v<T, f16>) return DType::f16;
-  else if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
-  else if constexpr (std::is_same_v<T, int64_t>) return DType::i64;
+  if constexpr (std::is_same_v<T, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<T, bf16>)
+    return DType::bf16;
+  else if constexpr (std::is_same_v<T, f16>)
+    return DType::f16;
+  else if constexpr (std::is_same_v<T, int32_t>)
+    return DType::i32;
+  else if constexpr (std::is_same_v<T, int64_t>)
+    return DType::i64;
   else {
     static_assert(std::is_same_v<T, std::byte>, "no dtype for this type");
     return DType::u8;
   }
 }
 
-// A borrowed view of a vector [n] or a matrix [rows, columns] whose rows may lie further apart than their length.
-// Copying copies the view. Valid as long as the memory it points to.
+// A borrowed view of a vector [n] or a matrix [rows, columns] whose rows may lie further apart than their
+// length. Copying copies the view. Valid as long as the memory it points to.
 class Tensor {
  public:
   Tensor() = default;
   Tensor(void* data, DType dtype, int64_t rows, int64_t columns, int64_t row_stride)
-      : data_(static_cast<std::byte*>(data)), dtype_(dtype), rows_(rows), columns_(columns), stride_(row_stride) {
+      : data_(static_cast<std::byte*>(data)),
+        dtype_(dtype),
+        rows_(rows),
+        columns_(columns),
+        stride_(row_stride) {
     CHORALE_CHECK(rows >= 0 && columns >= 0 && row_stride >= columns);
   }
 
@@ -51,6 +60,14 @@ class Tensor {
     CHORALE_CHECK(n <= rows_, "{} rows of {}", n, rows_);
     Tensor view = *this;
     view.rows_ = n;
+    return view;
+  }
+
+  // The first n columns.
+  Tensor first_columns(int64_t n) const {
+    CHORALE_CHECK(n <= columns_, "{} columns of {}", n, columns_);
+    Tensor view = *this;
+    view.columns_ = n;
     return view;
   }
 
@@ -73,8 +90,8 @@ class Tensor {
   int64_t stride_ = 0;
 };
 
-// Owns zeroed, page-aligned memory, backed by huge pages where the system gives them. Pages are only taken from the
-// system when they are first touched. Throws Error when the address space is exhausted.
+// Owns zeroed, page-aligned memory, backed by huge pages where the system gives them. Pages are only taken
+// from the system when they are first touched. Throws Error when the address space is exhausted.
 class Buffer {
  public:
   Buffer() = default;
@@ -91,8 +108,8 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// Hands out aligned, zeroed pieces of one Buffer. First add up what is needed, then allocate, then take the same
-// pieces in the same order:
+// Hands out aligned, zeroed pieces of one Buffer. First add up what is needed, then allocate, then take the
+// same pieces in the same order:
 //   Arena arena(bytes);  Tensor x = arena.matrix(DType::f32, rows, columns);
 class Arena {
  public:
@@ -105,7 +122,8 @@ class Arena {
   }
 
   std::span<std::byte> take(size_t bytes) {
-    CHORALE_CHECK(used_ + footprint(bytes) <= buffer_.size(), "arena of {} bytes is too small", buffer_.size());
+    CHORALE_CHECK(used_ + footprint(bytes) <= buffer_.size(), "arena of {} bytes is too small",
+                  buffer_.size());
     std::byte* piece = buffer_.data() + used_;
     used_ += footprint(bytes);
     return {piece, bytes};
@@ -113,7 +131,8 @@ class Arena {
   // A matrix whose rows start at cache lines; the padding between rows is zero and stays so.
   Tensor matrix(DType dtype, int64_t rows, int64_t columns) {
     const int64_t stride = padded_columns(dtype, columns);
-    return Tensor(take(static_cast<size_t>(rows * stride) * size_of(dtype)).data(), dtype, rows, columns, stride);
+    return Tensor(take(static_cast<size_t>(rows * stride) * size_of(dtype)).data(), dtype, rows, columns,
+                  stride);
   }
 
   size_t size() const { return buffer_.size(); }

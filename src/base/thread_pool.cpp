@@ -1,16 +1,16 @@
 #include "base/thread_pool.h"
 
-#include <sched.h>
-
 #include <algorithm>
+
+#include <sched.h>
 
 #include "base/error.h"
 
 namespace chorale {
 namespace {
 
-// About 20 microseconds of spinning before a thread sleeps: longer than the gap between two ops of a step, and
-// short enough that an idle server costs nothing.
+// About 20 microseconds of spinning before a thread sleeps: longer than the gap between two ops of a step,
+// and short enough that an idle server costs nothing.
 constexpr int kSpins = 2000;
 
 void relax() {
@@ -73,7 +73,8 @@ void ThreadPool::run(int64_t num_tasks, Trampoline trampoline, const void* conte
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   take_tasks();
-  for (int32_t left = working_.load(std::memory_order_acquire); left != 0;) left = wait_for_change(working_, left);
+  for (int32_t left = working_.load(std::memory_order_acquire); left != 0;)
+    left = wait_for_change(working_, left);
 }
 
 void ThreadPool::worker_loop() {

@@ -1,8 +1,8 @@
 // A fixed set of threads that run one parallel region at a time.
 //
-// The calling thread takes part as thread 0. Between regions the workers spin for some microseconds, because the next
-// op of a step follows at once, and then sleep in the kernel. Which thread runs which task is not determined;
-// whatever the tasks compute must not depend on it.
+// The calling thread takes part as thread 0. Between regions the workers spin for some microseconds, because
+// the next op of a step follows at once, and then sleep in the kernel. Which thread runs which task is not
+// determined; whatever the tasks compute must not depend on it.
 #pragma once
 
 #include <atomic>
@@ -24,12 +24,14 @@ class ThreadPool {
 
   int size() const { return num_threads_; }
 
-  // Calls task(index) for every index in [0, num_tasks), each once, on any of the threads, and returns when all
-  // are done. Tasks must not throw and must not start another region. One caller at a time. Does not allocate.
+  // Calls task(index) for every index in [0, num_tasks), each once, on any of the threads, and returns when
+  // all are done. Tasks must not throw and must not start another region. One caller at a time. Does not
+  // allocate.
   template <typename Task>
   void parallel(int64_t num_tasks, const Task& task) {
     static_assert(std::is_invocable_v<const Task&, int64_t>);
-    run(num_tasks, [](const void* context, int64_t index) { (*static_cast<const Task*>(context))(index); },
+    run(
+        num_tasks, [](const void* context, int64_t index) { (*static_cast<const Task*>(context))(index); },
         &task);
   }
 
@@ -45,8 +47,8 @@ class ThreadPool {
   const void* context_ = nullptr;
   int64_t num_tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_task_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};      // advanced to start a region
-  alignas(64) std::atomic<int32_t> working_{0};     // workers that have not finished the region
+  alignas(64) std::atomic<uint32_t> epoch_{0};   // advanced to start a region
+  alignas(64) std::atomic<int32_t> working_{0};  // workers that have not finished the region
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> workers_;
 };

@@ -15,25 +15,25 @@ namespace chorale::engine {
 
 struct LoadOptions {
   std::filesystem::path model_path;
-  std::string load_format = "auto";     // "auto": the checkpoint's files; "dummy": seeded random weights
-  std::string dtype = "auto";           // compute: "auto" (bfloat16), "bfloat16", "float32"
-  std::string instruction_set = "auto"; // "auto", "avx512_bf16", "avx512", "avx2", "portable"
+  std::string load_format = "auto";      // "auto": the checkpoint's files; "dummy": seeded random weights
+  std::string dtype = "auto";            // compute: "auto" (bfloat16), "bfloat16", "float32"
+  std::string instruction_set = "auto";  // "auto", "avx512_bf16", "avx512", "avx2", "portable"
   uint64_t dummy_seed = 0;
-  int threads = 0;                      // 0: one per core this process may use
-  int64_t max_total_tokens = 0;         // KV cache capacity; 0: sized from free memory
-  double mem_fraction = 0.8;            // of the memory free after weights, for the KV cache
+  int threads = 0;               // 0: one per core this process may use
+  int64_t max_total_tokens = 0;  // KV cache capacity; 0: sized from free memory
+  double mem_fraction = 0.8;     // of the memory free after weights, for the KV cache
   int64_t chunked_prefill_size = 512;
   int64_t max_running_requests = 256;
-  int64_t context_length = 0;           // 0: max_position_embeddings
-  int64_t max_logits_rows = 0;          // most rows of one step; 0: max_running_requests
+  int64_t context_length = 0;   // 0: max_position_embeddings
+  int64_t max_logits_rows = 0;  // most rows of one step; 0: max_running_requests
   bool show_progress = true;
 };
 
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {
  public:
-  // Validates config and weights, prints the plan and the memory table (log lines), refuses what cannot fit, then
-  // loads. Throws Error.
+  // Validates config and weights, prints the plan and the memory table (log lines), refuses what cannot fit,
+  // then loads. Throws Error.
   static LoadedModel load(const LoadOptions& options);
   LoadedModel(LoadedModel&&) noexcept;
   LoadedModel& operator=(LoadedModel&&) noexcept;
@@ -44,10 +44,10 @@ class LoadedModel {
   const io::GenerationDefaults& generation_defaults() const;
   // generation_config.json's end-of-sequence tokens, else config.json's.
   std::vector<int32_t> eos_token_ids() const;
-  int64_t max_total_tokens() const;   // KV capacity in tokens, a multiple of kBlockTokens
-  int64_t max_context_len() const;    // the smaller of context_length and max_total_tokens
-  std::string dtype_name() const;             // "bfloat16" or "float32"
-  std::string instruction_set_name() const;   // what was chosen
+  int64_t max_total_tokens() const;          // KV capacity in tokens, a multiple of kBlockTokens
+  int64_t max_context_len() const;           // the smaller of context_length and max_total_tokens
+  std::string dtype_name() const;            // "bfloat16" or "float32"
+  std::string instruction_set_name() const;  // what was chosen
   int num_threads() const;
 
  private:

@@ -5,11 +5,13 @@
 #include <span>
 #include <vector>
 
+#include "kernels/shapes.h"
+
 namespace chorale::engine {
 
 // Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions, so
 // it is part of the numerics contract and not an option.
-inline constexpr int64_t kBlockTokens = 32;
+inline constexpr int64_t kBlockTokens = kKvBlockTokens;
 
 // A contiguous run of one sequence's tokens within a step: a prefill chunk, or one decode token.
 struct SequenceChunk {

@@ -26,7 +26,7 @@ constexpr IntegerRange kHiddenRange{1, int64_t{1} << 20};
 constexpr IntegerRange kIntermediateRange{1, int64_t{1} << 24};
 constexpr IntegerRange kLayersRange{1, 10'000};
 constexpr IntegerRange kHeadsRange{1, 65'536};
-constexpr IntegerRange kHeadDimRange{2, 65'536};
+constexpr IntegerRange kHeadDimRange{2, 8192};  // what the attention kernels have room for
 constexpr IntegerRange kExpertsRange{0, 65'536};
 constexpr IntegerRange kPositionsRange{1, int64_t{1} << 31};
 

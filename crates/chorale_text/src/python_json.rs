@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
+use minijinja::value::{from_args, Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Deeper values are refused; JSON from requests is at most 128 deep.
@@ -12,7 +12,8 @@ const MAX_DEPTH: usize = 256;
 const MAX_INDENT: usize = 256;
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`
-pub fn tojson(state: &State, value: &Value, args: Rest<Value>) -> Result<String, Error> {
+pub fn tojson(state: &State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = args.into_values();
     type Arguments = (Option<Value>, Option<Value>, Option<Value>, Option<Value>, Kwargs);
     let (ensure_ascii, indent, separators, sort_keys, kwargs): Arguments = from_args(&args)?;
     let argument = |positional: Option<Value>, name: &str| -> Result<Option<Value>, Error> {

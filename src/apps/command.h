@@ -1,0 +1,46 @@
+// What a subcommand is to main(): flags registered with CLI11, and a function that runs after parsing.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+
+#include "engine/loaded_model.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace chorale::apps {
+
+// The references that `run` holds to its own flags live as long as it does. run() returns the exit status; it
+// throws Error for unusable files or flags.
+struct Command {
+  CLI::App* app = nullptr;
+  std::function<int()> run;
+};
+
+Command add_serve(CLI::App& root);
+Command add_generate(CLI::App& root);
+Command add_logits(CLI::App& root);
+Command add_eval(CLI::App& root);
+Command add_check(CLI::App& root);
+Command add_tokenize(CLI::App& root);
+
+// Groups of the subcommands in the help.
+inline constexpr const char* kServing = "Serving";
+inline constexpr const char* kOffline = "Without a server";
+
+// Where the descriptions start in the help.
+inline constexpr size_t kHelpColumn = 42;
+
+// Flags that several subcommands share. Each registers its flags under a group of the help and binds them to
+// the options given, which must outlive the app; the values there are the defaults.
+void add_model_flags(CLI::App& app, engine::LoadOptions& options);      // Model: the path, formats, context
+void add_execution_flags(CLI::App& app, engine::LoadOptions& options);  // Execution: threads, instruction set
+CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options);
+CLI::Option* add_log_level_flag(CLI::App& app, std::string& level);
+CLI::Option* add_json_flag(CLI::App& app, bool& json);
+
+}  // namespace chorale::apps

@@ -1,0 +1,242 @@
+// chorale generate: one prompt, streamed to the terminal.
+#include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <variant>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "apps/command.h"
+#include "apps/interrupt.h"
+#include "apps/text_model.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/math.h"
+#include "engine/engine.h"
+#include "server/text_generation.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace chorale::apps {
+namespace {
+
+constexpr const char* kRequestId = "generate";
+
+struct GenerateFlags {
+  engine::LoadOptions load;
+  std::string prompt;
+  bool chat = false;
+  bool no_thinking = false;
+  // Where absent, generation_config.json decides, then the engine's default.
+  std::optional<double> temperature;
+  std::optional<double> top_p;
+  std::optional<int64_t> top_k;
+  std::optional<int64_t> seed;
+  int64_t max_new_tokens = 128;
+  bool ignore_eos = false;
+  std::vector<std::string> stop;
+  std::string log_level = "warn";
+  bool json = false;
+};
+
+// Hands events from the engine's thread to the main thread.
+class EventQueue {
+ public:
+  void push(engine::GenerationEvent event) {
+    const std::scoped_lock lock(mutex_);
+    events_.push_back(std::move(event));
+    ready_.notify_one();
+  }
+  engine::GenerationEvent pop() {
+    std::unique_lock lock(mutex_);
+    ready_.wait(lock, [this] { return !events_.empty(); });
+    engine::GenerationEvent event = std::move(events_.front());
+    events_.pop_front();
+    return event;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<engine::GenerationEvent> events_;
+};
+
+struct Answer {
+  std::string text;
+  std::vector<int32_t> output_ids;
+  server::TextPiece last;  // the one with the finish reason
+};
+
+std::string render_prompt(const GenerateFlags& flags) {
+  require_utf8(flags.prompt, "--prompt");
+  for (const std::string& stop : flags.stop) require_utf8(stop, "--stop");
+  if (!flags.chat) return flags.prompt;
+  const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
+  if (!chat) throw_error("--chat: {} has no chat template", flags.load.model_path.string());
+  if (chat->error()) throw_error("--chat: the chat template cannot be used: {}", *chat->error());
+  nlohmann::ordered_json variables = {{"messages", {{{"role", "user"}, {"content", flags.prompt}}}},
+                                      {"add_generation_prompt", true}};
+  if (flags.no_thinking) variables["enable_thinking"] = false;
+  auto rendered = chat->render(variables.dump());
+  if (const auto* error = std::get_if<RequestError>(&rendered)) throw_error("--chat: {}", error->message);
+  return std::get<std::string>(std::move(rendered));
+}
+
+engine::SamplingParams sampling_params(const GenerateFlags& flags, const io::GenerationDefaults& defaults) {
+  engine::SamplingParams params;
+  params.max_new_tokens = flags.max_new_tokens;
+  const bool greedy = defaults.do_sample.has_value() && !*defaults.do_sample;
+  params.temperature = flags.temperature.value_or(greedy ? 0.0 : defaults.temperature.value_or(1.0));
+  params.top_p = flags.top_p.value_or(defaults.top_p.value_or(params.top_p));
+  params.top_k = flags.top_k.value_or(defaults.top_k.value_or(params.top_k));
+  params.min_p = defaults.min_p.value_or(params.min_p);
+  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
+  if (flags.seed) params.seed = static_cast<uint64_t>(*flags.seed);
+  params.ignore_eos = flags.ignore_eos;
+  return params;
+}
+
+// Submits the request and prints its text as it comes, unless `quiet`.
+Answer run_request(engine::Engine& engine, const text::Tokenizer& tokenizer,
+                   engine::GenerationRequest request, const std::vector<std::string>& stop, bool quiet) {
+  auto queue = std::make_shared<EventQueue>();
+  const auto listener = [queue](engine::GenerationEvent event) { queue->push(std::move(event)); };
+  if (const auto error = engine.submit(std::move(request), listener)) throw_error("{}", error->message);
+
+  server::TextGeneration generation(tokenizer, {.stop = stop});
+  Answer answer;
+  while (!generation.finished()) {
+    server::TextPiece piece = generation.consume(queue->pop());
+    answer.text += piece.text;
+    answer.output_ids.insert(answer.output_ids.end(), piece.token_ids.begin(), piece.token_ids.end());
+    if (!quiet) {
+      fmt::print("{}", piece.text);
+      std::fflush(stdout);
+    }
+    if (piece.abort_request) engine.abort(kRequestId);
+    if (generation.finished()) answer.last = std::move(piece);
+  }
+  if (!quiet) fmt::print("\n");
+  if (answer.last.error) throw_error("{}", answer.last.error->message);
+  return answer;
+}
+
+void print_json(const Answer& answer, const std::string& prompt) {
+  const server::TextPiece& last = answer.last;
+  const char* reason = last.finish == engine::FinishReason::stop     ? "stop"
+                       : last.finish == engine::FinishReason::length ? "length"
+                                                                     : "aborted";
+  nlohmann::ordered_json json = {{"prompt", prompt},
+                                 {"text", answer.text},
+                                 {"output_ids", answer.output_ids},
+                                 {"finish_reason", reason},
+                                 {"prompt_tokens", last.num_prompt_tokens},
+                                 {"completion_tokens", last.num_completion_tokens}};
+  if (last.matched_stop_token) json["matched_stop"] = *last.matched_stop_token;
+  if (last.matched_stop_string) json["matched_stop"] = *last.matched_stop_string;
+  fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+int run_generate(const GenerateFlags& flags) {
+  log::set_level(log::parse_level(flags.log_level));
+  InterruptWatcher interrupt;
+  const io::ModelConfig config = io::load_model_config(flags.load.model_path);
+  const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
+  const std::string prompt = render_prompt(flags);
+  engine::GenerationRequest request;
+  request.id = kRequestId;
+  request.prompt_ids = tokenizer.encode(prompt, true);
+  const auto num_prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
+  if (num_prompt_tokens == 0) throw_error("--prompt: the text has no tokens");
+
+  engine::LoadOptions load = flags.load;
+  const int64_t context = load.context_length > 0
+                              ? std::min(load.context_length, config.max_position_embeddings)
+                              : config.max_position_embeddings;
+  if (num_prompt_tokens >= context) {
+    throw_error("--prompt: the text has {} tokens; the model's context has {}", num_prompt_tokens, context);
+  }
+  const int64_t max_new_tokens = std::min(flags.max_new_tokens, context - num_prompt_tokens);
+  // One block more than the sequence, so that its last token never waits for memory.
+  load.max_total_tokens =
+      round_up(num_prompt_tokens + max_new_tokens, engine::kBlockTokens) + engine::kBlockTokens;
+  load.max_running_requests = 1;
+  load.show_progress = isatty(STDERR_FILENO) != 0;
+  engine::LoadedModel model = engine::LoadedModel::load(load);
+  request.sampling = sampling_params(flags, model.generation_defaults());
+  request.sampling.max_new_tokens = max_new_tokens;
+
+  engine::EngineOptions options;
+  options.max_total_tokens = model.max_total_tokens();
+  options.chunked_prefill_size = load.chunked_prefill_size;
+  options.max_running_requests = 1;
+  options.max_context_len = model.max_context_len();
+  options.eos_token_ids = model.eos_token_ids();
+  engine::Engine engine(model.runner(), options);
+  const auto armed = interrupt.on_interrupt([&engine] { engine.abort(kRequestId); });
+  const Answer answer = run_request(engine, tokenizer, std::move(request), flags.stop, flags.json);
+  if (flags.json) print_json(answer, prompt);
+  return 0;
+}
+
+void add_sampling_flags(CLI::App& app, GenerateFlags& flags) {
+  constexpr const char* kGroup = "Sampling";
+  app.add_option("--max-new-tokens", flags.max_new_tokens, "Most tokens to generate (128)")
+      ->option_text("N")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->group(kGroup);
+  app.add_option("--temperature", flags.temperature, "0: always the most likely token; default: the model's")
+      ->option_text("T")
+      ->group(kGroup);
+  app.add_option("--top-p", flags.top_p,
+                 "Sample from the likeliest tokens that sum up to P; default: the model's")
+      ->option_text("P")
+      ->group(kGroup);
+  app.add_option("--top-k", flags.top_k, "Sample from the K likeliest tokens, 0: all; default: the model's")
+      ->option_text("K")
+      ->group(kGroup);
+  app.add_option("--seed", flags.seed, "The same seed gives the same text; default: a fresh one")
+      ->option_text("S")
+      ->group(kGroup);
+  app.add_option("--stop", flags.stop, "Stop before this text; may be given more than once")
+      ->option_text("TEXT")
+      ->allow_extra_args(false)
+      ->check([](const std::string& text) { return text.empty() ? "a stop text must not be empty" : ""; })
+      ->group(kGroup);
+  app.add_flag("--ignore-eos", flags.ignore_eos, "Go on after the model's end-of-sequence tokens")
+      ->group(kGroup);
+}
+
+}  // namespace
+
+Command add_generate(CLI::App& root) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* app = root.add_subcommand("generate", "Continue a prompt, streaming to the terminal");
+  app->group(kOffline);
+  app->add_option("--prompt", flags->prompt, "Text to continue")
+      ->option_text("TEXT (required)")
+      ->required()
+      ->group("Input");
+  auto* chat =
+      app->add_flag("--chat", flags->chat, "Put the prompt into the model's chat template")->group("Input");
+  app->add_flag("--no-thinking", flags->no_thinking, "With --chat: render with enable_thinking = false")
+      ->needs(chat)
+      ->option_text(" ")
+      ->group("Input");
+  add_sampling_flags(*app, *flags);
+  add_model_flags(*app, flags->load);
+  add_execution_flags(*app, flags->load);
+  add_chunk_flag(*app, flags->load)->group("Execution");
+  add_json_flag(*app, flags->json);
+  add_log_level_flag(*app, flags->log_level)->group("Output");
+  return {app, [flags] { return run_generate(*flags); }};
+}
+
+}  // namespace chorale::apps

@@ -1,0 +1,65 @@
+#include "kernels/attention.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/weight.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+namespace {
+
+cpu::AttentionArgs to_args(const KvCacheView& cache, const AttentionBatch& batch, const Tensor& q_or_k) {
+  const KvLayout& layout = cache.layout;
+  CHORALE_CHECK(q_or_k.dtype() == layout.dtype, "{} for a cache of {}", name_of(q_or_k.dtype()),
+                name_of(layout.dtype));
+  check_matrix(batch.chunks, DType::i32, batch.chunks.rows(), ChunkColumn::count, "chunks");
+  CHORALE_CHECK(batch.chunks.row_stride() == ChunkColumn::count, "chunks must be dense");
+  const auto element = static_cast<int64_t>(size_of(layout.dtype));
+  return {.is_bf16 = layout.dtype == DType::bf16,
+          .num_heads = layout.num_kv_heads,
+          .num_kv_heads = layout.num_kv_heads,
+          .head_dim = layout.head_dim,
+          .key_bytes = layout.key_elements() * element,
+          .value_bytes = layout.value_elements() * element,
+          .cache = cache.data,
+          .chunks = batch.chunks.data<int32_t>(),
+          .num_chunks = batch.chunks.rows(),
+          .longest_chunk = batch.longest_chunk,
+          .block_tables = batch.block_tables.data<int32_t>(),
+          .q_or_k = cpu::bytes_of(q_or_k),
+          .q_or_k_stride_bytes = cpu::stride_bytes(q_or_k),
+          .v = nullptr,
+          .v_stride = 0,
+          .out = nullptr,
+          .out_stride = 0};
+}
+
+}  // namespace
+
+void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
+               const KvCacheView& cache) {
+  const int64_t columns = cache.layout.num_kv_heads * cache.layout.head_dim;
+  check_matrix(k, cache.layout.dtype, k.rows(), columns, "k");
+  check_matrix(v, DType::f32, k.rows(), columns, "v");
+  if (k.empty()) return;
+  cpu::AttentionArgs args = to_args(cache, batch, k);
+  args.v = v.data<float>();
+  args.v_stride = v.row_stride();
+  cpu::kernels_for(stream.instruction_set()).append_kv(stream.pool(), args);
+}
+
+void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
+               int64_t num_heads, const Tensor& out) {
+  CHORALE_CHECK(num_heads % cache.layout.num_kv_heads == 0, "{} heads over {} KV heads", num_heads,
+                cache.layout.num_kv_heads);
+  CHORALE_CHECK(cache.layout.head_dim <= kMaxHeadDim, "head_dim {}", cache.layout.head_dim);
+  check_matrix(q, cache.layout.dtype, q.rows(), num_heads * cache.layout.head_dim, "q");
+  check_matrix(out, cache.layout.dtype, q.rows(), q.columns(), "out");
+  if (q.empty()) return;
+  cpu::AttentionArgs args = to_args(cache, batch, q);
+  args.num_heads = num_heads;
+  args.out = cpu::mutable_bytes_of(out);
+  args.out_stride = out.row_stride();
+  cpu::kernels_for(stream.instruction_set()).attention(stream.pool(), args);
+}
+
+}  // namespace chorale

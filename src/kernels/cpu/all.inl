@@ -1,0 +1,21 @@
+// Every CPU kernel, for the instruction set that the including file names in CHORALE_ISA.
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
+
+#include "kernels/cpu/tile.inl"
+// The ops, one file each.
+#include "kernels/cpu/attention.inl"
+#include "kernels/cpu/expert_matmul.inl"
+#include "kernels/cpu/matmul.inl"
+#include "kernels/cpu/norm.inl"
+
+}  // namespace
+
+extern const cpu::CpuKernels kKernels;
+const cpu::CpuKernels kKernels{matmul,    gated_matmul, order_free_matmul, rms_norm,
+                               norm_rope, append_kv,    attention};
+
+}  // namespace chorale::CHORALE_ISA

@@ -1,0 +1,113 @@
+// The kernels that are compiled once per instruction set, as a table of functions over plain memory.
+//
+// The arguments are raw on purpose: files compiled for AVX-512 must not instantiate shared inline code, which
+// the linker could then hand to processors without it. The dispatch file of each op checks the tensors and
+// unpacks them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/instruction_set.h"
+#include "base/thread_pool.h"
+
+namespace chorale::cpu {
+
+// Rows of 4-byte steps: two bf16 or one float32 each.
+struct Rows {
+  const std::byte* data;
+  int64_t stride_bytes;
+  const int32_t* index;  // row m is at index[m] strides; nullptr: at m
+};
+
+// A packed matrix as the kernels see it; see PackedLayout.
+struct Weight {
+  const std::byte* data;
+  int64_t n;        // outputs of a chunk
+  int64_t k_steps;  // steps of a chunk
+  int64_t k_bytes;  // bytes of a chunk in a row of the input
+  int64_t chunks;   // of outputs or of inputs
+  int64_t panels;   // of a chunk
+};
+
+struct MatmulOut {
+  Weight weight;
+  const float* bias;  // or nullptr
+  float* out;
+  int64_t out_stride;
+};
+
+struct MatmulArgs {
+  bool is_bf16;
+  Rows x;
+  int64_t m;
+  const MatmulOut* targets;
+  int64_t num_targets;
+};
+
+struct ExpertArgs {
+  bool is_bf16;
+  const std::byte* x;
+  int64_t x_stride_bytes;
+  Weight weight;                    // of every expert; its data is not used
+  const std::byte* const* experts;  // [E]
+  int64_t num_rows;                 // when offsets is nullptr
+  const int32_t* offsets;           // [E + 1] or nullptr: one expert takes all rows
+  const int32_t* active;            // [E + 1]: how many, then which; or nullptr
+  const int32_t* tokens;            // [rows] or nullptr: row = token
+  const float* gate_weights;        // [rows] or nullptr: 1
+  void* out;                        // gated: activations [rows, I]; order-free: int64 sums [T, N + 1]
+  int64_t out_stride;               // in elements
+};
+
+struct RowArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t columns;
+  void* out;
+  int64_t out_stride;
+  bool out_is_bf16;
+};
+
+struct NormArgs {
+  RowArgs rows;
+  const float* weight;
+  float eps;
+  // Only for norm_rope: the heads of a row, each of head_dim columns, and the table [T, head_dim].
+  int64_t head_dim;
+  const float* cos_sin;
+  int64_t cos_sin_stride;
+};
+
+struct AttentionArgs {
+  bool is_bf16;
+  int64_t num_heads, num_kv_heads, head_dim;
+  int64_t key_bytes, value_bytes;  // of one head in one block
+  std::byte* cache;
+  const int32_t* chunks;  // [num_chunks, ChunkColumn::count], dense
+  int64_t num_chunks;
+  int64_t longest_chunk;
+  const int32_t* block_tables;
+  // append: k and v; attend: q and out.
+  const std::byte* q_or_k;
+  int64_t q_or_k_stride_bytes;
+  const float* v;
+  int64_t v_stride;
+  void* out;
+  int64_t out_stride;
+};
+
+struct CpuKernels {
+  void (*matmul)(ThreadPool&, const MatmulArgs&);
+  void (*gated_matmul)(ThreadPool&, const ExpertArgs&);
+  void (*order_free_matmul)(ThreadPool&, const ExpertArgs&);
+  void (*rms_norm)(ThreadPool&, const NormArgs&);
+  void (*norm_rope)(ThreadPool&, const NormArgs&);
+  void (*append_kv)(ThreadPool&, const AttentionArgs&);
+  void (*attention)(ThreadPool&, const AttentionArgs&);
+};
+
+const CpuKernels& kernels_for(InstructionSet isa);
+
+}  // namespace chorale::cpu

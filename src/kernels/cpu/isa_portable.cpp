@@ -1,0 +1,3 @@
+// The CPU kernels for this instruction set; CMake gives this file its compiler flags.
+#define CHORALE_ISA isa_portable
+#include "kernels/cpu/all.inl"

@@ -1,0 +1,65 @@
+// matmul.h on the CPU. A task is a block of panels of one target times a block of rows.
+
+// Rows per task: enough tiles to reuse the panels while they are in the second-level cache.
+constexpr int64_t kMatmulRows = 96;
+
+template <typename Step>
+void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int64_t panel_block,
+                 int64_t row_block) {
+  const cpu::Weight& w = target.weight;
+  const int64_t blocks_per_chunk = (w.panels + kTilePanels - 1) / kTilePanels;
+  const int64_t chunk = panel_block / blocks_per_chunk;
+  const int64_t first_panel = panel_block % blocks_per_chunk * kTilePanels;
+  const int64_t panel_bytes = w.k_steps * kStepBytes;
+  const Panels panels{w.data + (chunk * w.panels + first_panel) * panel_bytes, panel_bytes, w.k_steps};
+  const int64_t begin = row_block * kMatmulRows;
+  const int64_t end = smaller(args.m, begin + kMatmulRows);
+  const int64_t count = smaller(kTilePanels, w.panels - first_panel);
+
+  panel_loop<Step>(args.x, begin, end, panels, count, [&](int64_t p) {
+    const int64_t lane = (first_panel + p) * 16;  // of the chunk
+    const int64_t column = chunk * w.n + lane;    // of the output
+    return [&target, column, left = w.n - lane](int64_t m, const auto& acc) {
+      float* out = target.out + m * target.out_stride + column;
+      constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kPanels; ++j) {
+        const int64_t n = smaller(16, left - 16 * j);
+        Vec value = acc[j];
+        if (target.bias != nullptr) {
+          float bias[16] = {};
+          for (int64_t i = 0; i < n; ++i) bias[i] = target.bias[column + 16 * j + i];
+          value = add(value, load(bias));
+        }
+        if (n == 16)
+          store(out + 16 * j, value);
+        else
+          store_first(out + 16 * j, value, n);
+      }
+    };
+  });
+}
+
+inline int64_t matmul_panel_blocks(const cpu::Weight& w) {
+  return w.chunks * ((w.panels + kTilePanels - 1) / kTilePanels);
+}
+
+void matmul(ThreadPool& pool, const cpu::MatmulArgs& args) {
+  const int64_t row_blocks = (args.m + kMatmulRows - 1) / kMatmulRows;
+  int64_t tasks = 0;
+  for (int64_t t = 0; t < args.num_targets; ++t)
+    tasks += matmul_panel_blocks(args.targets[t].weight) * row_blocks;
+  pool.parallel(tasks, [&](int64_t task) {
+    int64_t t = 0;
+    for (;; ++t) {
+      const int64_t of_target = matmul_panel_blocks(args.targets[t].weight) * row_blocks;
+      if (task < of_target) break;
+      task -= of_target;
+    }
+    const cpu::MatmulOut& target = args.targets[t];
+    if (args.is_bf16)
+      matmul_task<Bf16Step>(target, args, task / row_blocks, task % row_blocks);
+    else
+      matmul_task<F32Step>(target, args, task / row_blocks, task % row_blocks);
+  });
+}

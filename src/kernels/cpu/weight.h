@@ -1,0 +1,32 @@
+// From packed matrices and tensors to the raw arguments of the CPU kernels.
+#pragma once
+
+#include "base/tensor.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/packed_matrix.h"
+
+namespace chorale::cpu {
+
+inline Weight to_weight(const PackedLayout& layout, const std::byte* data) {
+  return {.data = data,
+          .n = layout.chunk_n(),
+          .k_steps = layout.chunk_k_steps(),
+          .k_bytes = layout.chunk_k() * static_cast<int64_t>(size_of(layout.dtype)),
+          .chunks = layout.n_chunks * layout.k_chunks,
+          .panels = layout.panels_per_chunk()};
+}
+
+// The memory of bf16 or float32 activations, and the distance of two rows.
+inline const std::byte* bytes_of(const Tensor& t) {
+  return t.dtype() == DType::bf16 ? reinterpret_cast<const std::byte*>(t.data<bf16>())
+                                  : reinterpret_cast<const std::byte*>(t.data<float>());
+}
+inline std::byte* mutable_bytes_of(const Tensor& t) {
+  return t.dtype() == DType::bf16 ? reinterpret_cast<std::byte*>(t.data<bf16>())
+                                  : reinterpret_cast<std::byte*>(t.data<float>());
+}
+inline int64_t stride_bytes(const Tensor& t) {
+  return t.row_stride() * static_cast<int64_t>(size_of(t.dtype()));
+}
+
+}  // namespace chorale::cpu

@@ -1,0 +1,66 @@
+#include "kernels/expert_matmul.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/weight.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+namespace {
+
+void check_rows(const ExpertMatrices& experts, const ExpertRows& rows) {
+  const auto num_experts = static_cast<int64_t>(experts.data.size());
+  if (rows.all_tokens()) {
+    CHORALE_CHECK(num_experts == 1, "{} experts without rows", num_experts);
+    return;
+  }
+  check_matrix(rows.offsets, DType::i32, 1, num_experts + 1, "offsets");
+  check_matrix(rows.active, DType::i32, 1, num_experts + 1, "active");
+}
+
+cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
+  const bool sorted = !rows.all_tokens();
+  return {.is_bf16 = x.dtype() == DType::bf16,
+          .x = cpu::bytes_of(x),
+          .x_stride_bytes = cpu::stride_bytes(x),
+          .weight = cpu::to_weight(experts.layout, nullptr),
+          .experts = experts.data.data(),
+          .num_rows = x.rows(),
+          .offsets = sorted ? rows.offsets.data<int32_t>() : nullptr,
+          .active = sorted ? rows.active.data<int32_t>() : nullptr,
+          .tokens = sorted ? rows.tokens.data<int32_t>() : nullptr,
+          .gate_weights = sorted ? rows.weights.data<float>() : nullptr,
+          .out = nullptr,
+          .out_stride = 0};
+}
+
+}  // namespace
+
+void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,
+                  const ExpertRows& rows, const Tensor& out) {
+  const PackedLayout& layout = gate_up.layout;
+  CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1 && layout.k == x.columns() &&
+                layout.dtype == x.dtype());
+  CHORALE_CHECK(out.dtype() == x.dtype() && out.columns() == layout.n);
+  check_rows(gate_up, rows);
+  if (x.empty()) return;
+  cpu::ExpertArgs args = to_args(x, gate_up, rows);
+  args.out = cpu::mutable_bytes_of(out);
+  args.out_stride = out.row_stride();
+  cpu::kernels_for(stream.instruction_set()).gated_matmul(stream.pool(), args);
+}
+
+void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                       const ExpertRows& rows, const Tensor& sums) {
+  const PackedLayout& layout = down.layout;
+  CHORALE_CHECK(!layout.fused_pair && layout.n_chunks == 1 && layout.k == x.columns() &&
+                layout.dtype == x.dtype());
+  CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
+  check_rows(down, rows);
+  if (x.empty()) return;
+  cpu::ExpertArgs args = to_args(x, down, rows);
+  args.out = sums.data<int64_t>();
+  args.out_stride = sums.row_stride();
+  cpu::kernels_for(stream.instruction_set()).order_free_matmul(stream.pool(), args);
+}
+
+}  // namespace chorale

@@ -1,0 +1,40 @@
+// Matrix products of the experts: rows are grouped by expert, and each group is multiplied by its expert's
+// matrix. A dense layer is the case of one expert that takes every row.
+#pragma once
+
+#include <span>
+
+#include "base/stream.h"
+#include "base/tensor.h"
+#include "kernels/packed_matrix.h"
+
+namespace chorale {
+
+// One matrix per expert held here, all of one shape; `data[e]` is where expert e's begins. Two may be the
+// same matrix.
+struct ExpertMatrices {
+  PackedLayout layout;
+  std::span<const std::byte* const> data;  // [E]
+};
+
+// The (token, expert) pairs of a step, sorted by expert and within an expert by token. Default-constructed:
+// one expert takes all tokens with weight 1.
+struct ExpertRows {
+  Tensor offsets;  // int32 [1, E + 1]: rows of expert e are [offsets[e], offsets[e + 1])
+  Tensor active;   // int32 [1, E + 1]: the number of experts that have rows, then their indices, ascending
+  Tensor tokens;   // int32 [1, T * k]: the token of each row
+  Tensor weights;  // float32 [1, T * k]: its gate weight
+  bool all_tokens() const { return offsets.empty(); }
+};
+
+// out[row] = silu(x[token] * gate^T) * (x[token] * up^T). x: activations [T, H]; gate_up: a fused pair [I, H]
+// per expert; out: activations [T * k, I].
+void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,
+                  const ExpertRows& rows, const Tensor& out);
+
+// sums[token] += fixed(weight * (x[row] * W_chunk^T)) for every canonical chunk of K: the order-free product
+// (see fixed_point.h). x: activations [T * k, K]; down: a matrix [N, K] per expert; sums: int64 [T, N + 1].
+void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                       const ExpertRows& rows, const Tensor& sums);
+
+}  // namespace chorale

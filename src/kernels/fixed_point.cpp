@@ -1,0 +1,19 @@
+#include "kernels/fixed_point.h"
+
+#include "kernels/cpu/plain_kernels.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+
+void clear_sums(const Stream& stream, const Tensor& sums) {
+  CHORALE_CHECK(sums.dtype() == DType::i64);
+  cpu::clear_sums(stream.pool(), sums);
+}
+
+void add_sums(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual) {
+  check_matrix(sums, DType::i64, residual.rows(), residual.columns() + 1, "sums");
+  if (!bias.empty()) check_vector(bias, DType::f32, residual.columns(), "bias");
+  cpu::add_sums(stream.pool(), sums, bias, residual);
+}
+
+}  // namespace chorale

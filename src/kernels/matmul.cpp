@@ -1,0 +1,37 @@
+#include "kernels/matmul.h"
+
+#include <array>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/weight.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+
+void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget> targets) {
+  std::array<cpu::MatmulOut, kMaxMatmulTargets> outs;
+  CHORALE_CHECK(!targets.empty() && targets.size() <= outs.size(), "{} targets", targets.size());
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const MatmulTarget& t = targets[i];
+    const PackedLayout& layout = t.weight.layout;
+    CHORALE_CHECK(
+        layout.dtype == x.dtype() && layout.k == x.columns() && layout.k_chunks == 1 && !layout.fused_pair,
+        "{} [{}, {}] in {} chunks for {} [{}, {}]", name_of(layout.dtype), layout.n, layout.k,
+        layout.k_chunks, name_of(x.dtype()), x.rows(), x.columns());
+    check_matrix(t.out, DType::f32, x.rows(), layout.n, "out");
+    if (!t.bias.empty()) check_vector(t.bias, DType::f32, layout.n, "bias");
+    outs[i] = {.weight = cpu::to_weight(layout, t.weight.data),
+               .bias = t.bias.empty() ? nullptr : t.bias.data<float>(),
+               .out = t.out.data<float>(),
+               .out_stride = t.out.row_stride()};
+  }
+  if (x.empty()) return;
+  const cpu::MatmulArgs args{.is_bf16 = x.dtype() == DType::bf16,
+                             .x = {cpu::bytes_of(x), cpu::stride_bytes(x), nullptr},
+                             .m = x.rows(),
+                             .targets = outs.data(),
+                             .num_targets = static_cast<int64_t>(targets.size())};
+  cpu::kernels_for(stream.instruction_set()).matmul(stream.pool(), args);
+}
+
+}  // namespace chorale

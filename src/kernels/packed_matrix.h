@@ -1,0 +1,84 @@
+// A weight matrix [N, K] packed for matrix products in which every SIMD lane is one output and K runs in
+// order.
+//
+// The outputs are cut into n_chunks equal ranges or the inputs into k_chunks equal ranges (never both), which
+// are the canonical chunks of the sharding plan; a tensor-parallel rank's shard is a contiguous range of the
+// packed bytes. Within a chunk, outputs are grouped into panels of kPanelWidth, the last one filled up with
+// zeros:
+//
+//   bf16     [chunk][panel][K/2][16][2]   two neighbouring inputs of one output side by side; odd K is padded
+//   float32  [chunk][panel][K][16]
+//
+// where K is the chunk's own number of inputs. A fused gate/up matrix alternates one panel of each
+// (`fused_pair`).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#include "base/dtype.h"
+#include "kernels/shapes.h"
+
+namespace chorale {
+
+// Shape of a packed matrix; pure arithmetic.
+struct PackedLayout {
+  DType dtype = DType::bf16;  // bf16 or f32
+  int64_t n = 0;              // outputs; of gate alone when fused_pair
+  int64_t k = 0;              // inputs
+  int64_t n_chunks = 1;
+  int64_t k_chunks = 1;
+  bool fused_pair = false;  // gate and up: panels alternate, twice as many
+
+  int64_t chunk_n() const { return n / n_chunks; }
+  int64_t chunk_k() const { return k / k_chunks; }
+  // K steps of a panel: pairs for bf16, single inputs for f32.
+  int64_t chunk_k_steps() const { return dtype == DType::bf16 ? (chunk_k() + 1) / 2 : chunk_k(); }
+  int64_t panels_per_chunk() const {
+    return (chunk_n() + kPanelWidth - 1) / kPanelWidth * (fused_pair ? 2 : 1);
+  }
+  // Bytes of one panel, and from the start of the matrix to panel `panel` of chunk `chunk` (of either kind).
+  int64_t panel_bytes() const { return chunk_k_steps() * kPanelWidth * 4; }
+  int64_t panel_offset(int64_t chunk, int64_t panel) const {
+    return (chunk * panels_per_chunk() + panel) * panel_bytes();
+  }
+  int64_t bytes() const { return n_chunks * k_chunks * panels_per_chunk() * panel_bytes(); }
+};
+
+// A borrowed packed matrix.
+struct PackedMatrix {
+  PackedLayout layout;
+  const std::byte* data = nullptr;
+};
+
+// The outputs, or inputs, of `count` canonical chunks from `first` on: a tensor-parallel rank's shard. Moves
+// no bytes.
+PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count);
+
+// A matrix [rows, columns] as it lies in a file: row-major, tightly packed, possibly unaligned.
+struct SourceMatrix {
+  const std::byte* data = nullptr;
+  DType dtype = DType::bf16;  // bf16, f16 or f32
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+
+// Packs one chunk of source [N, K] into the matrix that begins at `target`: converts to its dtype, rounding
+// to nearest even where that narrows. For a fused pair, `half` 0 is gate and 1 is up; otherwise it is 0.
+// Returns how many source elements are NaN. Call it for every chunk, from any thread: chunks do not overlap.
+int64_t pack_chunk(const SourceMatrix& source, const PackedLayout& layout, std::byte* target, int64_t chunk,
+                   int half = 0);
+
+// The same from elements that are made or converted as they are needed: read(row, column, count, out) writes
+// `count` elements of the matrix's dtype to `out`, and returns how many are NaN.
+using ElementReader = std::function<int64_t(int64_t row, int64_t column, int64_t count, std::byte* out)>;
+int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
+                   int half = 0);
+
+// Converts `count` elements from a file's dtype (bf16, f16 or f32) to bf16 or f32 storage; returns how many
+// are NaN.
+int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte* target, DType target_dtype,
+                         int64_t count);
+
+}  // namespace chorale

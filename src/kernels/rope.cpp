@@ -1,0 +1,41 @@
+#include "kernels/rope.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/weight.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+
+void rope_table(const Stream& stream, const Tensor& positions, const Tensor& frequencies, float scale,
+                const Tensor& cos_sin) {
+  check_matrix(positions, DType::i32, 1, cos_sin.rows(), "positions");
+  check_vector(frequencies, DType::f32, cos_sin.columns() / 2, "frequencies");
+  CHORALE_CHECK(cos_sin.dtype() == DType::f32 && cos_sin.columns() % 2 == 0);
+  cpu::rope_table(stream.pool(), positions, frequencies, scale, cos_sin);
+}
+
+void norm_rope(const Stream& stream, const Tensor& x, const Tensor& weight, float eps, const Tensor& cos_sin,
+               const Tensor& out) {
+  const int64_t head_dim = cos_sin.columns();
+  check_vector(weight, DType::f32, head_dim, "weight");
+  check_matrix(cos_sin, DType::f32, x.rows(), head_dim, "cos_sin");
+  CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()) && x.columns() % head_dim == 0);
+  check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
+  if (x.empty()) return;
+  const cpu::NormArgs args{.rows = {.x = x.data<float>(),
+                                    .x_stride = x.row_stride(),
+                                    .rows = x.rows(),
+                                    .columns = x.columns(),
+                                    .out = cpu::mutable_bytes_of(out),
+                                    .out_stride = out.row_stride(),
+                                    .out_is_bf16 = out.dtype() == DType::bf16},
+                           .weight = weight.data<float>(),
+                           .eps = eps,
+                           .head_dim = head_dim,
+                           .cos_sin = cos_sin.data<float>(),
+                           .cos_sin_stride = cos_sin.row_stride()};
+  cpu::kernels_for(stream.instruction_set()).norm_rope(stream.pool(), args);
+}
+
+}  // namespace chorale

@@ -1,0 +1,27 @@
+#include "kernels/route.h"
+
+#include "kernels/cpu/plain_kernels.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+
+void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptions& options,
+                    const ChosenExperts& chosen) {
+  CHORALE_CHECK(logits.dtype() == DType::f32 && options.top_k >= 1 && options.top_k <= logits.columns(),
+                "top {} of {} experts", options.top_k, logits.columns());
+  check_matrix(chosen.experts, DType::i32, logits.rows(), options.top_k, "chosen experts");
+  check_matrix(chosen.weights, DType::f32, logits.rows(), options.top_k, "chosen weights");
+  cpu::choose_experts(stream.pool(), logits, options, chosen);
+}
+
+void sort_by_expert(const Stream&, const ChosenExperts& chosen, const ExpertRows& rows) {
+  const int64_t pairs = chosen.experts.size();
+  check_matrix(chosen.weights, DType::f32, chosen.experts.rows(), chosen.experts.columns(), "chosen weights");
+  check_vector(rows.offsets, DType::i32, 1, "offsets");
+  check_matrix(rows.active, DType::i32, 1, rows.offsets.columns(), "active");
+  check_vector(rows.tokens, DType::i32, pairs, "tokens");
+  check_vector(rows.weights, DType::f32, pairs, "weights");
+  cpu::sort_by_expert(chosen, rows);
+}
+
+}  // namespace chorale

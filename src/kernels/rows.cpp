@@ -1,0 +1,43 @@
+#include "kernels/rows.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/weight.h"
+#include "kernels/tensor_checks.h"
+
+namespace chorale {
+
+void embed(const Stream& stream, const Tensor& ids, const Tensor& table, const Tensor& out) {
+  check_matrix(ids, DType::i32, 1, out.rows(), "ids");
+  CHORALE_CHECK(is_activation(table.dtype()) && out.dtype() == DType::f32 &&
+                table.columns() == out.columns());
+  cpu::embed(stream.pool(), ids, table, out);
+}
+
+void gather_rows(const Stream& stream, const Tensor& rows, const Tensor& x, const Tensor& out) {
+  check_matrix(rows, DType::i32, 1, out.rows(), "rows");
+  CHORALE_CHECK(x.dtype() == DType::f32 && out.dtype() == DType::f32 && x.columns() == out.columns());
+  cpu::gather_rows(stream.pool(), rows, x, out);
+}
+
+void rms_norm(const Stream& stream, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  check_vector(weight, DType::f32, x.columns(), "weight");
+  CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()));
+  check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
+  if (x.empty()) return;
+  const cpu::NormArgs args{.rows = {.x = x.data<float>(),
+                                    .x_stride = x.row_stride(),
+                                    .rows = x.rows(),
+                                    .columns = x.columns(),
+                                    .out = cpu::mutable_bytes_of(out),
+                                    .out_stride = out.row_stride(),
+                                    .out_is_bf16 = out.dtype() == DType::bf16},
+                           .weight = weight.data<float>(),
+                           .eps = eps,
+                           .head_dim = 0,
+                           .cos_sin = nullptr,
+                           .cos_sin_stride = 0};
+  cpu::kernels_for(stream.instruction_set()).rms_norm(stream.pool(), args);
+}
+
+}  // namespace chorale

@@ -1,0 +1,65 @@
+#include "model/step_inputs.h"
+
+#include <algorithm>
+
+namespace chorale::model {
+namespace {
+
+size_t vector_bytes(int64_t n) {
+  return Arena::footprint(static_cast<size_t>(n) * sizeof(int32_t));
+}
+
+Tensor take_vector(Arena& arena, int64_t n) {
+  return Tensor(arena.take(static_cast<size_t>(n) * sizeof(int32_t)).data(), DType::i32, 1, n, n);
+}
+
+// The first n entries, filled from the host.
+Tensor copy_to(const Tensor& target, std::span<const int32_t> source) {
+  const auto n = static_cast<int64_t>(source.size());
+  CHORALE_CHECK(n <= target.columns(), "{} entries, room for {}", n, target.columns());
+  std::copy(source.begin(), source.end(), target.data<int32_t>());
+  return target.first_columns(n);
+}
+
+}  // namespace
+
+StepBuffers::StepBuffers(const StepLimits& limits)
+    : arena_(bytes(limits)),
+      token_ids_(take_vector(arena_, limits.max_tokens)),
+      positions_(take_vector(arena_, limits.max_tokens)),
+      logits_rows_(take_vector(arena_, limits.max_logits_rows)),
+      chunks_(take_vector(arena_, limits.max_chunks * ChunkColumn::count)),
+      block_tables_(take_vector(arena_, limits.max_table_blocks)) {}
+
+size_t StepBuffers::bytes(const StepLimits& limits) {
+  return 2 * vector_bytes(limits.max_tokens) + vector_bytes(limits.max_logits_rows) +
+         vector_bytes(limits.max_chunks * ChunkColumn::count) + vector_bytes(limits.max_table_blocks);
+}
+
+StepInputs StepBuffers::upload(const HostStep& step) {
+  StepInputs in;
+  in.token_ids = copy_to(token_ids_, step.token_ids);
+  in.logits_rows = copy_to(logits_rows_, step.logits_tokens);
+  in.batch.block_tables = copy_to(block_tables_, step.block_tables);
+  in.positions = positions_.first_columns(in.num_tokens());
+
+  const auto num_chunks = static_cast<int64_t>(step.chunks.size());
+  CHORALE_CHECK(num_chunks * ChunkColumn::count <= chunks_.columns(), "{} chunks", num_chunks);
+  int32_t* row = chunks_.data<int32_t>();
+  for (const HostChunk& chunk : step.chunks) {
+    row[ChunkColumn::first_token] = static_cast<int32_t>(chunk.first_token);
+    row[ChunkColumn::num_tokens] = static_cast<int32_t>(chunk.num_tokens);
+    row[ChunkColumn::first_position] = static_cast<int32_t>(chunk.first_position);
+    row[ChunkColumn::first_block] = static_cast<int32_t>(chunk.first_block);
+    row += ChunkColumn::count;
+    for (int64_t i = 0; i < chunk.num_tokens; ++i) {
+      positions_.data<int32_t>()[chunk.first_token + i] = static_cast<int32_t>(chunk.first_position + i);
+    }
+    in.batch.longest_chunk = std::max(in.batch.longest_chunk, chunk.num_tokens);
+  }
+  in.batch.chunks =
+      Tensor(chunks_.data<int32_t>(), DType::i32, num_chunks, ChunkColumn::count, ChunkColumn::count);
+  return in;
+}
+
+}  // namespace chorale::model

@@ -1,0 +1,247 @@
+#include "model/weight_loader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <set>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "kernels/packed_matrix.h"
+
+namespace chorale::model {
+namespace {
+
+constexpr int64_t kRowsPerTask = 4096;  // of the embedding
+
+// The part of a slot that one task fills: a chunk of a packed matrix, or a range of rows.
+struct LoadTask {
+  const WeightSlot* slot = nullptr;
+  int64_t unit = 0;
+  int64_t num_units = 1;
+};
+
+int64_t units_of(const WeightSlot& slot) {
+  switch (slot.form) {
+    case WeightSlot::Form::vector:
+      return 1;
+    case WeightSlot::Form::rows:
+      return (slot.shape[0] + kRowsPerTask - 1) / kRowsPerTask;
+    case WeightSlot::Form::packed:
+      return slot.layout.n_chunks * slot.layout.k_chunks;
+  }
+  return 1;
+}
+
+int64_t elements_of(const WeightSlot& slot) {
+  int64_t n = 1;
+  for (const int64_t size : slot.shape) n *= size;
+  return n;
+}
+
+// Fills the part from a reader of elements; returns how many are NaN.
+int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementReader& read) {
+  const WeightSlot& slot = *task.slot;
+  std::byte* target = base + slot.offset;
+  switch (slot.form) {
+    case WeightSlot::Form::vector:
+      return read(0, 0, slot.shape[0], target);
+    case WeightSlot::Form::rows: {
+      const int64_t columns = slot.shape[1];
+      const int64_t end = std::min(slot.shape[0], (task.unit + 1) * kRowsPerTask);
+      int64_t nans = 0;
+      for (int64_t row = task.unit * kRowsPerTask; row < end; ++row) {
+        nans += read(row, 0, columns, target + row * columns * static_cast<int64_t>(size_of(dtype)));
+      }
+      return nans;
+    }
+    case WeightSlot::Form::packed:
+      return pack_chunk(read, slot.layout, target, task.unit, slot.half);
+  }
+  return 0;
+}
+
+DType target_dtype(const WeightSlot& slot, DType dtype) {
+  return slot.form == WeightSlot::Form::vector ? DType::f32 : dtype;
+}
+
+std::vector<LoadTask> make_tasks(const std::vector<const WeightSlot*>& slots) {
+  std::vector<LoadTask> tasks;
+  for (const WeightSlot* slot : slots) {
+    const int64_t units = units_of(*slot);
+    for (int64_t unit = 0; unit < units; ++unit) tasks.push_back({slot, unit, units});
+  }
+  return tasks;
+}
+
+// Bytes of the source that count for the task, so that a slot's tasks add up to the whole.
+uint64_t share(uint64_t bytes, const LoadTask& task) {
+  const auto n = static_cast<uint64_t>(task.num_units);
+  return bytes / n + (task.unit == 0 ? bytes % n : 0);
+}
+
+bool is_supported(DType dtype) {
+  return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32;
+}
+
+// Tensors that a checkpoint may have although the model does not read them.
+bool may_be_ignored(std::string_view name, const io::ModelConfig& config) {
+  if (name.ends_with(".rotary_emb.inv_freq")) return true;  // written by old versions of transformers
+  return config.tie_word_embeddings && name == "lm_head.weight";
+}
+
+std::string describe_shape(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+}  // namespace
+
+void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& config) {
+  const WeightPlan plan = plan_weights(config, DType::bf16);
+  const std::string path = checkpoint.path().string();
+  std::set<std::string_view> expected;
+  for (const WeightSlot& slot : plan.slots) {
+    expected.insert(slot.name);
+    const io::TensorEntry* tensor = checkpoint.find(slot.name);
+    if (tensor == nullptr) {
+      throw_error("{}: tensor \"{}\": expected with shape {}, found none", path, slot.name,
+                  describe_shape(slot.shape));
+    }
+    if (tensor->shape != slot.shape) {
+      throw_error("{}: tensor \"{}\" in {}: expected shape {} as config.json says, found {}", path, slot.name,
+                  tensor->file, describe_shape(slot.shape), describe_shape(tensor->shape));
+    }
+    if (!is_supported(tensor->dtype)) {
+      throw_error("{}: tensor \"{}\" in {}: expected bfloat16, float16 or float32, found {}", path, slot.name,
+                  tensor->file, name_of(tensor->dtype));
+    }
+  }
+  for (const io::TensorEntry& tensor : checkpoint.tensors()) {
+    if (expected.contains(tensor.name) || may_be_ignored(tensor.name, config)) continue;
+    throw_error("{}: tensor \"{}\" in {}: not part of the model that config.json describes", path,
+                tensor.name, tensor.file);
+  }
+}
+
+uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan) {
+  uint64_t bytes = 0;
+  for (const WeightSlot& slot : plan.slots) bytes += checkpoint.find(slot.name)->bytes.size();
+  return bytes;
+}
+
+std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const WeightPlan& plan,
+                                      std::byte* base, ThreadPool& pool, ProgressBar& progress) {
+  // In the order of the files, which is how disks like to be read.
+  std::vector<const WeightSlot*> slots;
+  for (const WeightSlot& slot : plan.slots) slots.push_back(&slot);
+  std::stable_sort(slots.begin(), slots.end(), [&](const WeightSlot* a, const WeightSlot* b) {
+    return checkpoint.find(a->name) < checkpoint.find(b->name);  // entries of one table
+  });
+  const std::vector<LoadTask> tasks = make_tasks(slots);
+
+  std::vector<std::atomic<int64_t>> tasks_left(checkpoint.tensors().size());
+  std::vector<std::atomic<int64_t>> nans(checkpoint.tensors().size());
+  const auto index_of = [&](const io::TensorEntry* tensor) {
+    return static_cast<size_t>(tensor - checkpoint.tensors().data());
+  };
+  for (const LoadTask& task : tasks) ++tasks_left[index_of(checkpoint.find(task.slot->name))];
+
+  pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const LoadTask& task = tasks[static_cast<size_t>(i)];
+    const io::TensorEntry& tensor = *checkpoint.find(task.slot->name);
+    const DType dtype = target_dtype(*task.slot, plan.dtype);
+    const auto element = static_cast<int64_t>(size_of(tensor.dtype));
+    const int64_t columns = task.slot->shape.back();
+    const auto read = [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
+      return convert_elements(tensor.bytes.data() + (row * columns + column) * element, tensor.dtype, out,
+                              dtype, count);
+    };
+    nans[index_of(&tensor)] += fill(task, plan.dtype, base, read);
+    progress.add(share(tensor.bytes.size(), task));
+    if (--tasks_left[index_of(&tensor)] == 0) checkpoint.release(tensor);
+  });
+
+  std::vector<std::string> names;
+  for (const io::TensorEntry& tensor : checkpoint.tensors()) {
+    if (nans[index_of(&tensor)] > 0) names.push_back(tensor.name);
+  }
+  return names;
+}
+
+namespace {
+
+// Eight values of 16 random bits come from one call of the generator.
+constexpr int64_t kValuesPerBlock = 8;
+constexpr float kRange = 0.0346410F;  // sqrt(3) * 0.02: the bound of a uniform distribution of that deviation
+
+uint32_t hash_name(std::string_view name) {  // FNV-1a
+  uint32_t hash = 2166136261U;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  return hash;
+}
+
+class RandomTensor {
+ public:
+  RandomTensor(uint64_t seed, const WeightSlot& slot)
+      : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
+        name_hash_(hash_name(slot.name)),
+        columns_(slot.shape.back()),
+        is_norm_(slot.name.ends_with("norm.weight")) {}
+
+  // Elements of a row as bf16 or float32. The values are rounded to bf16 in both, so that the two modes
+  // compute the same model.
+  template <typename Element>
+  void read(int64_t row, int64_t column, int64_t count, Element* out) const {
+    int64_t i = row * columns_ + column;
+    const int64_t end = i + count;
+    while (i < end) {
+      const auto block = static_cast<uint64_t>(i / kValuesPerBlock);
+      const auto bits =
+          philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), name_hash_, 0}, key_);
+      for (int64_t lane = i % kValuesPerBlock; lane < kValuesPerBlock && i < end; ++lane, ++i) {
+        const uint32_t half = (bits[static_cast<size_t>(lane / 2)] >> (lane % 2 * 16)) & 0xFFFFU;
+        const float value = (static_cast<float>(half) - 32767.5F) / 32767.5F * kRange;
+        const bf16 rounded = to_bf16(is_norm_ ? 1.0F + value : value);
+        if constexpr (std::is_same_v<Element, bf16>)
+          *out++ = rounded;
+        else
+          *out++ = to_float(rounded);
+      }
+    }
+  }
+
+ private:
+  PhiloxKey key_;
+  uint32_t name_hash_;
+  int64_t columns_;
+  bool is_norm_;
+};
+
+}  // namespace
+
+void fill_random_weights(const WeightPlan& plan, uint64_t seed, std::byte* base, ThreadPool& pool,
+                         ProgressBar& progress) {
+  std::vector<const WeightSlot*> slots;
+  for (const WeightSlot& slot : plan.slots) slots.push_back(&slot);
+  const std::vector<LoadTask> tasks = make_tasks(slots);
+  pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const LoadTask& task = tasks[static_cast<size_t>(i)];
+    const RandomTensor tensor(seed, *task.slot);
+    const DType dtype = target_dtype(*task.slot, plan.dtype);
+    fill(task, plan.dtype, base, [&](int64_t row, int64_t column, int64_t count, std::byte* out) -> int64_t {
+      if (dtype == DType::bf16)
+        tensor.read(row, column, count, reinterpret_cast<bf16*>(out));
+      else
+        tensor.read(row, column, count, reinterpret_cast<float*>(out));
+      return 0;
+    });
+    progress.add(share(static_cast<uint64_t>(elements_of(*task.slot)) * size_of(dtype), task));
+  });
+}
+
+}  // namespace chorale::model

@@ -1,0 +1,74 @@
+// The weights of a model in the form that the layers use, and the plan from which they are loaded.
+//
+// All weights live in one buffer. A plan is made from the configuration alone: which tensors a checkpoint
+// must have, their shapes, and where in the buffer each goes, packed as kernels/packed_matrix.h says and cut
+// as the sharding plan says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/tensor.h"
+#include "io/model_config.h"
+#include "kernels/expert_matmul.h"
+#include "kernels/packed_matrix.h"
+
+namespace chorale::model {
+
+struct AttentionWeights {
+  PackedMatrix q_proj;                    // [Q * D, H]
+  PackedMatrix k_proj;                    // [KV * D, H]
+  PackedMatrix v_proj;                    // [KV * D, H]
+  PackedMatrix o_proj;                    // [H, Q * D]
+  Tensor q_bias, k_bias, v_bias, o_bias;  // float32 [1, N]; empty without attention_bias
+  Tensor q_norm, k_norm;                  // float32 [1, D]
+};
+
+// A dense layer is a layer of one expert without a router.
+struct FeedForwardWeights {
+  PackedMatrix router;                          // [E, H]; without data for a dense layer
+  PackedLayout gate_up_layout;                  // fused pair [I, H]
+  PackedLayout down_layout;                     // [H, I]
+  std::vector<const std::byte*> gate_up, down;  // [E]
+  bool is_sparse() const { return router.layout.n > 0; }
+};
+
+struct LayerWeights {
+  Tensor input_norm;           // float32 [1, H]
+  Tensor post_attention_norm;  // float32 [1, H]
+  AttentionWeights attention;
+  FeedForwardWeights feed_forward;
+};
+
+struct ModelWeights {
+  Tensor embed_tokens;  // bf16 or float32 [V, H]
+  std::vector<LayerWeights> layers;
+  Tensor norm;           // float32 [1, H]
+  PackedMatrix lm_head;  // [V, H]
+};
+
+// One tensor of the checkpoint and its place. A tensor may have two places (tied embeddings).
+struct WeightSlot {
+  enum class Form { vector, rows, packed };
+  std::string name;
+  std::vector<int64_t> shape;
+  Form form = Form::packed;
+  PackedLayout layout;  // of `packed`
+  int half = 0;         // of a fused pair: 0 gate, 1 up
+  size_t offset = 0;    // of the vector, the table or the whole packed matrix in the buffer
+};
+
+struct WeightPlan {
+  DType dtype = DType::bf16;  // of matrices and activations: bf16 or f32
+  std::vector<WeightSlot> slots;
+  size_t bytes = 0;
+};
+
+WeightPlan plan_weights(const io::ModelConfig& config, DType dtype);
+
+// The weights that lie in a buffer as planned. `base` must outlive the result.
+ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, std::byte* base);
+
+}  // namespace chorale::model

@@ -1,0 +1,174 @@
+#include "ceilings.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <string>
+
+#include <fmt/format.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace chorale::bench {
+namespace {
+
+constexpr size_t kBufferBytes = size_t{3} << 30;
+constexpr size_t kPieceBytes = size_t{1} << 20;
+constexpr int kPasses = 3;
+constexpr int64_t kRounds = 4'000'000;
+constexpr int kChains = 20;  // more independent sums than an instruction has cycles of latency
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::atomic<uint64_t> sink;  // keeps the work from being optimised away
+
+uint64_t sum_words(const std::byte* data, size_t bytes) {
+  const auto* words = reinterpret_cast<const uint64_t*>(data);
+  std::array<uint64_t, 8> sums{};
+  for (size_t i = 0; i < bytes / 8; i += 8) {
+    for (size_t lane = 0; lane < 8; ++lane) sums[lane] += words[i + lane];
+  }
+  uint64_t sum = 0;
+  for (const uint64_t s : sums) sum += s;
+  return sum;
+}
+
+#if defined(__x86_64__)
+// Chains that begin with values the compiler does not know stay apart.
+__attribute__((target("avx512f"))) inline __m512 opaque_zero() {
+  __m512 zero = _mm512_setzero_ps();
+  asm volatile("" : "+v"(zero));
+  return zero;
+}
+
+__attribute__((target("avx512f,avx512bf16"))) double run_bf16() {
+  __m512 acc[kChains];
+  for (__m512& a : acc) a = opaque_zero();
+  const __m512i bits = _mm512_set1_epi32(0x3C003C00);
+  const auto pair = reinterpret_cast<__m512bh>(bits);
+  for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 20
+    for (auto& a : acc) a = _mm512_dpbf16_ps(a, pair, pair);
+  }
+  __m512 sum = _mm512_setzero_ps();
+  for (const auto& a : acc) sum = _mm512_add_ps(sum, a);
+  sink += static_cast<uint64_t>(_mm512_cvtss_f32(sum));
+  return 16.0 * 2 * 2 * kChains;
+}
+
+__attribute__((target("avx512f"))) double run_avx512() {
+  __m512 acc[kChains];
+  for (__m512& a : acc) a = opaque_zero();
+  const __m512 one = _mm512_set1_ps(1e-6F);
+  for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 20
+    for (auto& a : acc) a = _mm512_fmadd_ps(one, one, a);
+  }
+  __m512 sum = _mm512_setzero_ps();
+  for (const auto& a : acc) sum = _mm512_add_ps(sum, a);
+  sink += static_cast<uint64_t>(_mm512_cvtss_f32(sum));
+  return 16.0 * 2 * kChains;
+}
+
+__attribute__((target("avx2,fma"))) double run_avx2() {
+  constexpr int kAvx2Chains = 12;
+  __m256 acc[kAvx2Chains];
+  for (__m256& a : acc) {
+    a = _mm256_setzero_ps();
+    asm volatile("" : "+x"(a));
+  }
+  const __m256 one = _mm256_set1_ps(1e-6F);
+  for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 12
+    for (auto& a : acc) a = _mm256_fmadd_ps(one, one, a);
+  }
+  __m256 sum = _mm256_setzero_ps();
+  for (const auto& a : acc) sum = _mm256_add_ps(sum, a);
+  sink += static_cast<uint64_t>(_mm256_cvtss_f32(sum));
+  return 8.0 * 2 * kAvx2Chains;
+}
+#endif
+
+// Without named instructions: what the compiler makes of it.
+double run_portable() {
+  std::array<float, 64> acc{};
+  float factor = 1e-6F;
+  asm volatile("" : "+x"(factor));
+  for (int64_t i = 0; i < kRounds; ++i) {
+    for (float& a : acc) a = a * factor + factor;
+  }
+  for (const float a : acc) sink += static_cast<uint64_t>(a);
+  return 64.0 * 2;
+}
+
+double operations_per_round(InstructionSet isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case InstructionSet::avx512_bf16:
+      return run_bf16();
+    case InstructionSet::avx512:
+      return run_avx512();
+    case InstructionSet::avx2:
+      return run_avx2();
+#endif
+    default:
+      return run_portable();
+  }
+}
+
+}  // namespace
+
+ReadBandwidth::ReadBandwidth() : buffer_(kBufferBytes) {
+  for (size_t i = 0; i < kBufferBytes; i += 4096)
+    buffer_.data()[i] = std::byte{1};  // pages of its own, not the zero page
+}
+
+double ReadBandwidth::measure(ThreadPool& pool) const {
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const auto start = Clock::now();
+    pool.parallel(static_cast<int64_t>(kBufferBytes / kPieceBytes), [&](int64_t i) {
+      sink += sum_words(buffer_.data() + static_cast<size_t>(i) * kPieceBytes, kPieceBytes);
+    });
+    best = std::max(best, static_cast<double>(kBufferBytes) / seconds_since(start));
+  }
+  return best;
+}
+
+double peak_operations(ThreadPool& pool, InstructionSet isa) {
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    double operations = 0;
+    const auto start = Clock::now();
+    pool.parallel(pool.size(), [&](int64_t thread) {
+      const double of_round = operations_per_round(isa);
+      if (thread == 0) operations = of_round;
+    });
+    best = std::max(best, operations * static_cast<double>(kRounds) * pool.size() / seconds_since(start));
+  }
+  return best;
+}
+
+std::string machine_name(int threads) {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::string line;
+  std::string name = "unknown processor";
+  while (std::getline(cpuinfo, line)) {
+    if (line.starts_with("model name")) {
+      name = line.substr(line.find(':') + 2);
+      break;
+    }
+  }
+  return fmt::format("{}, {} threads", name, threads);
+}
+
+}  // namespace chorale::bench

@@ -1,0 +1,91 @@
+#include "engine/memory_plan.h"
+
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "engine/model_runner.h"
+
+namespace chorale::engine {
+namespace {
+
+io::ModelConfig qwen3_30b() {
+  io::ModelConfig c;
+  c.vocab_size = 151936;
+  c.hidden_size = 2048;
+  c.num_hidden_layers = 48;
+  c.num_attention_heads = 32;
+  c.num_key_value_heads = 4;
+  c.head_dim = 128;
+  c.moe_intermediate_size = 768;
+  c.num_experts = 128;
+  c.num_experts_per_tok = 8;
+  c.max_position_embeddings = 40960;
+  return c;
+}
+
+std::string error_of(const io::ModelConfig& config, const LoadOptions& options, uint64_t available) {
+  try {
+    plan_memory(config, DType::bf16, options, available);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(MemoryPlan, Qwen3_30BTakesWhatItsParametersSay) {
+  LoadOptions options;
+  options.max_total_tokens = 1000;
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30);
+  EXPECT_NEAR(static_cast<double>(plan.weights), 61.06e9, 0.05e9);  // 30.5 G parameters of 2 bytes
+  EXPECT_EQ(plan.kv_tokens, 1024);                                  // whole blocks
+  EXPECT_EQ(plan.kv_cache, 1024U * 48 * 2 * 4 * 128 * 2);
+  EXPECT_EQ(plan.context_length, 40960);
+}
+
+TEST(MemoryPlan, TheCacheTakesItsPartOfWhatIsFree) {
+  LoadOptions options;
+  options.mem_fraction = 0.5;
+  const uint64_t available = uint64_t{70} << 30;
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, options, available);
+  EXPECT_EQ(plan.kv_tokens % kBlockTokens, 0);
+  const auto free = static_cast<double>(available - plan.weights - plan.activations);
+  EXPECT_NEAR(static_cast<double>(plan.kv_cache), 0.5 * free, 4e6);
+}
+
+TEST(MemoryPlan, TheCacheIsNoLargerThanTheRequestsCanFill) {
+  LoadOptions options;
+  options.max_running_requests = 2;
+  options.context_length = 100;
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{200} << 30);
+  EXPECT_EQ(plan.kv_tokens, 2 * 128);
+}
+
+TEST(MemoryPlan, AModelThatCannotFitIsRefusedWithTheFigures) {
+  EXPECT_NE(error_of(qwen3_30b(), {}, uint64_t{24} << 30).find("does not fit"), std::string::npos);
+  LoadOptions options;
+  options.max_total_tokens = 10'000'000;
+  EXPECT_NE(error_of(qwen3_30b(), options, uint64_t{100} << 30).find("--max-total-tokens"),
+            std::string::npos);
+}
+
+TEST(MemoryPlan, AContextBeyondTheModelsIsRefused) {
+  LoadOptions options;
+  options.context_length = 40961;
+  const std::string text = error_of(qwen3_30b(), options, uint64_t{100} << 30);
+  EXPECT_NE(text.find("--context-length"), std::string::npos);
+  EXPECT_NE(text.find("40960"), std::string::npos);
+}
+
+TEST(MemoryPlan, TheTableHasARowForEveryUse) {
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, {}, uint64_t{80} << 30);
+  std::string text;
+  for (const std::string& line : plan.table()) text += line + "\n";
+  for (const char* what : {"weights", "KV cache", "activations", "free"}) {
+    EXPECT_NE(text.find(what), std::string::npos) << text;
+  }
+}
+
+}  // namespace
+}  // namespace chorale::engine

@@ -1,0 +1,204 @@
+// The numerics contract on the bundled model: whatever else the engine does in a step, a request's logits are
+// the same bits. Log probabilities are a function of a whole row of logits, so where rows are not at hand
+// those are compared.
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "engine/engine.h"
+#include "engine/loaded_model.h"
+#include "unit/engine/recorder.h"
+
+namespace chorale::engine {
+namespace {
+
+constexpr int64_t kRequests = 64;
+
+LoadOptions load_options(const std::string& dtype, int threads) {
+  LoadOptions o;
+  o.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+  o.dtype = dtype;
+  o.threads = threads;
+  o.max_total_tokens = 16384;
+  o.max_running_requests = kRequests;
+  o.max_logits_rows = 256;
+  o.chunked_prefill_size = 512;
+  o.show_progress = false;
+  return o;
+}
+
+EngineOptions engine_options(const LoadedModel& model) {
+  EngineOptions o;
+  o.max_total_tokens = model.max_total_tokens();
+  o.max_context_len = model.max_context_len();
+  o.max_running_requests = kRequests;
+  o.max_logits_rows = 256;
+  o.eos_token_ids = model.eos_token_ids();
+  return o;
+}
+
+// Prompts of 1 to 150 tokens, half of them beginning with one of three long prefixes, sampled in many ways.
+std::vector<GenerationRequest> random_requests() {
+  std::mt19937_64 random(42);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
+  std::vector<GenerationRequest> requests;
+  for (int64_t i = 0; i < kRequests; ++i) {
+    GenerationRequest r;
+    r.id = fmt::format("r{}", i);
+    if (below(2) == 0) {
+      const int64_t prefix = below(3);
+      for (int64_t t = 0; t < 70; ++t)
+        r.prompt_ids.push_back(static_cast<int32_t>((t * t + 91 * prefix) % 4064));
+    }
+    const int64_t own = 1 + below(80);
+    for (int64_t t = 0; t < own; ++t) r.prompt_ids.push_back(static_cast<int32_t>(below(4064)));
+    r.sampling.max_new_tokens = 4 + below(44);
+    r.sampling.temperature = below(3) == 0 ? 0.0 : 0.7 + static_cast<double>(below(6)) / 10;
+    if (below(3) == 0) r.sampling.top_p = 0.9;
+    if (below(3) == 0) r.sampling.top_k = 40;
+    if (below(4) == 0) r.sampling.repetition_penalty = 1.1;
+    r.sampling.seed = random();
+    r.sampling.ignore_eos = below(2) == 0;
+    r.num_top_logprobs = 5;
+    r.prompt_logprobs_start = below(2) == 0 ? 0 : -1;
+    requests.push_back(std::move(r));
+  }
+  return requests;
+}
+
+using Answers = std::map<std::string, Answer>;
+
+struct Outcome {
+  Answers answers;
+  EngineStats stats;
+};
+
+// All requests at once.
+Outcome run_together(LoadedModel& model, const EngineOptions& options,
+                 const std::vector<GenerationRequest>& requests, int rounds = 1) {
+  Recorder recorder;
+  Engine engine(model.runner(), options);
+  Outcome run;
+  for (int round = 0; round < rounds; ++round) {
+    for (const GenerationRequest& r : requests) {
+      EXPECT_FALSE(engine.submit(r, recorder.listener(r.id)).has_value());
+    }
+    for (const GenerationRequest& r : requests) run.answers[r.id] = recorder.wait(r.id).answer;
+  }
+  EXPECT_TRUE(engine.wait_idle(60));
+  run.stats = engine.stats();
+  return run;
+}
+
+Answers run_alone(LoadedModel& model, EngineOptions options, const std::vector<GenerationRequest>& requests) {
+  options.enable_prefix_cache = false;
+  Recorder recorder;
+  Engine engine(model.runner(), options);
+  Answers answers;
+  for (const GenerationRequest& r : requests) {
+    EXPECT_FALSE(engine.submit(r, recorder.listener(r.id)).has_value());
+    answers[r.id] = recorder.wait(r.id).answer;
+  }
+  return answers;
+}
+
+void expect_all_same(const Answers& actual, const Answers& expected, const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [id, answer] : expected) expect_same(actual.at(id), answer, what + ", " + id);
+}
+
+class Numerics : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(DTypes, Numerics, testing::Values("bfloat16", "float32"),
+                         [](const auto& type) { return std::string(type.param); });
+
+TEST_P(Numerics, SixtyFourRequestsAnswerAsEachDoesAlone) {
+  const std::vector<GenerationRequest> requests = random_requests();
+  LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
+  const Answers alone = run_alone(model, engine_options(model), requests);
+
+  EngineOptions options = engine_options(model);
+  options.enable_prefix_cache = false;
+  expect_all_same(run_together(model, options, requests).answers, alone, "in one batch");
+
+  for (const int64_t chunk : {5, 200}) {
+    options.chunked_prefill_size = chunk;
+    expect_all_same(run_together(model, options, requests).answers, alone,
+                    fmt::format("chunks of {}", chunk));
+  }
+
+  // The second round finds every prompt in the cache.
+  const Outcome cached = run_together(model, engine_options(model), requests, 2);
+  EXPECT_GT(cached.stats.cached_tokens, 1000U);
+  expect_all_same(cached.answers, alone, "from the prefix cache");
+
+  // A cache that holds a few of the requests makes most of them give up their place at times.
+  options = engine_options(model);
+  options.max_total_tokens = 320;
+  const Outcome preempted = run_together(model, options, requests);
+  EXPECT_GT(preempted.stats.preemptions, 5U);
+  expect_all_same(preempted.answers, alone, "after preemption");
+
+  for (const int threads : {1, 3}) {
+    LoadedModel other = LoadedModel::load(load_options(GetParam(), threads));
+    expect_all_same(run_together(other, engine_options(other), requests).answers, alone,
+                    fmt::format("{} threads", threads));
+  }
+}
+
+// The same without sampling between: rows of logits, compared as bytes.
+TEST_P(Numerics, RowsOfLogitsAreTheSameBytesInAnyStep) {
+  LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
+  const auto vocab = static_cast<size_t>(model.config().vocab_size);
+  std::vector<int32_t> ids;
+  for (int32_t t = 0; t < 90; ++t) ids.push_back((t * 131 + 7) % 4064);
+
+  // Sequence s of a step owns the blocks from 8 s on, so the same tokens can stand in several places at once.
+  const auto add_chunk = [&](StepPlan& plan, int64_t s, int64_t first, int64_t count) {
+    SequenceChunk chunk{plan.num_tokens(), count, first, static_cast<int64_t>(plan.block_tables.size()), 8};
+    for (int64_t t = 0; t < count; ++t) {
+      plan.logits_tokens.push_back(static_cast<int32_t>(plan.num_tokens()));
+      plan.token_ids.push_back(ids[static_cast<size_t>(first + t)]);
+    }
+    for (int64_t b = 0; b < 8; ++b) plan.block_tables.push_back(static_cast<int32_t>(8 * s + b));
+    plan.chunks.push_back(chunk);
+  };
+  StepPlan whole;
+  add_chunk(whole, 0, 0, 90);
+  const std::span<const float> rows = model.runner().run(whole);
+  const std::vector<float> expected(rows.begin(), rows.end());
+
+  // Three copies of the sequence that are at different places of it.
+  const std::vector<std::vector<int64_t>> ends{{40, 41, 90}, {1, 33, 64, 90}, {64, 65, 66, 90}};
+  std::vector<int64_t> done(ends.size(), 0);
+  for (size_t step = 0; step < 4; ++step) {
+    StepPlan plan;
+    std::vector<int64_t> starts;
+    for (size_t s = 0; s < ends.size(); ++s) {
+      starts.push_back(done[s]);
+      if (step >= ends[s].size()) continue;
+      add_chunk(plan, static_cast<int64_t>(s) + 1, done[s], ends[s][step] - done[s]);
+      done[s] = ends[s][step];
+    }
+    const std::span<const float> mixed = model.runner().run(plan);
+    size_t row = 0;
+    for (size_t s = 0; s < ends.size(); ++s) {
+      for (int64_t position = starts[s]; position < done[s]; ++position, ++row) {
+        EXPECT_EQ(
+            std::memcmp(&mixed[row * vocab], &expected[static_cast<size_t>(position) * vocab], vocab * 4), 0)
+            << "sequence " << s << " position " << position;
+      }
+    }
+    EXPECT_EQ(row * vocab, mixed.size());
+  }
+}
+
+}  // namespace
+}  // namespace chorale::engine

@@ -1,0 +1,92 @@
+// A model built from the layers below the engine, for tests of the forward pass.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "base/instruction_set.h"
+#include "base/progress_bar.h"
+#include "base/stream.h"
+#include "base/thread_pool.h"
+#include "io/checkpoint.h"
+#include "io/model_config.h"
+#include "model/kv_cache.h"
+#include "model/qwen3_moe.h"
+#include "model/step_inputs.h"
+#include "model/weight_loader.h"
+#include "model/weights.h"
+
+namespace chorale::model {
+
+inline std::filesystem::path bundled_model() {
+  return std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+}
+
+struct Loaded {
+  static constexpr int64_t kBlocks = 32;
+  static constexpr int64_t kTokens = 768;
+
+  Loaded(io::ModelConfig c, DType dtype, const io::Checkpoint* checkpoint, int threads = 2)
+      : config(std::move(c)),
+        plan(plan_weights(config, dtype)),
+        pool(threads),
+        weights(plan.bytes),
+        inputs({.max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens}),
+        cache(config, dtype, kBlocks) {
+    ProgressBar progress("", plan.bytes, false);
+    if (checkpoint != nullptr) {
+      nan_tensors = load_weights(*checkpoint, plan, weights.data(), pool, progress);
+    } else {
+      fill_random_weights(plan, 7, weights.data(), pool, progress);
+    }
+    model = std::make_unique<Qwen3MoeModel>(
+        config, bind_weights(config, dtype, weights.data()),
+        StepLimits{
+            .max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens});
+  }
+
+  // The bundled model.
+  static Loaded bundled(DType dtype) {
+    const io::Checkpoint checkpoint = io::Checkpoint::open(bundled_model());
+    return Loaded(io::load_model_config(bundled_model()), dtype, &checkpoint);
+  }
+
+  // The logits of all tokens of one sequence, run in chunks.
+  std::vector<float> logits(std::span<const int32_t> ids, int64_t chunk_size,
+                            StepObserver* observer = nullptr) {
+    std::vector<int32_t> table(kBlocks);
+    std::iota(table.begin(), table.end(), 0);
+    std::vector<float> all;
+    const auto total = static_cast<int64_t>(ids.size());
+    for (int64_t first = 0; first < total; first += chunk_size) {
+      const int64_t count = std::min(chunk_size, total - first);
+      std::vector<int32_t> wanted(static_cast<size_t>(count));
+      std::iota(wanted.begin(), wanted.end(), 0);
+      const HostChunk chunk{.first_token = 0, .num_tokens = count, .first_position = first, .first_block = 0};
+      const StepInputs in =
+          inputs.upload({.token_ids = ids.subspan(static_cast<size_t>(first), wanted.size()),
+                         .chunks = {&chunk, 1},
+                         .block_tables = table,
+                         .logits_tokens = wanted});
+      const Tensor rows =
+          model->forward(Stream(pool, available_instruction_sets().back()), in, cache, observer);
+      all.insert(all.end(), rows.data<float>(), rows.data<float>() + rows.size());
+    }
+    return all;
+  }
+
+  io::ModelConfig config;
+  WeightPlan plan;
+  ThreadPool pool;
+  Buffer weights;
+  StepBuffers inputs;
+  KvCache cache;
+  std::vector<std::string> nan_tensors;
+  std::unique_ptr<Qwen3MoeModel> model;
+};
+
+}  // namespace chorale::model

@@ -27,7 +27,8 @@ run_ctest() {  # extra ctest arguments; GoogleTest writes one XML report per bin
     --output-junit "$results/ctest.xml" --parallel "$(nproc)" "$@"
 }
 
-scripts/setup.sh "$([[ $what == unit ]] && echo run || echo test)" || die "the set-up failed"
+scripts/setup.sh test || die "the set-up failed"
+scripts/fetch_qwen3_tokenizer.sh || die "the Qwen3 tokenizer could not be fetched"  # the unit tests of text read it
 make --no-print-directory build || die "the build failed"
 cmake --build "$build" || die "the build of the tests failed"
 
@@ -40,7 +41,6 @@ case $what in
     ;;
   all)
     make_venv || die "the Python packages of tests/e2e/requirements.txt could not be installed"
-    scripts/fetch_qwen3_tokenizer.sh || die "the Qwen3 tokenizer could not be fetched"
     run_ctest
     .venv/bin/python -m pytest -q tests/cli --junitxml "$results/cli.xml" -o junit_family=xunit2
     CHORALE_JUNIT="$results/e2e.xml" scripts/e2e.sh

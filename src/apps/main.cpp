@@ -89,6 +89,21 @@ std::string serve_flags(const CLI::App& serve) {
          "\nchorale COMMAND --help shows the flags of each command.";
 }
 
+// In the order in which CLI11 takes them: the last one first. It would give "--name=" the next argument as
+// its value, where the empty text is meant.
+std::vector<std::string> reversed_arguments(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    const bool is_empty = argument.starts_with("--") && argument.find('=') == argument.size() - 1;
+    if (is_empty) argument.pop_back();
+    arguments.push_back(std::move(argument));
+    if (is_empty) arguments.emplace_back();
+  }
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
+}
+
 int run(int argc, char** argv) {
   CLI::App root("Chorale: an inference server for the Qwen3-MoE family", "chorale");
   root.set_version_flag("--version", std::string("chorale ") + CHORALE_VERSION);
@@ -99,7 +114,7 @@ int run(int argc, char** argv) {
   root.footer([&] { return serve_flags(*commands.front().app); });
 
   try {
-    root.parse(argc, argv);
+    root.parse(reversed_arguments(argc, argv));
   } catch (const CLI::Success& success) {  // --help, --version
     return root.exit(success);
   } catch (const CLI::ParseError& error) {

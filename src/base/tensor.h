@@ -71,6 +71,9 @@ class Tensor {
     return view;
   }
 
+  // The memory, of whatever type.
+  std::byte* bytes() const { return data_; }
+
   // For kernels: the typed memory. The type must be the tensor's.
   template <typename T>
   T* data() const {

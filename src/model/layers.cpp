@@ -18,7 +18,7 @@ void RowParallelLinear::forward_add(const Stream& stream, const Tensor& x, const
                                     const Tensor& residual) const {
   clear_sums(stream, sums);
   order_free_matmul(stream, x, {layout_, {&data_, 1}}, {}, sums);
-  group_.all_reduce_sum(stream, sums);
+  group_.all_reduce_sum(stream, sums, comm::Purpose::attention);
   add_sums(stream, sums, bias_, residual);
 }
 
@@ -83,7 +83,7 @@ void FeedForward::forward_add(const Stream& stream, const Tensor& x, const Works
   gated_matmul(stream, x, gate_up_, rows, inner_rows);
   clear_sums(stream, sums);
   order_free_matmul(stream, inner_rows, down_, rows, sums);
-  group_.all_reduce_sum(stream, sums);
+  group_.all_reduce_sum(stream, sums, comm::Purpose::attention);
   add_sums(stream, sums, {}, residual);
 }
 

@@ -13,8 +13,8 @@ const MAX_INDENT: usize = 256;
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`
 pub fn tojson(state: &State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
-    let args = args.into_values();
     type Arguments = (Option<Value>, Option<Value>, Option<Value>, Option<Value>, Kwargs);
+    let args = args.into_values();
     let (ensure_ascii, indent, separators, sort_keys, kwargs): Arguments = from_args(&args)?;
     let argument = |positional: Option<Value>, name: &str| -> Result<Option<Value>, Error> {
         let value = match positional {

@@ -1,0 +1,51 @@
+# The front door: `make run` and `make test` set up what is missing, build, and go.
+
+MODEL ?= models/tales-moe
+PORT ?= 30000
+ARGS ?=
+
+.PHONY: help setup build run test unit format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run      build a release and serve MODEL on 127.0.0.1:PORT; Ctrl-C ends it'
+	@echo '              MODEL=DIR (models/tales-moe)  PORT=N (30000)  ARGS="more flags of chorale serve"'
+	@echo 'make build    build the release: build/chorale'
+	@echo 'make test     build, then run every test'
+	@echo 'make unit     build, then run the unit tests alone'
+	@echo 'make bench    build, then run the benchmarks'
+	@echo 'make format   format all C++ and Rust sources'
+	@echo 'make clean    remove what was built'
+
+setup:
+	@scripts/setup.sh run
+
+build-release/build.ninja:
+	@cmake --preset release
+
+# build/ is a link to the release folder.
+build: setup
+	@$(MAKE) --no-print-directory build-release/build.ninja
+	@if [ -d build ] && [ ! -L build ]; then echo 'build/ is a folder, not a link to build-release/; move it away' >&2; exit 1; fi
+	@ln -sfn build-release build
+	@cmake --build build-release --target chorale
+
+run: build
+	@exec scripts/foreground.sh build/chorale serve --model-path '$(MODEL)' --host 127.0.0.1 --port '$(PORT)' $(ARGS)
+
+test:
+	@scripts/test.sh
+
+unit:
+	@scripts/test.sh unit
+
+bench: build
+	@cmake --build build-release
+	@set -e; for bench in build-release/*_bench; do echo "== $$bench"; "$$bench"; done
+
+format:
+	@scripts/format.sh
+
+clean:
+	rm -rf build-release build-debug build-asan build-tsan build-fuzz crates/target
+	@if [ -L build ]; then rm build; fi

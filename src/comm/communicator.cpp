@@ -1,0 +1,156 @@
+#include "comm/communicator.h"
+
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "base/error.h"
+
+namespace chorale::comm {
+namespace {
+
+// The rows of a tensor as one piece of memory. Rows lie at equal distances, so what pads them travels along.
+std::span<std::byte> bytes_of(const Tensor& t, int64_t rows) {
+  const auto bytes = static_cast<size_t>(rows * t.row_stride()) * size_of(t.dtype());
+  return {t.bytes(), rows == 0 ? 0 : bytes};
+}
+
+std::span<int64_t> values_of(const Tensor& t, int64_t rows) {
+  CHORALE_CHECK(t.dtype() == DType::i64, "sums of {}", name_of(t.dtype()));
+  if (rows == 0) return {};
+  return {t.data<int64_t>(), static_cast<size_t>(rows * t.row_stride())};
+}
+
+void check_alike(const Tensor& a, const Tensor& b) {
+  CHORALE_CHECK(a.dtype() == b.dtype() && a.columns() == b.columns() && a.row_stride() == b.row_stride(),
+                "{} [., {}] by {} and {} [., {}] by {}", name_of(a.dtype()), a.columns(), a.row_stride(),
+                name_of(b.dtype()), b.columns(), b.row_stride());
+}
+
+int64_t total(std::span<const int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+void copy_rows(const Tensor& from, const Tensor& to, int64_t rows) {
+  const std::span<std::byte> source = bytes_of(from, rows);
+  if (!source.empty()) std::memmove(to.bytes(), source.data(), source.size());
+}
+
+// Sizes of the ranks' parts for transports, which know no rows. Groups are small, so the stack has room.
+class Sizes {
+ public:
+  Sizes(std::span<const int64_t> rows_of, int64_t row_size) : count_(rows_of.size()) {
+    CHORALE_CHECK(count_ <= kMaxRanks, "{} ranks; at most {} are supported", count_, kMaxRanks);
+    for (size_t r = 0; r < count_; ++r) sizes_[r] = rows_of[r] * row_size;
+  }
+  explicit Sizes(size_t count) : count_(count) { CHORALE_CHECK(count_ <= kMaxRanks); }
+  std::span<int64_t> span() { return {sizes_, count_}; }
+  int64_t operator[](size_t r) const { return sizes_[r]; }
+
+ private:
+  int64_t sizes_[kMaxRanks];
+  size_t count_;
+};
+
+int64_t row_bytes(const Tensor& t) {
+  return t.row_stride() * static_cast<int64_t>(size_of(t.dtype()));
+}
+
+}  // namespace
+
+std::string_view name_of(Purpose purpose) {
+  switch (purpose) {
+    case Purpose::attention:
+      return "attention";
+    case Purpose::dispatch:
+      return "dispatch";
+    case Purpose::combine:
+      return "combine";
+    case Purpose::logits:
+      return "logits";
+    case Purpose::control:
+      return "control";
+  }
+  return "?";
+}
+
+Communicator Communicator::split(int color, int key) const {
+  if (size() == 1) return {};
+  auto part = transport_->split(color, key);
+  return part->size() == 1 ? Communicator() : Communicator(std::move(part), traffic_);
+}
+
+void Communicator::count(Purpose purpose, int64_t bytes) const {
+  if (traffic_ == nullptr) return;
+  traffic_->bytes[static_cast<size_t>(purpose)] += static_cast<uint64_t>(bytes);
+  ++traffic_->operations[static_cast<size_t>(purpose)];
+}
+
+void Communicator::barrier(const Stream&) const {
+  if (size() > 1) transport_->barrier();
+}
+
+void Communicator::broadcast(const Stream&, std::span<std::byte> data, int root, Purpose purpose) const {
+  if (size() == 1) return;
+  transport_->broadcast(data, root);
+  count(purpose, rank() == root ? static_cast<int64_t>(data.size()) * (size() - 1) : 0);
+}
+
+void Communicator::all_reduce_sum(const Stream&, const Tensor& sums, Purpose purpose) const {
+  if (size() == 1) return;
+  const std::span<int64_t> values = values_of(sums, sums.rows());
+  transport_->all_reduce_sum(values);
+  count(purpose, 2 * static_cast<int64_t>(values.size_bytes()) * (size() - 1) / size());
+}
+
+void Communicator::reduce_scatter_sum(const Stream&, const Tensor& sums, std::span<const int64_t> rows_of,
+                                      const Tensor& mine, Purpose purpose) const {
+  check_alike(sums, mine);
+  const auto me = static_cast<size_t>(rank());
+  if (size() == 1) return copy_rows(sums, mine, rows_of[me]);
+  Sizes sizes(rows_of, sums.row_stride());
+  const std::span<int64_t> values = values_of(sums, total(rows_of));
+  transport_->reduce_scatter_sum(values, sizes.span(), values_of(mine, rows_of[me]));
+  count(purpose, static_cast<int64_t>(values.size_bytes()) - rows_of[me] * row_bytes(sums));
+}
+
+void Communicator::all_gather_rows(const Stream&, const Tensor& mine, std::span<const int64_t> rows_of,
+                                   const Tensor& all, Purpose purpose) const {
+  check_alike(mine, all);
+  const auto me = static_cast<size_t>(rank());
+  if (size() == 1) return copy_rows(mine, all, rows_of[me]);
+  Sizes sizes(rows_of, row_bytes(mine));
+  transport_->all_gather(bytes_of(mine, rows_of[me]), sizes.span(), bytes_of(all, total(rows_of)));
+  count(purpose, sizes[me] * (size() - 1));
+}
+
+void Communicator::gather_rows(const Stream&, const Tensor& mine, std::span<const int64_t> rows_of, const Tensor& all,
+                               int root, Purpose purpose) const {
+  const auto me = static_cast<size_t>(rank());
+  if (size() == 1) return copy_rows(mine, all, rows_of[me]);
+  const bool is_root = rank() == root;
+  if (is_root) check_alike(mine, all);
+  Sizes sizes(rows_of, row_bytes(mine));
+  transport_->gather(bytes_of(mine, rows_of[me]), sizes.span(),
+                     is_root ? bytes_of(all, total(rows_of)) : std::span<std::byte>{}, root);
+  count(purpose, is_root ? 0 : sizes[me]);
+}
+
+int64_t Communicator::all_to_all_rows(const Stream&, const Tensor& send, std::span<const int64_t> sent_rows,
+                                      const Tensor& receive, std::span<int64_t> received_rows, Purpose purpose) const {
+  check_alike(send, receive);
+  const auto me = static_cast<size_t>(rank());
+  if (size() == 1) {
+    copy_rows(send, receive, sent_rows[0]);
+    return received_rows[0] = sent_rows[0];
+  }
+  Sizes sent(sent_rows, row_bytes(send));
+  Sizes received(sent_rows.size());
+  transport_->all_to_all(bytes_of(send, total(sent_rows)), sent.span(), bytes_of(receive, receive.rows()),
+                         received.span());
+  for (size_t r = 0; r < received_rows.size(); ++r) received_rows[r] = received[r] / row_bytes(send);
+  count(purpose, (total(sent_rows) - sent_rows[me]) * row_bytes(send));
+  return total(received_rows);
+}
+
+}  // namespace chorale::comm

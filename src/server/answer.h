@@ -1,0 +1,134 @@
+// The answer to one HTTP request that generates text: runs its engine requests and tells the client, in the
+// format of the endpoint, as a whole or as a stream.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "server/http.h"
+#include "server/json_body.h"
+#include "server/live_requests.h"
+#include "server/metrics.h"
+#include "server/text_generation.h"
+
+namespace chorale::server {
+
+// A validated engine request and how its tokens become text.
+struct PlannedChoice {
+  engine::GenerationRequest request;
+  TextOptions text;
+  int64_t prompt_index = 0;  // choices with the same index share one prompt
+  std::string prompt_text;   // for formats that repeat the prompt
+  int64_t prompt_characters =
+      0;  // of the prompt's tokens, for formats that tell where each token's text starts
+  bool discard_output = false;  // the client asked for no token, the engine makes at least one
+};
+
+// One choice as far as it has come.
+struct ChoiceState {
+  int64_t index = 0;  // within the answer
+  PlannedChoice plan;
+  std::string text;
+  std::vector<int32_t> token_ids;
+  std::vector<engine::TokenLogprobs> logprobs;
+  std::vector<int64_t> text_offsets;
+  std::vector<engine::TokenLogprobs> prompt_logprobs;
+  engine::FinishReason finish = engine::FinishReason::none;
+  std::optional<int32_t> matched_stop_token;
+  std::optional<std::string> matched_stop_string;
+  int64_t num_prompt_tokens = 0;
+  int64_t num_completion_tokens = 0;
+  int64_t num_cached_tokens = 0;
+  double seconds = 0;     // from arrival to the latest event
+  bool told_any = false;  // for streams: a piece was told before
+};
+
+// An endpoint's way of writing its answers.
+class AnswerFormat {
+ public:
+  using Sink = std::function<void(const Json&)>;  // one message of the stream
+
+  virtual ~AnswerFormat() = default;
+  virtual Json whole(const std::vector<ChoiceState>& choices) const = 0;
+  // Messages of a stream: before the first token, after each piece (which the choice includes already), at
+  // the end.
+  virtual void open(size_t num_choices, const Sink& sink) const = 0;
+  virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) const = 0;
+  virtual void close(const std::vector<ChoiceState>& choices, const Sink& sink) const = 0;
+  // Whether each message of a choice contains all before it, so that a slow client may be spared some of
+  // them.
+  virtual bool cumulative() const { return false; }
+};
+
+// What one HTTP request asks for, validated and tokenized.
+struct AnswerPlan {
+  std::vector<PlannedChoice> choices;
+  std::unique_ptr<AnswerFormat> format;
+  bool stream = false;
+};
+
+// What answers need from their server; outlives them.
+struct AnswerServices {
+  engine::Engine& engine;
+  const text::Tokenizer& tokenizer;
+  Metrics& metrics;
+  LiveRequests& live;
+};
+
+// All functions run on the exchange's strand.
+class Answer : public std::enable_shared_from_this<Answer> {
+ public:
+  // Hands the requests to the engine, and returns: the answer goes to the exchange as it comes. Throws
+  // BadRequest, with nothing left in the engine, when the engine refuses one of them.
+  static void start(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Running {
+    ChoiceState state;
+    TextGeneration generation;
+    Clock::time_point last_token;
+  };
+
+  // What the engine has of a choice. The ticket comes first, to end last: once it has, the server may be
+  // destroyed, and with it what the exchange needs.
+  struct Listener {
+    std::shared_ptr<LiveRequests::Ticket> ticket;
+    std::shared_ptr<Answer> answer;
+    size_t choice;
+
+    void operator()(engine::GenerationEvent event) const;
+  };
+
+  Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange);
+  void submit(size_t choice);
+  void on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time);
+  void observe(Running& running, const TextPiece& piece, Clock::time_point time);
+  void tell(Running& running, TextPiece piece);
+  void finish();
+  void fail(const RequestError& error);
+  // Ends what still runs; the answer has no use for it.
+  void abort_all();
+  AnswerFormat::Sink sink() const;
+
+  AnswerServices services_;
+  std::unique_ptr<AnswerFormat> format_;
+  bool stream_;
+  std::shared_ptr<Exchange> exchange_;
+  std::vector<Running> running_;
+  size_t num_unfinished_;
+  Clock::time_point arrival_;
+  bool over_ = false;
+};
+
+// The error object of all endpoints: {"error": {"message", "type", "param", "code"}}.
+Json error_json(const RequestError& error);
+HttpResponse error_response(const RequestError& error);
+
+}  // namespace chorale::server

@@ -1,0 +1,169 @@
+#include "server/api.h"
+
+#include <algorithm>
+#include <charconv>
+#include <ctime>
+#include <filesystem>
+#include <random>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "server/bad_request.h"
+#include "server/chat_endpoint.h"
+#include "server/completions_endpoint.h"
+#include "server/generate_endpoint.h"
+
+namespace chorale::server {
+namespace {
+
+constexpr std::string_view kModels = "/v1/models";
+
+std::string served_name(const ServerOptions& options, const ServerModel& model) {
+  if (!options.served_model_name.empty()) return options.served_model_name;
+  std::filesystem::path path(model.model_path);
+  if (!path.has_filename()) path = path.parent_path();  // "models/x/"
+  const std::string name = path.filename().string();
+  return name.empty() || name == "." || name == ".." ? "chorale" : name;
+}
+
+std::string random_hex() {
+  std::random_device device;
+  return fmt::format("{:08x}{:08x}", device(), device());
+}
+
+bool generates(std::string_view path) {
+  return path == "/v1/chat/completions" || path == "/v1/completions" || path == "/generate";
+}
+
+bool is_page(std::string_view path) {
+  return path == "/health" || path == "/metrics" || path == kModels || path.starts_with("/v1/models/");
+}
+
+// The bytes that %XX stand for in a path. What is not of that form stays as it is.
+std::string percent_decoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned int byte = 0;
+    const char* end = text.data() + std::min(i + 3, text.size());
+    if (text[i] == '%' && std::from_chars(text.data() + i + 1, end, byte, 16).ptr == text.data() + i + 3) {
+      out += static_cast<char>(byte);
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+HttpResponse method_refused(const HttpRequest& request, std::string_view allowed) {
+  HttpResponse response = error_response(
+      {405, fmt::format("{} takes {}, not {}", request.path, allowed, quote(request.method)), ""});
+  response.headers.emplace_back("Allow", allowed);
+  return response;
+}
+
+// What a browser may send to another site without being asked is not JSON: so no web page can use this
+// server.
+void check_content_type(const HttpRequest& request) {
+  const std::string& type = request.content_type;
+  if (type.empty() || type == "application/json" || type.ends_with("+json")) return;
+  throw BadRequest({415, fmt::format("the body must be application/json, not {}", quote(type)), ""});
+}
+
+}  // namespace
+
+Api::Api(const ServerOptions& options, const ServerModel& model)
+    : context_{options, model, served_name(options, model),
+               model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size()},
+      metrics_(context_.model_name),
+      services_{model.engine, model.tokenizer, metrics_, live_},
+      id_base_(random_hex()),
+      created_(std::time(nullptr)) {}
+
+std::string Api::new_id(const char* prefix) {
+  return fmt::format("{}{}{:08x}", prefix, id_base_, next_id_++);
+}
+
+void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+  try {
+    route(request, exchange);
+  } catch (const BadRequest& bad) {
+    exchange->respond(error_response(bad.error()));
+  } catch (const std::exception& error) {
+    log::error("{} {}: {}", request.method, request.path, error.what());
+    exchange->respond(error_response({500, "the server failed to handle this request", ""}));
+  }
+}
+
+void Api::route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const bool is_get = request.method == "GET" || request.method == "HEAD";
+  const bool page = is_page(request.path);
+  if (!page && !generates(request.path)) {
+    throw BadRequest({404, fmt::format("there is no {}", quote(request.path)), ""});
+  }
+  const std::string_view allowed = page ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+  if (request.method == "OPTIONS") {
+    return exchange->respond({.status = 204, .headers = {{"Allow", std::string(allowed)}}});
+  }
+  if (page != is_get || (!page && request.method != "POST"))
+    return exchange->respond(method_refused(request, allowed));
+  if (request.path == "/health") return exchange->respond(health());
+  if (request.path == "/metrics") return exchange->respond(metrics());
+  if (page) return exchange->respond(models(request.path));
+  generate(request, exchange);
+}
+
+void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  check_content_type(request);
+  const Json body = parse_json_body(request.body);
+  const AnswerHead head{"", std::time(nullptr), context_.model_name};
+  AnswerPlan plan;
+  if (request.path == "/generate") {
+    plan = plan_generate(body, new_id("gen-"), context_);
+  } else if (request.path == "/v1/completions") {
+    plan = plan_completions(body, {new_id("cmpl-"), head.created, head.model}, context_);
+  } else {
+    plan = plan_chat(body, {new_id("chatcmpl-"), head.created, head.model}, context_);
+  }
+  Answer::start(services_, std::move(plan), exchange);
+}
+
+HttpResponse Api::health() const {
+  if (draining_) return error_response({503, "the server is stopping", ""});
+  if (context_.model.engine.stats().failed) {
+    return error_response({503, "the model has failed; the server must be restarted", ""});
+  }
+  return {.body = to_text({{"status", "ok"}})};
+}
+
+HttpResponse Api::models(const std::string& path) const {
+  Json model = {{"id", context_.model_name},
+                {"object", "model"},
+                {"created", created_},
+                {"owned_by", "chorale"},
+                {"max_model_len", context_.model.max_context_len}};
+  if (path == kModels) {
+    Json list = Json::array();
+    list.push_back(std::move(model));
+    return {.body = to_text({{"object", "list"}, {"data", std::move(list)}})};
+  }
+  const std::string name = percent_decoded(std::string_view(path).substr(kModels.size() + 1));
+  if (name != context_.model_name) {
+    throw BadRequest({404,
+                      fmt::format("the model {} is not served here; this server has '{}'", quote(name),
+                                  context_.model_name),
+                      "model"});
+  }
+  return {.body = to_text(model)};
+}
+
+HttpResponse Api::metrics() const {
+  return {.body = metrics_.serialize(context_.model.engine.stats()),
+          .content_type = "text/plain; version=0.0.4; charset=utf-8"};
+}
+
+}  // namespace chorale::server

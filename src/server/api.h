@@ -1,0 +1,51 @@
+// The endpoints: which path and method does what, and how a request's fault becomes an HTTP answer.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "server/answer.h"
+#include "server/http.h"
+#include "server/live_requests.h"
+#include "server/metrics.h"
+#include "server/sampling_fields.h"
+#include "server/server.h"
+
+namespace chorale::server {
+
+// Thread-safe; outlives all exchanges it was given.
+class Api {
+ public:
+  Api(const ServerOptions& options, const ServerModel& model);
+
+  // Runs on the exchange's strand; does not throw.
+  void handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange);
+
+  // From now on /health and new requests get 503.
+  void set_draining() { draining_ = true; }
+  LiveRequests& live() { return live_; }
+  const std::string& model_name() const { return context_.model_name; }
+
+ private:
+  // Throws BadRequest.
+  void route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  HttpResponse health() const;
+  HttpResponse models(const std::string& path) const;
+  HttpResponse metrics() const;
+  // Unique in this process and, by its random part, most likely anywhere.
+  std::string new_id(const char* prefix);
+
+  RequestContext context_;
+  Metrics metrics_;
+  LiveRequests live_;
+  AnswerServices services_;
+  std::atomic<bool> draining_{false};
+  std::atomic<uint32_t> next_id_{0};
+  std::string id_base_;
+  int64_t created_;
+};
+
+}  // namespace chorale::server

@@ -1,0 +1,14 @@
+// POST /v1/chat/completions.
+#pragma once
+
+#include "server/answer.h"
+#include "server/json_body.h"
+#include "server/openai_common.h"
+#include "server/sampling_fields.h"
+
+namespace chorale::server {
+
+// Reads the body, renders the chat template and tokenizes. Throws BadRequest.
+AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& context);
+
+}  // namespace chorale::server

@@ -1,0 +1,109 @@
+#include "server/server.h"
+
+#include <atomic>
+#include <chrono>
+#include <utility>
+
+#include "base/log.h"
+#include "server/api.h"
+#include "server/http.h"
+
+namespace chorale::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::milliseconds kDrainPoll{20};
+// For telling clients, after the drain's time is over, that their requests were ended.
+constexpr std::chrono::milliseconds kFarewell{2000};
+
+}  // namespace
+
+class Server::Impl {
+ public:
+  Impl(const ServerOptions& options, const ServerModel& model)
+      : options_(options),
+        engine_(model.engine),
+        api_(options, model),
+        http_(
+            options,
+            [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+              api_.handle(std::move(request), exchange);
+            },
+            [](int status, std::string_view message) {
+              return to_text(error_json({status, std::string(message), ""}));
+            }) {}
+
+  // run() has ended, or was never called; requests that are left belong to nobody.
+  ~Impl() { end_requests(); }
+
+  void listen() {
+    if (http_.url().empty()) http_.listen();
+  }
+
+  void run() {
+    listen();
+    if (options_.handle_signals) http_.on_signal([this] { stop(); });
+    log::info("Chorale is ready: {} (Ctrl-C stops)", url());
+    log::flush();
+    http_.run();
+    end_requests();
+    log::info("Chorale has stopped");
+  }
+
+  void stop() {
+    if (stopping_.exchange(true)) return;
+    api_.set_draining();
+    http_.set_draining();
+    engine_.stop_accepting();
+    log::info("Draining: {} requests in work, at most {} seconds", http_.active_exchanges(),
+              options_.drain_timeout_seconds);
+    const auto patience = std::chrono::duration<double>(options_.drain_timeout_seconds);
+    const Clock::time_point deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(patience);
+    http_.after(kDrainPoll, [this, deadline] { drain(deadline); });
+  }
+
+  std::string url() const { return http_.url(); }
+
+ private:
+  void drain(Clock::time_point deadline) {
+    if (http_.active_exchanges() == 0) return http_.finish();
+    if (Clock::now() < deadline) return http_.after(kDrainPoll, [this, deadline] { drain(deadline); });
+    log::warn("{} requests did not end in time; ending them", http_.active_exchanges());
+    for (const std::string& id : api_.live().ids()) engine_.abort(id);
+    farewell(Clock::now() + kFarewell);
+  }
+
+  void farewell(Clock::time_point deadline) {
+    if (http_.active_exchanges() == 0 || Clock::now() >= deadline) return http_.finish();
+    http_.after(kDrainPoll, [this, deadline] { farewell(deadline); });
+  }
+
+  // The engine's listeners point into this object.
+  void end_requests() {
+    for (const std::string& id : api_.live().ids()) engine_.abort(id);
+    api_.live().wait_empty();
+  }
+
+  ServerOptions options_;
+  engine::Engine& engine_;
+  Api api_;
+  HttpServer http_;
+  std::atomic<bool> stopping_{false};
+};
+
+Server::Server(ServerOptions options, ServerModel model) : impl_(std::make_unique<Impl>(options, model)) {}
+Server::~Server() = default;
+void Server::listen() {
+  impl_->listen();
+}
+std::string Server::url() const {
+  return impl_->url();
+}
+void Server::run() {
+  impl_->run();
+}
+void Server::stop() {
+  impl_->stop();
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,94 @@
+// The HTTP server: OpenAI and native endpoints over one engine and one tokenizer.
+//
+//   POST /v1/chat/completions, /v1/completions   OpenAI's schemas, streamed (server-sent events) or not
+//   GET  /v1/models, /v1/models/{name}
+//   POST /generate                                the native schema, as SGLang's
+//   GET  /health                                  200, or 503 while the server drains
+//   GET  /metrics                                 Prometheus text; the names are in server/metrics.h
+//
+// Connections are served asynchronously by a few threads; what a client may make the server hold is bounded
+// by ServerOptions. A client that goes away, or does not read its stream, has its requests aborted in the
+// engine.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "engine/engine.h"
+#include "io/model_config.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace chorale::server {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";  // a numeric address or a name that resolves to one
+  int port = 30000;                // 0: any free port; the ready line tells which
+  std::string served_model_name;   // empty: the last component of the model's path
+  double drain_timeout_seconds = 30;
+  int io_threads = 2;          // for connections, JSON and tokenization; the engine has its own threads
+  bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program
+
+  // Bounds on what clients may send or make the server hold.
+  uint64_t max_body_bytes = 8U << 20;
+  uint32_t max_header_bytes = 16U << 10;
+  int64_t max_connections = 2048;           // beyond it a connection gets one 503 and is closed
+  size_t max_write_queue_bytes = 1U << 20;  // unread bytes of a stream before a client that stalls is cut off
+  int64_t max_sequences_per_request = 256;  // prompts times n
+  int64_t max_stop_strings = 16;
+  int64_t max_stop_bytes = 1024;  // of one stop string
+  int64_t max_top_logprobs = 20;
+
+  std::chrono::milliseconds header_timeout{10'000};  // from a request's first byte to the end of its header
+  std::chrono::milliseconds body_timeout{60'000};    // from there to the end of its body
+  std::chrono::milliseconds idle_timeout{75'000};    // between two requests on one connection
+  std::chrono::milliseconds write_timeout{30'000};   // without any progress of a write
+  std::chrono::milliseconds stall_timeout{1'000};    // the same, beyond max_write_queue_bytes
+};
+
+// The model that is served. The references must outlive the server.
+struct ServerModel {
+  engine::Engine& engine;
+  const text::Tokenizer& tokenizer;
+  const text::ChatTemplate* chat = nullptr;  // nullptr: the checkpoint has none; chat requests get a 400
+  io::GenerationDefaults defaults;           // sampling where a request says nothing
+  int64_t max_context_len = 0;               // tokens, prompt plus output
+  int64_t vocab_size = 0;                    // rows of the embedding; bounds token ids. 0: the tokenizer's
+  std::string model_path;
+  std::string dtype;            // "bfloat16" or "float32", for information
+  std::string instruction_set;  // for information
+};
+
+class Server {
+ public:
+  Server(ServerOptions options, ServerModel model);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // Binds the listening socket. Throws Error that names --host or --port when it cannot. run() does it when
+  // it was not done before.
+  void listen();
+
+  // "http://127.0.0.1:30000"; after listen().
+  std::string url() const;
+
+  // Logs the ready line, "Chorale is ready: URL (Ctrl-C stops)", serves until SIGTERM, SIGINT or stop(),
+  // drains and returns: from then on /health and new requests get 503, running ones finish within
+  // drain_timeout_seconds, and what is left is aborted. While it drains a second signal has its default
+  // effect: it ends the process at once. No listener of this server is left in the engine when it returns.
+  // Throws Error when it cannot bind.
+  void run();
+
+  // Begins to drain, as a signal does. Thread-safe; may be called more than once.
+  void stop();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace chorale::server

@@ -1,0 +1,136 @@
+"""Starts the real server as a process of its own, and reads its ready line and its metrics."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("CHORALE_BINARY", ROOT / "build" / "chorale"))
+MODEL = ROOT / "models" / "tales-moe"
+READY = re.compile(r"Chorale is ready: (http://\S+)")
+
+
+class Server:
+    """`chorale serve` on a free port. Its log is in .log, one line per element."""
+
+    def __init__(self, *arguments, model=MODEL):
+        assert BINARY.is_file(), f"{BINARY} is not built; run make build"
+        self.process = subprocess.Popen(
+            [BINARY, "serve", "--model-path", model, "--port", "0", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self.log = []
+        self.url = None
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        assert self._ready.wait(120) and self.url, "not ready; log:\n" + "".join(self.log)
+
+    def _read_log(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if (match := READY.search(line)) and self.url is None:
+                self.url = match[1]
+                self._ready.set()
+        self._ready.set()
+
+    @property
+    def port(self):
+        return int(self.url.rsplit(":", 1)[1])
+
+    def post(self, path, body, **more):
+        return httpx.post(self.url + path, json=body, timeout=120, **more)
+
+    def ask(self, path, body):
+        response = self.post(path, body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def generate(self, text=None, input_ids=None, **sampling_params):
+        body = {"sampling_params": sampling_params}
+        body |= {"text": text} if input_ids is None else {"input_ids": input_ids}
+        return self.ask("/generate", body)
+
+    def stream(self, path, body):
+        """The messages of a stream as JSON; [DONE] is checked and left out."""
+        with httpx.stream("POST", self.url + path, json=body | {"stream": True}, timeout=120) as response:
+            assert response.status_code == 200, response.read()
+            lines = [line for line in response.iter_lines() if line]
+        assert all(line.startswith("data: ") for line in lines)
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+    def metrics(self):
+        """{name with labels but for model_name: value}"""
+        text = httpx.get(self.url + "/metrics").text
+        found = re.findall(r'^(\w+)\{model_name="[^"]*",?([^}]*)\} (\S+)$', text, re.MULTILINE)
+        return {name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in found}
+
+    def wait_until_empty(self, seconds=10):
+        """Until no request is left and no KV block is held by one."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            metrics = self.metrics()
+            held = [metrics["chorale_" + name] for name in
+                    ("num_requests_running", "num_requests_waiting", "kv_cache_tokens_used")]
+            if not any(held):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"still held: {held}")
+
+    def client(self):
+        return openai.OpenAI(base_url=self.url + "/v1", api_key="none", timeout=120, max_retries=0)
+
+    def stop(self, number=signal.SIGTERM):
+        """Sends the signal unless the process has ended, and gives the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(60)
+        self._reader.join(10)
+        return status
+
+
+@pytest.fixture
+def serve():
+    """Starts servers with flags of their own; what is still running at the end of the test is stopped."""
+    started = []
+
+    def start(*arguments, **more):
+        started.append(Server(*arguments, **more))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """One server in the default mode for all tests that leave it as it is."""
+    server = Server()
+    yield server
+    server.wait_until_empty()
+    assert server.stop() == 0, "".join(server.log[-20:])
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    return server.client()
+
+
+@pytest.fixture(scope="session")
+def model(client):
+    return client.models.list().data[0].id

@@ -1,0 +1,192 @@
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "unit/text/text_fixtures.h"
+
+namespace chorale::text {
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class TokenizerReference : public testing::TestWithParam<Reference> {
+ protected:
+  const Tokenizer& tokenizer = GetParam().tokenizer();
+  const Json golden = read_golden(GetParam().golden);
+};
+
+TEST_P(TokenizerReference, EncodesAndDecodesAsTransformers) {
+  EXPECT_EQ(golden.size(), 82U);
+  for (const Json& entry : golden) {
+    const auto text = entry["text"].get<std::string>();
+    SCOPED_TRACE(text);
+    const auto ids = entry["ids"].get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer.encode(text, true), ids);
+    EXPECT_EQ(tokenizer.encode(text, false), ids);
+    EXPECT_EQ(tokenizer.decode(ids, false), entry["decoded"].get<std::string>());
+    EXPECT_EQ(tokenizer.decode(ids, true), entry["decoded_skip"].get<std::string>());
+  }
+}
+
+TEST_P(TokenizerReference, TokenBytesJoinedAreTheText) {
+  size_t ordinary = 0;
+  for (const Json& entry : golden) {
+    const auto text = entry["text"].get<std::string>();
+    if (text != entry["decoded"].get<std::string>()) continue;  // NFC changed it
+    SCOPED_TRACE(text);
+    std::string bytes;
+    for (const int32_t id : tokenizer.encode(text, false)) bytes += tokenizer.token_bytes(id);
+    EXPECT_EQ(bytes, text);
+    ++ordinary;
+  }
+  EXPECT_EQ(ordinary, 78U);
+}
+
+TEST_P(TokenizerReference, TokenBytesAreWhatTheTokenDecodesTo) {
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::string bytes = tokenizer.token_bytes(id);
+    if (is_valid_utf8(bytes)) {
+      ASSERT_EQ(tokenizer.decode(std::vector<int32_t>{id}, false), bytes) << id;
+    } else {
+      ASSERT_THAT(tokenizer.decode(std::vector<int32_t>{id}, false), HasSubstr("\uFFFD")) << id;
+    }
+    if (tokenizer.is_special(id)) {
+      ASSERT_EQ(tokenizer.decode(std::vector<int32_t>{id}, true), "") << id;
+      ASSERT_EQ(tokenizer.token_to_id(bytes), id);
+    }
+  }
+}
+
+TEST_P(TokenizerReference, EveryByteHasAToken) {
+  std::vector<bool> seen(256, false);
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::string bytes = tokenizer.token_bytes(id);
+    if (bytes.size() == 1) seen[static_cast<unsigned char>(bytes[0])] = true;
+  }
+  EXPECT_EQ(std::count(seen.begin(), seen.end(), true), 256);
+}
+
+TEST_P(TokenizerReference, IdsThatAreNoTokensStandForNothing) {
+  const auto size = static_cast<int32_t>(tokenizer.vocab_size());
+  for (const int32_t id : {size, size + 1, INT32_MAX, -1, INT32_MIN}) {
+    EXPECT_EQ(tokenizer.token_bytes(id), "");
+    EXPECT_FALSE(tokenizer.is_special(id));
+  }
+  const int32_t known = tokenizer.encode("a", false).at(0);
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{size, known, -1, INT32_MAX, known, INT32_MIN}, false),
+            "aa");
+  EXPECT_EQ(tokenizer.decode({}, false), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TokenizerReference, testing::ValuesIn(kReferences),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST(Tokenizer, KnowsItsVocabulary) {
+  EXPECT_EQ(bundled_tokenizer().vocab_size(), 4090);
+  EXPECT_EQ(bundled_tokenizer().token_to_id("<|im_end|>"), 4066);
+  EXPECT_TRUE(bundled_tokenizer().is_special(4066));
+
+  EXPECT_EQ(qwen3_tokenizer().vocab_size(), 151669);
+  EXPECT_EQ(qwen3_tokenizer().token_to_id("<|im_end|>"), 151645);
+  EXPECT_TRUE(qwen3_tokenizer().is_special(151645));
+  // Added, but part of what the model says.
+  EXPECT_EQ(qwen3_tokenizer().token_to_id("<think>"), 151667);
+  EXPECT_FALSE(qwen3_tokenizer().is_special(151667));
+  EXPECT_EQ(qwen3_tokenizer().token_bytes(151667), "<think>");
+  EXPECT_EQ(qwen3_tokenizer().token_to_id("no such token"), std::nullopt);
+}
+
+TEST(Tokenizer, RefusesTextThatIsNotUtf8) {
+  EXPECT_THROW(bundled_tokenizer().encode("a\xFF", false), Error);
+  EXPECT_THROW(bundled_tokenizer().encode("\xE2\x82", false), Error);
+  EXPECT_EQ(bundled_tokenizer().token_to_id("\xFF"), std::nullopt);
+}
+
+TEST(Tokenizer, KeepsZeroBytes) {
+  const std::string text("a\0b", 3);
+  EXPECT_EQ(bundled_tokenizer().decode(bundled_tokenizer().encode(text, false), false), text);
+}
+
+// ---- files
+
+constexpr std::string_view kSmall = R"({
+  "version": "1.0",
+  "added_tokens": [{"id": 2, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": true}],
+  "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+  "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+  "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
+
+std::string error_of(const TemporaryFolder& folder) {
+  try {
+    Tokenizer::load(folder.path());
+  } catch (const Error& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "expected an Error, found none";
+  return "";
+}
+
+TEST(TokenizerFiles, AddsTokensThatStandInTheConfigAlone) {
+  TemporaryFolder folder;
+  folder.write("tokenizer.json", kSmall);
+  EXPECT_EQ(Tokenizer::load(folder.path()).vocab_size(), 3);
+
+  folder.write("tokenizer_config.json",
+               R"({"added_tokens_decoder": {"2": {"content": "<end>", "special": true},
+                                            "3": {"content": "<tool>", "special": false}}})");
+  const Tokenizer tokenizer = Tokenizer::load(folder.path());
+  EXPECT_EQ(tokenizer.vocab_size(), 4);
+  EXPECT_EQ(tokenizer.encode("ab<tool>a<end>", false), (std::vector<int32_t>{0, 1, 3, 0, 2}));
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{0, 3, 2}, true), "a<tool>");
+
+  folder.write("tokenizer_config.json", R"({"added_tokens_decoder": {"7": {"content": "<tool>"}}})");
+  EXPECT_THAT(error_of(folder),
+              testing::AllOf(HasSubstr("tokenizer_config.json"), HasSubstr("<tool>"), HasSubstr("the id 7")));
+}
+
+TEST(TokenizerFiles, ErrorsNameTheFile) {
+  TemporaryFolder folder;
+  const std::string file = (folder.path() / "tokenizer.json").string();
+  EXPECT_THAT(error_of(folder), StartsWith(file));
+  folder.write("tokenizer.json", "{");
+  EXPECT_THAT(error_of(folder), StartsWith(file));
+  folder.write("tokenizer.json", "\xFF");
+  EXPECT_THAT(error_of(folder), StartsWith(file));
+  folder.write("tokenizer.json", "{}");
+  EXPECT_THAT(error_of(folder), StartsWith(file));
+
+  folder.write("tokenizer.json", kSmall);
+  folder.write("tokenizer_config.json", "[]");
+  EXPECT_THAT(error_of(folder), StartsWith((folder.path() / "tokenizer_config.json").string()));
+}
+
+TEST(TokenizerFiles, RefusesWhatIsNotByteLevel) {
+  TemporaryFolder folder;
+  std::string other(kSmall);
+  const std::string decoder = R"("decoder": {"type": "ByteLevel", "add_prefix_space": true, )"
+                              R"("trim_offsets": true, "use_regex": true})";
+  ASSERT_NE(other.find(decoder), std::string::npos);
+  other.replace(other.find(decoder), decoder.size(), R"("decoder": {"type": "Fuse"})");
+  folder.write("tokenizer.json", other);
+  EXPECT_THAT(error_of(folder), HasSubstr("expected ByteLevel, found Fuse"));
+}
+
+TEST(TokenizerFiles, RefusesIdsBeyondAllVocabularies) {
+  TemporaryFolder folder;
+  std::string huge(kSmall);
+  huge.replace(huge.find(R"("b": 1)"), 6, R"("b": 4294967295)");
+  folder.write("tokenizer.json", huge);
+  EXPECT_THAT(error_of(folder), HasSubstr("4294967295"));
+}
+
+}  // namespace
+}  // namespace chorale::text

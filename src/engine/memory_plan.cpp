@@ -85,7 +85,7 @@ MemoryPlan plan_memory(const io::ModelConfig& config, DType dtype, const LoadOpt
 std::vector<std::string> MemoryPlan::table() const {
   const uint64_t taken = weights + kv_cache + activations;
   const auto row = [](const char* what, uint64_t bytes, const std::string& detail) {
-    return fmt::format("  {:<12} {:>10}  {}", what, format_bytes(bytes), detail);
+    return fmt::format("  {:<12} {:>10}{}{}", what, format_bytes(bytes), detail.empty() ? "" : "  ", detail);
   };
   return {
       row("weights", weights, ""),

@@ -63,13 +63,23 @@ class Tensor {
     return view;
   }
 
-  // The first n columns.
-  Tensor first_columns(int64_t n) const {
-    CHORALE_CHECK(n <= columns_, "{} columns of {}", n, columns_);
+  // `n` rows, or columns, from `first` on.
+  Tensor middle_rows(int64_t first, int64_t n) const {
+    CHORALE_CHECK(first >= 0 && n >= 0 && first + n <= rows_, "rows {} to {} of {}", first, first + n, rows_);
     Tensor view = *this;
+    view.data_ = data_ + first * stride_ * static_cast<int64_t>(size_of(dtype_));
+    view.rows_ = n;
+    return view;
+  }
+  Tensor middle_columns(int64_t first, int64_t n) const {
+    CHORALE_CHECK(first >= 0 && n >= 0 && first + n <= columns_, "columns {} to {} of {}", first, first + n,
+                  columns_);
+    Tensor view = *this;
+    view.data_ = data_ + first * static_cast<int64_t>(size_of(dtype_));
     view.columns_ = n;
     return view;
   }
+  Tensor first_columns(int64_t n) const { return middle_columns(0, n); }
 
   // The memory, of whatever type.
   std::byte* bytes() const { return data_; }

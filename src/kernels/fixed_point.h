@@ -2,7 +2,7 @@
 //
 // A float32 partial sum is clamped to +-2^18 and rounded once, to nearest even; everything after that is
 // integer addition, which is exact, so that any order, grouping, placement or number of ranks gives the same
-// bits. 2^9 saturated terms fit before the integer could wrap; sums of a trained model stay many orders
+// bits. 511 saturated terms fit before the integer could wrap; sums of a trained model stay many orders
 // below.
 //
 // A sums tensor is int64 [T, N + 1]. Column N counts the token's partial sums that were NaN or infinite: they

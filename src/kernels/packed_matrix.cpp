@@ -82,17 +82,20 @@ int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte*
   return 0;
 }
 
-PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count) {
-  PackedMatrix slice = matrix;
-  const bool split_n = matrix.layout.n_chunks > 1;
-  int64_t& chunks = split_n ? slice.layout.n_chunks : slice.layout.k_chunks;
-  CHORALE_CHECK(first >= 0 && count >= 1 && first + count <= chunks, "chunks {} to {} of {}", first,
-                first + count, chunks);
-  (split_n ? slice.layout.n : slice.layout.k) =
-      count * (split_n ? matrix.layout.chunk_n() : matrix.layout.chunk_k());
-  chunks = count;
-  slice.data = matrix.data + matrix.layout.panel_offset(first, 0);
+PackedLayout slice_layout(const PackedLayout& layout, int64_t count) {
+  PackedLayout slice = layout;
+  const bool split_n = layout.n_chunks > 1;
+  const int64_t chunks = split_n ? layout.n_chunks : layout.k_chunks;
+  CHORALE_CHECK(count >= 1 && count <= chunks, "{} chunks of {}", count, chunks);
+  (split_n ? slice.n_chunks : slice.k_chunks) = count;
+  (split_n ? slice.n : slice.k) = count * (split_n ? layout.chunk_n() : layout.chunk_k());
   return slice;
+}
+
+PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count) {
+  const int64_t chunks = matrix.layout.n_chunks * matrix.layout.k_chunks;
+  CHORALE_CHECK(first >= 0 && first + count <= chunks, "chunks {} to {} of {}", first, first + count, chunks);
+  return {slice_layout(matrix.layout, count), matrix.data + matrix.layout.panel_offset(first, 0)};
 }
 
 int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,

@@ -52,6 +52,9 @@ struct PackedMatrix {
   const std::byte* data = nullptr;
 };
 
+// The layout of `count` of a matrix's canonical chunks.
+PackedLayout slice_layout(const PackedLayout& layout, int64_t count);
+
 // The outputs, or inputs, of `count` canonical chunks from `first` on: a tensor-parallel rank's shard. Moves
 // no bytes.
 PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count);

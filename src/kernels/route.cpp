@@ -1,5 +1,7 @@
 #include "kernels/route.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/plain_kernels.h"
 #include "kernels/tensor_checks.h"
 
@@ -15,7 +17,9 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
 }
 
 void sort_by_expert(const Stream&, const ChosenExperts& chosen, const ExpertRows& rows) {
-  const int64_t pairs = chosen.experts.size();
+  // A token's experts differ, so no more of them can be here than there are.
+  const int64_t pairs =
+      chosen.experts.rows() * std::min(chosen.experts.columns(), rows.offsets.columns() - 1);
   check_matrix(chosen.weights, DType::f32, chosen.experts.rows(), chosen.experts.columns(), "chosen weights");
   check_vector(rows.offsets, DType::i32, 1, "offsets");
   check_matrix(rows.active, DType::i32, 1, rows.offsets.columns(), "active");

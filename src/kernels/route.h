@@ -23,8 +23,9 @@ struct ChosenExperts {
 void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptions& options,
                     const ChosenExperts& chosen);
 
-// Counts and sorts the pairs. E is rows.offsets.columns() - 1, and rows.tokens and rows.weights have room for
-// T * k.
+// Counts and sorts the pairs; an expert below 0 is one of another rank, and left out. E is
+// rows.offsets.columns() - 1, and rows.tokens and rows.weights have room for
+// T * min(k, E).
 void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows);
 
 }  // namespace chorale

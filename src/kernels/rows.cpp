@@ -14,6 +14,26 @@ void embed(const Stream& stream, const Tensor& ids, const Tensor& table, const T
   cpu::embed(stream.pool(), ids, table, out);
 }
 
+void embed_bits(const Stream& stream, const Tensor& ids, const Tensor& table, int64_t first_row,
+                const Tensor& bits) {
+  check_matrix(ids, DType::i32, 1, bits.rows(), "ids");
+  check_matrix(bits, DType::i64, bits.rows(), table.columns() + 1, "bits");
+  CHORALE_CHECK(is_activation(table.dtype()));
+  cpu::embed_bits(stream.pool(), ids, table, first_row, bits);
+}
+
+void bits_to_rows(const Stream& stream, const Tensor& bits, const Tensor& out) {
+  check_matrix(bits, DType::i64, out.rows(), out.columns() + 1, "bits");
+  CHORALE_CHECK(out.dtype() == DType::f32);
+  cpu::bits_to_rows(stream.pool(), bits, out);
+}
+
+void copy_rows(const Stream& stream, const Tensor& x, const Tensor& out) {
+  check_matrix(x, DType::f32, out.rows(), out.columns(), "x");
+  CHORALE_CHECK(out.dtype() == DType::f32);
+  cpu::copy_rows(stream.pool(), x, out);
+}
+
 void gather_rows(const Stream& stream, const Tensor& rows, const Tensor& x, const Tensor& out) {
   check_matrix(rows, DType::i32, 1, out.rows(), "rows");
   CHORALE_CHECK(x.dtype() == DType::f32 && out.dtype() == DType::f32 && x.columns() == out.columns());

@@ -25,7 +25,7 @@ void add_sums(ThreadPool& pool, const Tensor& sums, const Tensor& bias, const Te
       return;
     }
     for (int64_t c = 0; c < columns; ++c) {
-      const auto value = static_cast<float>(static_cast<double>(from[c]) * 0x1p-36);
+      const float value = static_cast<float>(from[c]) * 0x1p-36F;  // one rounding; the product is exact
       to[c] += add == nullptr ? value : value + add[c];
     }
   });

@@ -56,7 +56,8 @@ void sort_by_expert(const ChosenExperts& chosen, const ExpertRows& rows) {
   for (int64_t t = 0; t < num_tokens; ++t) {
     const int32_t* experts = chosen.experts.row<int32_t>(t);
     for (int64_t i = 0; i < top_k; ++i) {
-      CHORALE_CHECK(experts[i] >= 0 && experts[i] < num_experts, "expert {} of {}", experts[i], num_experts);
+      if (experts[i] < 0) continue;
+      CHORALE_CHECK(experts[i] < num_experts, "expert {} of {}", experts[i], num_experts);
       ++offsets[experts[i] + 1];
     }
   }
@@ -68,7 +69,9 @@ void sort_by_expert(const ChosenExperts& chosen, const ExpertRows& rows) {
   // offsets[e] runs through expert e's rows, and ends where e + 1 begins.
   for (int64_t t = 0; t < num_tokens; ++t) {
     for (int64_t i = 0; i < top_k; ++i) {
-      const int32_t row = offsets[chosen.experts.row<int32_t>(t)[i]]++;
+      const int32_t expert = chosen.experts.row<int32_t>(t)[i];
+      if (expert < 0) continue;
+      const int32_t row = offsets[expert]++;
       rows.tokens.data<int32_t>()[row] = static_cast<int32_t>(t);
       rows.weights.data<float>()[row] = chosen.weights.row<float>(t)[i];
     }

@@ -93,12 +93,20 @@ inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, Panels
     p += n;
     panels.data += n * panels.stride_bytes;
   };
-  for (; p + kTilePanels <= num_panels; advance(kTilePanels))
+  while (p + kTilePanels <= num_panels) {
     row_loop<Step, kTilePanels>(rows, begin, end, panels, make_epilogue(p));
-  if constexpr (kTilePanels > 2) {
-    for (; p + 2 <= num_panels; advance(2)) row_loop<Step, 2>(rows, begin, end, panels, make_epilogue(p));
+    advance(kTilePanels);
   }
-  for (; p < num_panels; advance(1)) row_loop<Step, 1>(rows, begin, end, panels, make_epilogue(p));
+  if constexpr (kTilePanels > 2) {
+    while (p + 2 <= num_panels) {
+      row_loop<Step, 2>(rows, begin, end, panels, make_epilogue(p));
+      advance(2);
+    }
+  }
+  while (p < num_panels) {
+    row_loop<Step, 1>(rows, begin, end, panels, make_epilogue(p));
+    advance(1);
+  }
 }
 
 inline int64_t smaller(int64_t a, int64_t b) {

@@ -1,0 +1,99 @@
+// dispatch.h on the CPU.
+#include "kernels/dispatch.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/plain_kernels.h"
+
+namespace chorale::cpu {
+namespace {
+
+int32_t slot_of(const DispatchTable& table, int64_t token, int32_t expert) {
+  const int64_t row = table.slots.rows() == 1 ? 0 : (token + expert) % table.slots.rows();
+  return table.slots.row<int32_t>(row)[expert];
+}
+
+// The travelling row of a token to the rank that owns the slots [first_slot, first_slot + slots_per_rank).
+void write_row(const Tensor& x, const ChosenExperts& chosen, const DispatchTable& table,
+               const RowFormat& format, int64_t token, int64_t owner, std::byte* out) {
+  const auto act_bytes = static_cast<size_t>(format.hidden) * size_of(format.act);
+  std::memset(out + act_bytes, 0,
+              static_cast<size_t>(format.bytes()) - act_bytes);  // what pads a row is finite
+  std::memcpy(out, x.bytes() + token * x.row_stride() * static_cast<int64_t>(size_of(format.act)), act_bytes);
+  for (int64_t i = 0; i < format.top_k; ++i) {
+    const int64_t slot =
+        slot_of(table, token, chosen.experts.row<int32_t>(token)[i]) - owner * table.slots_per_rank;
+    const bool mine = slot >= 0 && slot < table.slots_per_rank;
+    const auto local = static_cast<int32_t>(mine ? slot : -1);
+    std::memcpy(out + format.slots_offset() + 4 * i, &local, 4);
+    std::memcpy(out + format.weights_offset() + 4 * i, chosen.weights.row<float>(token) + i, 4);
+  }
+}
+
+}  // namespace
+
+int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& chosen,
+                      const DispatchTable& table, const RowFormat& format, std::span<int64_t> sent_rows,
+                      const Tensor& sent_tokens, const Tensor& scratch, const Tensor& send) {
+  // The tokens of each owner, in order and each once.
+  std::fill(sent_rows.begin(), sent_rows.end(), 0);
+  const auto count_of = [&](int64_t owner) -> int64_t& {
+    return sent_rows[static_cast<size_t>(owner * table.copies)];
+  };
+  for (int64_t t = 0; t < x.rows(); ++t) {
+    for (int64_t i = 0; i < format.top_k; ++i) {
+      const int64_t owner = slot_of(table, t, chosen.experts.row<int32_t>(t)[i]) / table.slots_per_rank;
+      int64_t& count = count_of(owner);
+      int32_t* tokens = scratch.row<int32_t>(owner);
+      if (count == 0 || tokens[count - 1] != t) tokens[count++] = static_cast<int32_t>(t);
+    }
+  }
+  int64_t total = 0;
+  auto* tokens = sent_tokens.data<int32_t>();
+  for (int64_t owner = 0; owner < table.num_owners; ++owner) {
+    const int64_t count = count_of(owner);
+    for (int64_t copy = 0; copy < table.copies; ++copy) {
+      sent_rows[static_cast<size_t>(owner * table.copies + copy)] = count;
+      CHORALE_CHECK(total + count <= sent_tokens.columns() && total + count <= send.rows(), "{} rows to send",
+                    total);
+      std::copy_n(scratch.row<int32_t>(owner), count, tokens + total);
+      total += count;
+    }
+  }
+  // Rows are written by owner, since what they hold depends on it.
+  int64_t first = 0;
+  for (int64_t rank = 0; rank < table.num_owners * table.copies; ++rank) {
+    const int64_t count = sent_rows[static_cast<size_t>(rank)];
+    pool.parallel(count, [&](int64_t i) {
+      write_row(x, chosen, table, format, tokens[first + i], rank / table.copies,
+                send.bytes() + (first + i) * format.bytes());
+    });
+    first += count;
+  }
+  return total;
+}
+
+void add_returned(ThreadPool& pool, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
+  // A task owns a range of columns, because several rows may go to one token.
+  constexpr int64_t kColumns = 512;
+  const auto* token = tokens.data<int32_t>();
+  pool.parallel((sums.columns() + kColumns - 1) / kColumns, [&](int64_t task) {
+    const int64_t begin = task * kColumns;
+    const int64_t end = std::min(sums.columns(), begin + kColumns);
+    for (int64_t i = 0; i < returned.rows(); ++i) {
+      const int64_t* from = returned.row<int64_t>(i);
+      int64_t* to = sums.row<int64_t>(token[i]);
+      for (int64_t c = begin; c < end; ++c) to[c] += from[c];
+    }
+  });
+}
+
+void count_experts(const Tensor& experts, const Tensor& counts) {
+  auto* count = counts.data<int64_t>();
+  for (int64_t t = 0; t < experts.rows(); ++t) {
+    for (int64_t i = 0; i < experts.columns(); ++i) ++count[experts.row<int32_t>(t)[i]];
+  }
+}
+
+}  // namespace chorale::cpu

@@ -1,0 +1,137 @@
+// Sequences that are run through append_kv and attention in steps, over a paged cache.
+#pragma once
+
+#include <numeric>
+
+#include "kernels/attention.h"
+#include "unit/kernels/kernel_test.h"
+
+namespace chorale {
+
+struct HeadShape {
+  int64_t kv_heads, group, head_dim;
+  int64_t heads() const { return kv_heads * group; }
+};
+inline std::ostream& operator<<(std::ostream& out, const HeadShape& s) {
+  return out << s.kv_heads << " KV heads x " << s.group << " of " << s.head_dim;
+}
+
+// What the projections made of a sequence's tokens. q: [tokens, Q * D]; k, v: [tokens, KV * D].
+struct TestSequence {
+  ref::Matrix q, k, v;
+  int64_t tokens() const { return q.rows; }
+};
+// v is what norm_rope does not touch: float32 in either mode.
+inline TestSequence random_sequence(Random& random, const HeadShape& shape, int64_t tokens, DType dtype) {
+  return {random_matrix(random, tokens, shape.heads() * shape.head_dim, dtype),
+          random_matrix(random, tokens, shape.kv_heads * shape.head_dim, dtype),
+          random_matrix(random, tokens, shape.kv_heads * shape.head_dim, DType::f32)};
+}
+
+// `count` tokens of a sequence from `first` on: one chunk of a step.
+struct Piece {
+  size_t sequence;
+  int64_t first, count;
+};
+
+// A cache with room for some sequences, and what attention gave for each of their tokens.
+class AttentionRun {
+ public:
+  // Block ids are ascending for seed 0, else shuffled with gaps. Every byte of the cache begins as `garbage`;
+  // 0xFF is NaN everywhere.
+  AttentionRun(const Stream& stream, DType dtype, const HeadShape& shape, std::vector<TestSequence> sequences,
+               uint32_t seed = 0, uint8_t garbage = 0xFF)
+      : stream_(stream),
+        shape_(shape),
+        layout_{dtype, shape.kv_heads, shape.head_dim},
+        sequences_(std::move(sequences)),
+        num_blocks_(blocks_needed() + (seed == 0 ? 0 : 5)),
+        cache_(num_blocks_ * layout_.block_bytes(), garbage) {
+    std::vector<int32_t> ids(static_cast<size_t>(num_blocks_));
+    std::iota(ids.begin(), ids.end(), 0);
+    Random random(seed);
+    if (seed != 0) std::shuffle(ids.begin(), ids.end(), random);
+    for (const TestSequence& s : sequences_) {
+      const auto count = blocks_of(s.tokens());
+      tables_.emplace_back(ids.end() - count, ids.end());
+      ids.resize(ids.size() - static_cast<size_t>(count));
+      outs_.emplace_back(dtype, s.tokens(), shape.heads() * shape.head_dim);
+    }
+  }
+
+  // One step: appends all pieces, then attends for all of their tokens.
+  void step(const std::vector<Piece>& pieces) {
+    const int64_t tokens = std::accumulate(pieces.begin(), pieces.end(), int64_t{0},
+                                           [](int64_t sum, const Piece& p) { return sum + p.count; });
+    ref::Matrix q(tokens, shape_.heads() * shape_.head_dim);
+    ref::Matrix k(tokens, shape_.kv_heads * shape_.head_dim);
+    ref::Matrix v(tokens, shape_.kv_heads * shape_.head_dim);
+    std::vector<int32_t> chunks;
+    std::vector<int32_t> tables;
+    AttentionBatch batch;
+    int64_t at = 0;
+    for (const Piece& p : pieces) {
+      const TestSequence& s = sequences_[p.sequence];
+      copy_rows(s.q, p, q, at);
+      copy_rows(s.k, p, k, at);
+      copy_rows(s.v, p, v, at);
+      for (int64_t column : {at, p.count, p.first, std::ssize(tables)})
+        chunks.push_back(static_cast<int32_t>(column));
+      const std::vector<int32_t>& table = tables_[p.sequence];
+      tables.insert(tables.end(), table.begin(), table.begin() + blocks_of(p.first + p.count));
+      batch.longest_chunk = std::max(batch.longest_chunk, p.count);
+      at += p.count;
+    }
+    batch.chunks =
+        Tensor(chunks.data(), DType::i32, std::ssize(pieces), ChunkColumn::count, ChunkColumn::count);
+    batch.block_tables = Tensor(tables.data(), DType::i32, 1, std::ssize(tables), std::ssize(tables));
+    const TestTensor q_tensor(layout_.dtype, q);
+    const TestTensor k_tensor(layout_.dtype, k);
+    const TestTensor v_tensor(DType::f32, v);
+    const TestTensor out(layout_.dtype, tokens, q.columns);
+    append_kv(stream_, k_tensor, v_tensor, batch, view());
+    attention(stream_, q_tensor, view(), batch, shape_.heads(), out);
+    keep(pieces, out);
+  }
+  void prefill(size_t sequence) { step({{sequence, 0, sequences_[sequence].tokens()}}); }
+
+  const TestTensor& out(size_t sequence) const { return outs_[sequence]; }
+  std::vector<int32_t>& table(size_t sequence) { return tables_[sequence]; }
+  static int64_t blocks_of(int64_t tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
+
+ private:
+  int64_t blocks_needed() const {
+    int64_t blocks = 0;
+    for (const TestSequence& s : sequences_) blocks += blocks_of(s.tokens());
+    return blocks;
+  }
+  KvCacheView view() const { return {layout_, cache_.data(), num_blocks_}; }
+  static void copy_rows(const ref::Matrix& from, const Piece& piece, ref::Matrix& to, int64_t row) {
+    std::copy_n(from.values.begin() + piece.first * from.columns, piece.count * from.columns,
+                to.values.begin() + row * to.columns);
+  }
+  void keep(const std::vector<Piece>& pieces, const Tensor& out) {
+    const auto bytes = static_cast<size_t>(out.columns()) * size_of(out.dtype());
+    int64_t at = 0;
+    for (const Piece& p : pieces) {
+      for (int64_t i = 0; i < p.count; ++i, ++at) {
+        const Tensor& to = outs_[p.sequence];
+        if (layout_.dtype == DType::bf16)
+          std::memcpy(to.row<bf16>(p.first + i), out.row<bf16>(at), bytes);
+        else
+          std::memcpy(to.row<float>(p.first + i), out.row<float>(at), bytes);
+      }
+    }
+  }
+
+  Stream stream_;
+  HeadShape shape_;
+  KvLayout layout_;
+  std::vector<TestSequence> sequences_;
+  int64_t num_blocks_;
+  Bytes cache_;
+  std::vector<std::vector<int32_t>> tables_;
+  std::vector<TestTensor> outs_;
+};
+
+}  // namespace chorale

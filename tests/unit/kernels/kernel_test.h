@@ -1,0 +1,277 @@
+// Helpers of the kernel tests: tensors and packed weights that own their memory, random matrices, comparison
+// by tolerance and by bits, and the instruction sets, dtypes and thread counts that every test runs over.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <ostream>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/stream.h"
+#include "base/tensor.h"
+#include "kernels/packed_matrix.h"
+#include "kernels/ref/dense.h"
+
+namespace chorale {
+
+// Unit roundoffs: one operation rounded to nearest is off by at most this share of its result.
+inline constexpr double kFloatRoundoff = 0x1p-24;
+inline constexpr double kBf16Roundoff = 0x1p-8;
+// The bound that kernels/cpu/vec.h states for its exp.
+inline constexpr double kExpError = 2e-7;
+
+// What a value stored as an activation may lose.
+inline double roundoff_of(DType dtype) {
+  return dtype == DType::bf16 ? kBf16Roundoff : kFloatRoundoff;
+}
+
+// ---- instruction sets, dtypes, threads ----
+
+struct Backend {
+  InstructionSet isa;
+  DType dtype;  // of activations, weights and cache
+};
+inline std::ostream& operator<<(std::ostream& out, const Backend& b) {
+  return out << name_of(b.isa) << "_" << name_of(b.dtype);
+}
+inline std::vector<Backend> all_backends() {
+  std::vector<Backend> backends;
+  for (InstructionSet isa : available_instruction_sets())
+    for (DType dtype : {DType::bf16, DType::f32}) backends.push_back({isa, dtype});
+  return backends;
+}
+inline std::string name_of_backend(const testing::TestParamInfo<Backend>& info) {
+  return std::string(name_of(info.param.isa)) + "_" + std::string(name_of(info.param.dtype));
+}
+
+// Streams with 1 and with 3 threads.
+inline std::array<Stream, 2> streams(InstructionSet isa) {
+  static ThreadPool one(1);
+  static ThreadPool three(3);
+  return {Stream(one, isa), Stream(three, isa)};
+}
+
+// A test of an op that is compiled once per instruction set.
+class BackendTest : public testing::TestWithParam<Backend> {
+ protected:
+  DType dtype() const { return GetParam().dtype; }
+  std::array<Stream, 2> all_streams() const { return streams(GetParam().isa); }
+  Stream stream() const { return all_streams()[0]; }
+};
+
+// ---- memory ----
+
+// Cache-line aligned memory of its own on the heap, where the address sanitizer sees each byte beyond it.
+class Bytes {
+ public:
+  Bytes(int64_t size, uint8_t fill)
+      : data_(static_cast<std::byte*>(::operator new(static_cast<size_t>(size), kAlignment))), size_(size) {
+    std::memset(data_, fill, static_cast<size_t>(size));
+  }
+  Bytes(Bytes&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+  Bytes& operator=(Bytes&&) = delete;
+  ~Bytes() { ::operator delete(data_, kAlignment); }
+  std::byte* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  std::byte* data_;
+  int64_t size_;
+};
+
+// A tensor that owns its memory. Its rows start at cache lines as an Arena's do, with padding that is finite
+// but not zero: it must not be read into a result, and no op may write it. The elements begin as NaN, or -1.
+class TestTensor {
+ public:
+  TestTensor(DType dtype, int64_t rows, int64_t columns)
+      : stride_(padded(dtype, columns)),
+        memory_(rows * stride_ * static_cast<int64_t>(size_of(dtype)), kPadding),
+        tensor_(memory_.data(), dtype, rows, columns, stride_) {
+    const auto element = static_cast<int64_t>(size_of(dtype));
+    for (int64_t r = 0; r < rows; ++r)
+      std::memset(memory_.data() + r * stride_ * element, 0xFF, static_cast<size_t>(columns * element));
+  }
+  // The values of a matrix, rounded to a bf16 or f32 tensor.
+  TestTensor(DType dtype, const ref::Matrix& values) : TestTensor(dtype, values.rows, values.columns) {
+    for (int64_t r = 0; r < values.rows; ++r) {
+      for (int64_t c = 0; c < values.columns; ++c) {
+        if (dtype == DType::bf16)
+          tensor_.row<bf16>(r)[c] = to_bf16(values.at(r, c));
+        else
+          tensor_.row<float>(r)[c] = values.at(r, c);
+      }
+    }
+  }
+  TestTensor(TestTensor&&) = default;
+  TestTensor& operator=(TestTensor&&) = delete;
+  ~TestTensor() {
+    if (memory_.data() == nullptr) return;
+    const auto element = static_cast<int64_t>(size_of(tensor_.dtype()));
+    int64_t written = 0;
+    for (int64_t r = 0; r < tensor_.rows(); ++r)
+      for (int64_t i = tensor_.columns() * element; i < stride_ * element; ++i)
+        written += memory_.data()[r * stride_ * element + i] != std::byte{kPadding} ? 1 : 0;
+    EXPECT_EQ(written, 0) << "bytes of row padding were written";
+  }
+
+  operator const Tensor&() const { return tensor_; }
+  const Tensor* operator->() const { return &tensor_; }
+  ref::Matrix values() const { return ref::to_matrix(tensor_); }
+
+ private:
+  static constexpr uint8_t kPadding = 0x3F;  // 0.75 as bf16 and as float32
+  static int64_t padded(DType dtype, int64_t columns) {
+    const auto per_line = static_cast<int64_t>(64 / size_of(dtype));
+    return (columns + per_line - 1) / per_line * per_line;
+  }
+
+  int64_t stride_;
+  Bytes memory_;
+  Tensor tensor_;
+};
+
+// A vector [1, n] of any element type.
+template <typename T>
+TestTensor vector_tensor(const std::vector<T>& values) {
+  TestTensor tensor(dtype_of<T>(), 1, static_cast<int64_t>(values.size()));
+  std::copy(values.begin(), values.end(), tensor->data<T>());
+  return tensor;
+}
+template <typename T>
+ref::Dense<T> to_dense(const Tensor& tensor) {
+  ref::Dense<T> out(tensor.rows(), tensor.columns());
+  for (int64_t r = 0; r < tensor.rows(); ++r)
+    std::copy_n(tensor.row<T>(r), tensor.columns(), out.values.begin() + r * tensor.columns());
+  return out;
+}
+
+// A packed matrix that owns its bytes.
+struct TestWeights {
+  PackedLayout layout;
+  Bytes bytes;
+
+  explicit TestWeights(const PackedLayout& packed_layout)
+      : layout(packed_layout), bytes(packed_layout.bytes(), 0xFF) {}
+  PackedMatrix view() const { return {layout, bytes.data()}; }
+};
+inline SourceMatrix source_of(const ref::Matrix& m) {
+  return {reinterpret_cast<const std::byte*>(m.values.data()), DType::f32, m.rows, m.columns};
+}
+inline void pack_half(const ref::Matrix& source, const TestWeights& target, int half) {
+  for (int64_t chunk = 0; chunk < target.layout.n_chunks * target.layout.k_chunks; ++chunk)
+    pack_chunk(source_of(source), target.layout, target.bytes.data(), chunk, half);
+}
+inline TestWeights pack(const ref::Matrix& source, DType dtype, int64_t n_chunks = 1, int64_t k_chunks = 1) {
+  TestWeights packed(PackedLayout{dtype, source.rows, source.columns, n_chunks, k_chunks, false});
+  pack_half(source, packed, 0);
+  return packed;
+}
+inline TestWeights pack_pair(const ref::Matrix& gate, const ref::Matrix& up, DType dtype,
+                             int64_t n_chunks = 1) {
+  TestWeights packed(PackedLayout{dtype, gate.rows, gate.columns, n_chunks, 1, true});
+  pack_half(gate, packed, 0);
+  pack_half(up, packed, 1);
+  return packed;
+}
+
+// ---- values ----
+
+using Random = std::mt19937;
+
+inline int64_t random_int(Random& random, int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(random);
+}
+inline float rounded_to(DType dtype, float x) {
+  return dtype == DType::bf16 ? to_float(to_bf16(x)) : x;
+}
+// Normally distributed values that the dtype has.
+inline ref::Matrix random_matrix(Random& random, int64_t rows, int64_t columns, DType dtype,
+                                 float deviation = 1) {
+  std::normal_distribution<float> normal(0, deviation);
+  ref::Matrix matrix(rows, columns);
+  for (float& x : matrix.values) x = rounded_to(dtype, normal(random));
+  return matrix;
+}
+inline ref::Matrix absolute(ref::Matrix matrix) {
+  for (float& x : matrix.values) x = std::fabs(x);
+  return matrix;
+}
+inline ref::Matrix row_of(const ref::Matrix& m, int64_t row) {
+  ref::Matrix out(1, m.columns);
+  std::copy_n(m.values.begin() + row * m.columns, m.columns, out.values.begin());
+  return out;
+}
+inline ref::Matrix columns_of(const ref::Matrix& m, int64_t first, int64_t count) {
+  ref::Matrix out(m.rows, count);
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (int64_t c = 0; c < count; ++c) out.at(r, c) = m.at(r, first + c);
+  return out;
+}
+
+// ---- comparison ----
+
+// Each element within its own tolerance of the reference.
+inline void expect_within(const ref::Matrix& actual, const ref::Dense<double>& expected,
+                          const ref::Dense<double>& tolerance) {
+  ASSERT_EQ(actual.rows, expected.rows);
+  ASSERT_EQ(actual.columns, expected.columns);
+  ASSERT_EQ(tolerance.values.size(), expected.values.size());
+  int64_t wrong = 0;
+  for (int64_t r = 0; r < actual.rows; ++r) {
+    for (int64_t c = 0; c < actual.columns; ++c) {
+      const bool near = std::fabs(actual.at(r, c) - expected.at(r, c)) <= tolerance.at(r, c);
+      if (near || ++wrong > 3) continue;
+      ADD_FAILURE() << "[" << r << ", " << c << "]: " << actual.at(r, c) << ", expected " << expected.at(r, c)
+                    << " within " << tolerance.at(r, c);
+    }
+  }
+  EXPECT_EQ(wrong, 0) << "elements out of " << actual.values.size();
+}
+
+// The same bits; any NaN equals any other, because which one an operation gives is not part of the contract.
+template <typename T>
+bool same_bits(T a, T b) {
+  if constexpr (std::is_same_v<T, float>)
+    return (std::isnan(a) && std::isnan(b)) || std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
+  else if constexpr (std::is_same_v<T, bf16>)
+    return (std::isnan(to_float(a)) && std::isnan(to_float(b))) || a.bits == b.bits;
+  else
+    return a == b;
+}
+template <typename T>
+int64_t differing(const Tensor& a, int64_t row_a, const Tensor& b, int64_t row_b) {
+  int64_t count = 0;
+  for (int64_t c = 0; c < a.columns(); ++c)
+    count += same_bits(a.row<T>(row_a)[c], b.row<T>(row_b)[c]) ? 0 : 1;
+  return count;
+}
+inline void expect_same_row(const Tensor& a, int64_t row_a, const Tensor& b, int64_t row_b) {
+  ASSERT_EQ(a.dtype(), b.dtype());
+  ASSERT_EQ(a.columns(), b.columns());
+  int64_t count = 0;
+  if (a.dtype() == DType::bf16)
+    count = differing<bf16>(a, row_a, b, row_b);
+  else if (a.dtype() == DType::f32)
+    count = differing<float>(a, row_a, b, row_b);
+  else if (a.dtype() == DType::i64)
+    count = differing<int64_t>(a, row_a, b, row_b);
+  else
+    count = differing<int32_t>(a, row_a, b, row_b);
+  EXPECT_EQ(count, 0) << "columns of row " << row_a << " (" << row_b << ") have other bits";
+}
+inline void expect_same_bits(const Tensor& a, const Tensor& b) {
+  ASSERT_EQ(a.rows(), b.rows());
+  for (int64_t r = 0; r < a.rows(); ++r) expect_same_row(a, r, b, r);
+}
+
+}  // namespace chorale

@@ -39,6 +39,7 @@ inline constexpr size_t kHelpColumn = 42;
 // the options given, which must outlive the app; the values there are the defaults.
 void add_model_flags(CLI::App& app, engine::LoadOptions& options);      // Model: the path, formats, context
 void add_execution_flags(CLI::App& app, engine::LoadOptions& options);  // Execution: threads, instruction set
+void add_parallel_flags(CLI::App& app, engine::LoadOptions& options);   // Parallel strategy
 CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options);
 CLI::Option* add_log_level_flag(CLI::App& app, std::string& level);
 CLI::Option* add_json_flag(CLI::App& app, bool& json);

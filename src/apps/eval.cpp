@@ -37,6 +37,7 @@ int run_eval(const EvalFlags& flags) {
   const std::vector<int32_t> ids = load_tokenizer(flags.load, config).encode(text, true);
   const int64_t longest = std::clamp(static_cast<int64_t>(ids.size()), int64_t{2}, flags.window);
   engine::LoadedModel model = load_for_one_sequence(flags.load, config, longest, "a window (--window)");
+  if (!model.is_driver()) return model.serve_steps();
 
   tools::EvalOptions options;
   options.window = flags.window;
@@ -87,6 +88,7 @@ Command add_eval(CLI::App& root) {
   add_json_flag(*app, flags->json);
   add_model_flags(*app, flags->load);
   add_execution_flags(*app, flags->load);
+  add_parallel_flags(*app, flags->load);
   add_chunk_flag(*app, flags->load)->group("Execution");
   add_log_level_flag(*app, flags->log_level)->group("Output");
   return {app, [flags] { return run_eval(*flags); }};

@@ -1,3 +1,7 @@
+#include <cstdio>
+#include <optional>
+#include <string>
+
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
@@ -33,7 +37,8 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options) {
 }
 
 void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
-  app.add_option("--threads", options.threads, "Threads that compute; 0: one per core this process may use")
+  app.add_option("--threads,--threads-per-rank", options.threads,
+                 "Threads of each rank; 0: the cores this process may use, shared by its ranks")
       ->option_text("N")
       ->check(CLI::Range(0, 1024))
       ->group(kExecution);
@@ -42,6 +47,79 @@ void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|avx512_bf16|avx512|avx2|portable")
       ->check(CLI::IsMember({"auto", "avx512_bf16", "avx512", "avx2", "portable"}))
       ->group(kExecution);
+}
+
+void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
+  constexpr const char* kGroup = "Parallel strategy";
+  parallel::StrategyFlags& strategy = options.parallel.strategy;
+  const auto add_size = [&](const char* name, std::optional<int>& value, const char* text) {
+    app.add_option(name, value, text)->option_text("N")->group(kGroup);
+  };
+  add_size("--tp-size,--tensor-parallel-size", strategy.tp_size,
+           "Ranks that share a batch and split heads (1)");
+  add_size("--dp-size,--data-parallel-size", strategy.dp_size,
+           "Groups of such ranks, each with its own batch (1)");
+  add_size("--ep-size,--expert-parallel-size", strategy.ep_size, "Ranks that own different experts (1)");
+  app.add_flag("--enable-ep-moe", strategy.enable_ep_moe,
+               "Expert parallel; without --ep-size over --tp-size ranks")
+      ->group(kGroup);
+  add_size("--moe-tp-size", strategy.moe_tp_size,
+           "Ranks that split each expert; default: those that are left");
+  add_size("--moe-dp-size", strategy.moe_dp_size,
+           "Replicas of all experts, for different tokens; default: --dp-size while --ep-size <= --tp-size, "
+           "else 1");
+  app.add_option("--single-expert-mode", strategy.single_expert_mode,
+                 "For a one-expert model: dp gives every rank the expert, tp splits it")
+      ->option_text("dp|tp")
+      ->envname("SINGLE_EXPERT_MODE")
+      ->group(kGroup);
+  app.add_flag(
+         "--enable-dp-attention", strategy.enable_dp_attention,
+         "Sizes as in SGLang: --tp-size is all ranks, attention is split over tp_size / dp_size of them")
+      ->group(kGroup);
+  app.add_option("--ep-num-redundant-experts", options.parallel.num_redundant_experts,
+                 "Slots for replicas of experts, beyond one for each (0)")
+      ->option_text("N")
+      ->check(CLI::Range(0, 65536))
+      ->group(kGroup);
+  app.add_option("--ep-dispatch-algorithm", options.parallel.dispatch_algorithm,
+                 "Which replica gets a token: static: the nearest; dynamic: all in turn")
+      ->option_text("static|dynamic")
+      ->check(CLI::IsMember({"static", "dynamic"}))
+      ->group(kGroup);
+  app.add_option("--init-expert-location", options.parallel.init_expert_location,
+                 "trivial, or a JSON file with physical_to_logical_map or logical_count")
+      ->option_text("trivial|FILE")
+      ->group(kGroup);
+  app.add_option("--eplb-algorithm", options.parallel.eplb_algorithm,
+                 "How logical_count becomes a placement (auto)")
+      ->option_text("auto|hierarchical|global")
+      ->group(kGroup);
+  app.add_option("--communicator", options.parallel.communicator,
+                 "local: ranks are threads; mpi: ranks are processes; auto: mpi under an MPI launcher")
+      ->option_text("auto|local|mpi")
+      ->check(CLI::IsMember({"auto", "local", "mpi"}))
+      ->group(kGroup);
+  app.add_option("--dist-timeout", options.parallel.collective_timeout,
+                 "Seconds that a rank may keep the others waiting before the server ends (10); 0: for ever")
+      ->option_text("SECONDS")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->group(kGroup);
+  app.add_option_function<std::string>(
+         "--inject-fault",
+         [&options](const std::string& text) {
+           engine::InjectedFault fault;
+           char end = 0;
+           long step = 0;
+           if (std::sscanf(text.c_str(), "%d:%ld%c", &fault.rank, &step, &end) != 2) {
+             throw CLI::ValidationError("--inject-fault", "expected RANK:STEP, found " + text);
+           }
+           fault.step = step;
+           options.parallel.fault = fault;
+         },
+         "For tests: this rank fails at the start of this step")
+      ->option_text("RANK:STEP")
+      ->group(kGroup);
 }
 
 CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options) {

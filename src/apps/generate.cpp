@@ -170,6 +170,7 @@ int run_generate(const GenerateFlags& flags) {
   load.max_running_requests = 1;
   load.show_progress = isatty(STDERR_FILENO) != 0;
   engine::LoadedModel model = engine::LoadedModel::load(load);
+  if (!model.is_driver()) return model.serve_steps();
   request.sampling = sampling_params(flags, model.generation_defaults());
   request.sampling.max_new_tokens = max_new_tokens;
 
@@ -233,6 +234,7 @@ Command add_generate(CLI::App& root) {
   add_sampling_flags(*app, *flags);
   add_model_flags(*app, flags->load);
   add_execution_flags(*app, flags->load);
+  add_parallel_flags(*app, flags->load);
   add_chunk_flag(*app, flags->load)->group("Execution");
   add_json_flag(*app, flags->json);
   add_log_level_flag(*app, flags->log_level)->group("Output");

@@ -45,6 +45,7 @@ int run_logits(const LogitsFlags& flags) {
   const std::vector<int32_t> ids = read_ids(flags, config);
   const auto num_tokens = static_cast<int64_t>(ids.size());
   engine::LoadedModel model = load_for_one_sequence(flags.load, config, num_tokens, "the input");
+  if (!model.is_driver()) return model.serve_steps();
 
   const int64_t vocab_size = model.runner().vocab_size();
   const auto size = checked_mul(num_tokens, vocab_size);
@@ -94,6 +95,7 @@ Command add_logits(CLI::App& root) {
   add_json_flag(*app, flags->json);
   add_model_flags(*app, flags->load);
   add_execution_flags(*app, flags->load);
+  add_parallel_flags(*app, flags->load);
   add_chunk_flag(*app, flags->load)->group("Execution");
   add_log_level_flag(*app, flags->log_level)->group("Output");
   return {app, [flags] { return run_logits(*flags); }};

@@ -1,5 +1,6 @@
 // chorale serve: the HTTP server.
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 
@@ -15,6 +16,8 @@
 
 namespace chorale::apps {
 namespace {
+
+constexpr int kModelFailed = 70;
 
 struct ServeFlags {
   engine::LoadOptions load;
@@ -33,6 +36,7 @@ int run_serve(const ServeFlags& flags) {
     log::warn("the chat template cannot be used, chat is refused: {}", *chat->error());
 
   engine::LoadedModel model = engine::LoadedModel::load(flags.load);
+  if (!model.is_driver()) return model.serve_steps();
   engine::EngineOptions engine_options = flags.engine;
   engine_options.max_total_tokens = model.max_total_tokens();
   engine_options.chunked_prefill_size = flags.load.chunked_prefill_size;
@@ -52,7 +56,12 @@ int run_serve(const ServeFlags& flags) {
                                        .dtype = model.dtype_name(),
                                        .instruction_set = model.instruction_set_name()});
   server.run();
-  return 0;
+  if (!engine.stats().failed) return 0;
+  // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
+  // order.
+  log::critical("the server ends because the model has failed");
+  log::flush();
+  std::_Exit(kModelFailed);
 }
 
 void add_memory_flags(CLI::App& app, ServeFlags& flags) {
@@ -112,6 +121,7 @@ Command add_serve(CLI::App& root) {
       ->option_text("NAME")
       ->group("Model");
   add_execution_flags(*app, flags->load);
+  add_parallel_flags(*app, flags->load);
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   return {app, [flags] { return run_serve(*flags); }};

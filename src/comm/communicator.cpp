@@ -1,8 +1,11 @@
 #include "comm/communicator.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "base/error.h"
 
@@ -58,6 +61,11 @@ int64_t row_bytes(const Tensor& t) {
 
 }  // namespace
 
+CollectiveError rank_failure(int world_rank, std::string_view reason) {
+  return {world_rank, world_rank < 0 ? fmt::format("a rank failed: {}", reason)
+                                     : fmt::format("rank {} failed: {}", world_rank, reason)};
+}
+
 std::string_view name_of(Purpose purpose) {
   switch (purpose) {
     case Purpose::attention:
@@ -96,6 +104,13 @@ void Communicator::broadcast(const Stream&, std::span<std::byte> data, int root,
   count(purpose, rank() == root ? static_cast<int64_t>(data.size()) * (size() - 1) : 0);
 }
 
+void Communicator::await_broadcast(const Stream&, std::span<std::byte> data, int root,
+                                   Purpose purpose) const {
+  if (size() == 1) return;
+  transport_->await_broadcast(data, root);
+  count(purpose, rank() == root ? static_cast<int64_t>(data.size()) * (size() - 1) : 0);
+}
+
 void Communicator::all_reduce_sum(const Stream&, const Tensor& sums, Purpose purpose) const {
   if (size() == 1) return;
   const std::span<int64_t> values = values_of(sums, sums.rows());
@@ -124,8 +139,8 @@ void Communicator::all_gather_rows(const Stream&, const Tensor& mine, std::span<
   count(purpose, sizes[me] * (size() - 1));
 }
 
-void Communicator::gather_rows(const Stream&, const Tensor& mine, std::span<const int64_t> rows_of, const Tensor& all,
-                               int root, Purpose purpose) const {
+void Communicator::gather_rows(const Stream&, const Tensor& mine, std::span<const int64_t> rows_of,
+                               const Tensor& all, int root, Purpose purpose) const {
   const auto me = static_cast<size_t>(rank());
   if (size() == 1) return copy_rows(mine, all, rows_of[me]);
   const bool is_root = rank() == root;
@@ -136,8 +151,16 @@ void Communicator::gather_rows(const Stream&, const Tensor& mine, std::span<cons
   count(purpose, is_root ? 0 : sizes[me]);
 }
 
+void Communicator::gather_equal_rows(const Stream& stream, const Tensor& mine, const Tensor& all, int root,
+                                     Purpose purpose) const {
+  int64_t rows[kMaxRanks];
+  std::fill_n(rows, size(), mine.rows());
+  gather_rows(stream, mine, {rows, static_cast<size_t>(size())}, all, root, purpose);
+}
+
 int64_t Communicator::all_to_all_rows(const Stream&, const Tensor& send, std::span<const int64_t> sent_rows,
-                                      const Tensor& receive, std::span<int64_t> received_rows, Purpose purpose) const {
+                                      const Tensor& receive, std::span<int64_t> received_rows,
+                                      Purpose purpose) const {
   check_alike(send, receive);
   const auto me = static_cast<size_t>(rank());
   if (size() == 1) {

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/math.h"
 #include "base/random.h"
 #include "engine/block_manager.h"
 #include "engine/sampler.h"
@@ -25,6 +26,8 @@
 
 namespace chorale::engine {
 namespace {
+
+constexpr std::chrono::milliseconds kIdleCheck{500};
 
 EngineOptions checked(EngineOptions options, const ModelRunner& runner) {
   auto positive = [](int64_t value, const char* name) {
@@ -42,10 +45,11 @@ EngineOptions checked(EngineOptions options, const ModelRunner& runner) {
     throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
                 options.max_total_tokens);
   }
-  if (options.max_logits_rows == 0) options.max_logits_rows = options.max_running_requests;
-  if (options.max_logits_rows < options.max_running_requests) {
-    throw_error("max_logits_rows must be at least max_running_requests ({}), but is {}",
-                options.max_running_requests, options.max_logits_rows);
+  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_groups());
+  if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;
+  if (options.max_logits_rows < running_per_group) {
+    throw_error("max_logits_rows must be at least the max_running_requests of a group ({}), but is {}",
+                running_per_group, options.max_logits_rows);
   }
   const int64_t vocab_size = runner.vocab_size();
   if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
@@ -84,6 +88,8 @@ class Engine::Impl {
   void loop();
   bool take_commands();
   void apply_commands();
+  bool has_work() const;
+  size_t least_busy_group() const;
   void step();
   void take_rows(const ScheduledSequence& scheduled, std::span<const float> rows);
   bool score_prompt(Sequence& sequence, int64_t num_rows, std::span<const float> rows);
@@ -93,6 +99,7 @@ class Engine::Impl {
   void finish_early(Sequence& sequence, FinishReason reason);
   void fail(Sequence& sequence, RequestError error);
   void fail_for_bad_logits(Sequence& sequence);
+  void fail_engine(const std::string& why);
   void fail_all(const std::string& message);
   void publish_and_deliver();
 
@@ -120,9 +127,24 @@ class Engine::Impl {
   bool busy_ = false;  // the thread is between taking commands and having delivered what came of them
   EngineStats stats_;
 
+  // A data-parallel group: sequences and a KV cache of its own.
+  struct Group {
+    Group(const EngineOptions& options, int64_t num_groups)
+        : blocks(options.max_total_tokens / kBlockTokens, options.enable_prefix_cache),
+          scheduler(blocks, {.chunked_prefill_size = options.chunked_prefill_size,
+                             .max_running_requests = ceil_div(options.max_running_requests, num_groups),
+                             .max_logits_rows = options.max_logits_rows}) {}
+    int64_t num_sequences() const { return scheduler.num_running() + scheduler.num_waiting(); }
+
+    BlockManager blocks;
+    Scheduler scheduler;
+    const ScheduledStep* step = nullptr;  // the one that is being run
+  };
+
   // The engine's thread alone.
-  BlockManager blocks_;
-  Scheduler scheduler_;
+  std::vector<std::unique_ptr<Group>> groups_;
+  std::vector<const StepPlan*> plans_;          // of the groups
+  std::vector<std::span<const float>> logits_;  // likewise
   Sampler sampler_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
   std::vector<std::unique_ptr<Sequence>> taken_;
@@ -140,12 +162,12 @@ Engine::Impl::Impl(ModelRunner& runner, EngineOptions options)
       options_(checked(std::move(options), runner)),
       vocab_size_(runner.vocab_size()),
       entropy_(fresh_entropy()),
-      blocks_(options_.max_total_tokens / kBlockTokens, options_.enable_prefix_cache),
-      scheduler_(blocks_, {.chunked_prefill_size = options_.chunked_prefill_size,
-                           .max_running_requests = options_.max_running_requests,
-                           .max_logits_rows = options_.max_logits_rows}),
       sampler_(vocab_size_) {
-  stats_.kv_tokens_total = counters_.kv_tokens_total = options_.max_total_tokens;
+  const int64_t num_groups = runner.num_groups();
+  for (int64_t g = 0; g < num_groups; ++g) groups_.push_back(std::make_unique<Group>(options_, num_groups));
+  plans_.resize(groups_.size());
+  logits_.resize(groups_.size());
+  stats_.kv_tokens_total = counters_.kv_tokens_total = num_groups * options_.max_total_tokens;
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -264,7 +286,10 @@ void Engine::Impl::loop() {
     const bool stopping = take_commands();
     apply_commands();
     if (stopping) break;
-    if (scheduler_.num_running() + scheduler_.num_waiting() > 0) step();
+    if (!failed_) {
+      if (const auto failure = runner_->failure()) fail_engine(*failure);
+    }
+    if (has_work()) step();
     publish_and_deliver();
   }
   for (const auto& [arrival, sequence] : sequences_) finish_early(*sequence, FinishReason::aborted);
@@ -275,7 +300,9 @@ void Engine::Impl::loop() {
 bool Engine::Impl::take_commands() {
   std::unique_lock lock(mutex_);
   if (sequences_.empty()) {
-    wake_.wait(lock, [&] { return stopping_ || flush_requested_ || !incoming_.empty() || !aborts_.empty(); });
+    // Not for ever: an idle server notices when a rank has died.
+    wake_.wait_for(lock, kIdleCheck,
+                   [&] { return stopping_ || flush_requested_ || !incoming_.empty() || !aborts_.empty(); });
   }
   taken_.swap(incoming_);
   taken_aborts_.swap(aborts_);
@@ -286,7 +313,8 @@ bool Engine::Impl::take_commands() {
 
 void Engine::Impl::apply_commands() {
   for (std::unique_ptr<Sequence>& sequence : taken_) {
-    scheduler_.add(*sequence);
+    sequence->group = least_busy_group();
+    groups_[sequence->group]->scheduler.add(*sequence);
     const uint64_t arrival = sequence->arrival;
     sequences_.emplace(arrival, std::move(sequence));
   }
@@ -296,28 +324,49 @@ void Engine::Impl::apply_commands() {
     if (found != sequences_.end()) finish_early(*found->second, FinishReason::aborted);
   }
   taken_aborts_.clear();
-  if (taken_flush_) blocks_.flush();
+  if (taken_flush_) {
+    for (const auto& group : groups_) group->blocks.flush();
+  }
   if (failed_) fail_all("the model runner has failed");  // submitted before anyone could know
 }
 
+bool Engine::Impl::has_work() const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [](const auto& group) { return group->num_sequences() > 0; });
+}
+
+// By the number of its sequences; of equal ones the first, so that requests go round.
+size_t Engine::Impl::least_busy_group() const {
+  const auto least = std::min_element(groups_.begin(), groups_.end(), [](const auto& a, const auto& b) {
+    return a->num_sequences() < b->num_sequences();
+  });
+  return static_cast<size_t>(least - groups_.begin());
+}
+
+// All groups take part in every step, because their ranks share the experts.
 void Engine::Impl::step() {
-  const ScheduledStep& step = scheduler_.schedule();
-  std::span<const float> logits;
-  try {
-    logits = runner_->run(step.plan);
-    const size_t expected = step.plan.logits_tokens.size() * static_cast<size_t>(vocab_size_);
-    if (logits.size() != expected) throw_error("{} logits were expected, {} came", expected, logits.size());
-  } catch (const std::exception& error) {
-    log::critical("the model runner failed, all requests end: {}", error.what());
-    failed_ = true;
-    fail_all(fmt::format("the model runner failed: {}", error.what()));
-    return;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    groups_[g]->step = &groups_[g]->scheduler.schedule();
+    plans_[g] = &groups_[g]->step->plan;
   }
-  scheduler_.commit();
+  try {
+    runner_->run_groups(plans_, logits_);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const size_t expected = plans_[g]->logits_tokens.size() * static_cast<size_t>(vocab_size_);
+      if (logits_[g].size() != expected) {
+        throw_error("{} logits were expected, {} came", expected, logits_[g].size());
+      }
+    }
+  } catch (const std::exception& error) {
+    return fail_engine(error.what());
+  }
   ++counters_.steps;
-  for (const ScheduledSequence& scheduled : step.sequences) {
-    const auto first = static_cast<size_t>(scheduled.first_row * vocab_size_);
-    take_rows(scheduled, logits.subspan(first, static_cast<size_t>(scheduled.num_rows * vocab_size_)));
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    groups_[g]->scheduler.commit();
+    for (const ScheduledSequence& scheduled : groups_[g]->step->sequences) {
+      const auto first = static_cast<size_t>(scheduled.first_row * vocab_size_);
+      take_rows(scheduled, logits_[g].subspan(first, static_cast<size_t>(scheduled.num_rows * vocab_size_)));
+    }
   }
 }
 
@@ -390,7 +439,7 @@ GenerationEvent& Engine::Impl::add_event(Sequence& sequence) {
 
 void Engine::Impl::finish(Sequence& sequence, GenerationEvent& event, FinishReason reason) {
   event.finish = reason;
-  scheduler_.remove(sequence);
+  groups_[sequence.group]->scheduler.remove(sequence);
   switch (reason) {
     case FinishReason::none:
       CHORALE_CHECK(false, "a sequence needs a reason to finish");
@@ -426,6 +475,12 @@ void Engine::Impl::fail_for_bad_logits(Sequence& sequence) {
   fail(sequence, {500, "the model produced NaN logits", ""});
 }
 
+void Engine::Impl::fail_engine(const std::string& why) {
+  log::critical("the model runner failed, all requests end: {}", why);
+  failed_ = true;
+  fail_all(fmt::format("the model runner failed: {}", why));
+}
+
 void Engine::Impl::fail_all(const std::string& message) {
   for (const auto& [arrival, sequence] : sequences_) fail(*sequence, {500, message, ""});
 }
@@ -433,17 +488,24 @@ void Engine::Impl::fail_all(const std::string& message) {
 // What others can see is up to date before a listener hears of it: on its last event a request is no longer
 // live.
 void Engine::Impl::publish_and_deliver() {
-  counters_.running = scheduler_.num_running();
-  counters_.kv_tokens_used = blocks_.num_used() * kBlockTokens;
-  counters_.kv_tokens_cached = blocks_.num_cached() * kBlockTokens;
-  counters_.prompt_tokens = scheduler_.counters().prompt_tokens;
-  counters_.cached_tokens = scheduler_.counters().cached_tokens;
-  counters_.prefix_queries = scheduler_.counters().prefix_queries;
-  counters_.preemptions = scheduler_.counters().preemptions;
+  int64_t waiting = 0;
+  counters_.running = counters_.kv_tokens_used = counters_.kv_tokens_cached = 0;
+  counters_.prompt_tokens = counters_.cached_tokens = counters_.prefix_queries = counters_.preemptions = 0;
+  for (const auto& group : groups_) {
+    const SchedulerCounters& counted = group->scheduler.counters();
+    waiting += group->scheduler.num_waiting();
+    counters_.running += group->scheduler.num_running();
+    counters_.kv_tokens_used += group->blocks.num_used() * kBlockTokens;
+    counters_.kv_tokens_cached += group->blocks.num_cached() * kBlockTokens;
+    counters_.prompt_tokens += counted.prompt_tokens;
+    counters_.cached_tokens += counted.cached_tokens;
+    counters_.prefix_queries += counted.prefix_queries;
+    counters_.preemptions += counted.preemptions;
+  }
   counters_.failed = failed_;
   {
     const std::lock_guard lock(mutex_);
-    counters_.waiting = scheduler_.num_waiting() + static_cast<int64_t>(incoming_.size());
+    counters_.waiting = waiting + static_cast<int64_t>(incoming_.size());
     stats_ = counters_;
     for (const Delivery& delivery : deliveries_) {
       if (delivery.event.finish != FinishReason::none) live_.erase(delivery.sequence->request.id);

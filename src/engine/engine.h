@@ -17,17 +17,19 @@
 namespace chorale::engine {
 
 struct EngineOptions {
-  int64_t max_total_tokens = 0;        // KV cache capacity in tokens, a multiple of the block size; required
-  int64_t chunked_prefill_size = 512;  // most prompt tokens of one step, over all sequences
-  int64_t max_running_requests = 256;
+  // KV cache capacity of each data-parallel group in tokens, a multiple of the block size; required
+  int64_t max_total_tokens = 0;
+  int64_t chunked_prefill_size = 512;  // most prompt tokens of one step of a group, over all sequences
+  int64_t max_running_requests = 256;  // over all groups, which share it evenly
   int64_t max_queued_requests = 4096;
   int64_t max_context_len = 0;  // prompt plus output; required (the model's max_position_embeddings or less)
-  int64_t max_logits_rows = 0;  // most logits rows of one step; 0: max_running_requests; not less than that
+  // Most logits rows of one step of a group; 0: its part of max_running_requests; not less than that.
+  int64_t max_logits_rows = 0;
   bool enable_prefix_cache = true;
   std::vector<int32_t> eos_token_ids;
 };
 
-// A snapshot; counters are since start.
+// A snapshot over all data-parallel groups; counters are since start.
 struct EngineStats {
   int64_t running = 0;
   int64_t waiting = 0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <numeric>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,8 +15,10 @@
 #include "base/progress_bar.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "comm/mpi/mpi_world.h"
 #include "engine/local_runner.h"
 #include "engine/memory_plan.h"
+#include "engine/mpi_runner.h"
 #include "io/checkpoint.h"
 #include "model/weight_loader.h"
 
@@ -60,6 +64,7 @@ void fill(const io::Checkpoint* checkpoint, const model::WeightPlan& plan, const
     model::fill_random_weights(plan, options.dummy_seed, base, pool, progress);
   }
   const double seconds = progress.seconds();
+  if (!options.show_progress) return;
   log::info("weights: {} in {:.2f} s ({:.2f} GB/s)", format_bytes(bytes), seconds,
             static_cast<double>(bytes) / 1e9 / std::max(seconds, 1e-9));
 }
@@ -67,48 +72,162 @@ void fill(const io::Checkpoint* checkpoint, const model::WeightPlan& plan, const
 }  // namespace
 
 struct LoadedModel::Impl {
-  Impl(io::ModelConfig c, io::GenerationDefaults d, DType type, InstructionSet set, int threads)
-      : config(std::move(c)), defaults(std::move(d)), dtype(type), isa(set), pool(threads) {}
-
   io::ModelConfig config;
   io::GenerationDefaults defaults;
-  DType dtype;
-  InstructionSet isa;
+  DType dtype = DType::bf16;
+  InstructionSet isa = InstructionSet::portable;
+  int threads_per_rank = 1;
   MemoryPlan memory;
-  ThreadPool pool;
-  Buffer weights;
-  std::unique_ptr<LocalRunner> runner;
+  std::optional<ParallelPlan> parallel;
+  Buffer memory_of_weights;
+  model::WeightShard stored;
+  model::ModelWeights weights;
+  // Exactly one of the two kinds of ranks.
+  std::unique_ptr<LocalRunner> local;
+  std::unique_ptr<comm::MpiWorld> mpi;
+  std::unique_ptr<MpiRunner> mpi_runner;
+
+  bool is_driver() const { return mpi == nullptr || mpi->rank() == 0; }
 };
 
+namespace {
+
+int threads_of_rank(const LoadOptions& options, int ranks_here) {
+  return options.threads > 0 ? options.threads : std::max(1, available_cores() / ranks_here);
+}
+
+void log_plan(const LoadedModel::Impl& impl) {
+  const ParallelPlan& plan = *impl.parallel;
+  if (plan.strategy.world() > 1) {
+    log::info("strategy {}: {} ranks{}, {}", parallel::to_string(plan.strategy), plan.strategy.world(),
+              impl.mpi != nullptr ? " over MPI" : " in this process",
+              plan.tokens_travel() ? "tokens travel to their experts" : "no token travels");
+    for (const std::string& line : rank_lines(impl.config, impl.dtype, plan, impl.memory.kv_tokens)) {
+      log::info("{}", line);
+    }
+  }
+  log::info("memory{}:", impl.mpi != nullptr ? " of rank 0" : "");
+  for (const std::string& line : impl.memory.table()) log::info("{}", line);
+}
+
+bool uses_mpi(const ParallelOptions& options) {
+  if (options.communicator == "auto") return comm::MpiWorld::is_launched_by_mpi();
+  return options.communicator == "mpi";
+}
+
+std::unique_ptr<comm::MpiWorld> join_mpi(const LoadOptions& options, const parallel::Strategy& strategy) {
+  const auto limit =
+      std::chrono::milliseconds(static_cast<int64_t>(options.parallel.collective_timeout * 1000));
+  auto mpi = std::make_unique<comm::MpiWorld>(comm::MpiOptions{.time_limit = limit});
+  if (mpi->size() != strategy.world()) {
+    throw_error(
+        "--communicator mpi: the strategy {} has {} ranks, but {} processes were started; start as many, or "
+        "change "
+        "--tp-size and --dp-size so that their product is {}",
+        parallel::to_string(strategy), strategy.world(), mpi->size(), mpi->size());
+  }
+  return mpi;
+}
+
+// A number per rank, the same for ranks of one host.
+std::vector<int> number_hosts(const parallel::Strategy& strategy, const comm::MpiWorld* mpi) {
+  std::vector<int> numbers(static_cast<size_t>(strategy.world()), 0);
+  if (mpi == nullptr) return numbers;
+  std::map<std::string, int> seen;
+  for (int rank = 0; rank < strategy.world(); ++rank) {
+    numbers[static_cast<size_t>(rank)] =
+        seen.emplace(mpi->host_of(rank), static_cast<int>(seen.size())).first->second;
+  }
+  return numbers;
+}
+
+// Ranks whose memory is this process's.
+std::vector<int> ranks_here(const parallel::Strategy& strategy, const comm::MpiWorld* mpi) {
+  if (mpi != nullptr) return {mpi->rank()};
+  std::vector<int> all(static_cast<size_t>(strategy.world()));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+// Processes of one host share its memory and cores.
+int processes_here(const comm::MpiWorld* mpi) {
+  return mpi == nullptr ? 1 : static_cast<int>(mpi->ranks_on_this_host().size());
+}
+
+// What all ranks have room for.
+int64_t agree_on_tokens(int64_t mine, const comm::MpiWorld* mpi) {
+  if (mpi == nullptr) return mine;
+  const auto size = static_cast<size_t>(mpi->size());
+  std::vector<int64_t> all(size);
+  std::vector<int64_t> sizes;
+  for (size_t rank = 0; rank < size; ++rank) sizes.push_back(sizeof(int64_t));
+  mpi->transport()->all_gather(std::as_bytes(std::span(&mine, 1)), sizes,
+                               std::as_writable_bytes(std::span(all)));
+  return *std::min_element(all.begin(), all.end());
+}
+
+}  // namespace
+
 LoadedModel LoadedModel::load(const LoadOptions& options) {
-  const DType dtype = compute_dtype(options.dtype);
-  const InstructionSet isa = select_instruction_set(options.instruction_set);
+  auto impl = std::make_unique<Impl>();
+  impl->dtype = compute_dtype(options.dtype);
+  impl->isa = select_instruction_set(options.instruction_set);
   const bool dummy = is_dummy(options);
-  auto impl = std::make_unique<Impl>(io::load_model_config(options.model_path),
-                                     io::load_generation_defaults(options.model_path), dtype, isa,
-                                     options.threads > 0 ? options.threads : available_cores());
+  impl->config = io::load_model_config(options.model_path);
+  impl->defaults = io::load_generation_defaults(options.model_path);
   std::optional<io::Checkpoint> checkpoint;
   if (!dummy) {
     checkpoint = io::Checkpoint::open(options.model_path);
     model::check_tensors(*checkpoint, impl->config);
   }
-  log_model(impl->config, options);
-  log::info("computing in {} with {} instructions on {} threads", name_of(dtype), name_of(isa),
-            impl->pool.size());
 
-  impl->memory = plan_memory(impl->config, dtype, options, available_memory());
-  log::info("memory:");
-  for (const std::string& line : impl->memory.table()) log::info("{}", line);
+  const parallel::Strategy strategy = choose_strategy(impl->config, options.parallel);
+  if (uses_mpi(options.parallel)) impl->mpi = join_mpi(options, strategy);
+  const bool tells = impl->is_driver();
+  const model::StepLimits limits = choose_limits(impl->config, options, strategy.dp_size);
+  impl->parallel =
+      plan_parallel(impl->config, options.parallel, limits, number_hosts(strategy, impl->mpi.get()));
+  const std::vector<int> here = ranks_here(strategy, impl->mpi.get());
+  impl->threads_per_rank =
+      threads_of_rank(options, static_cast<int>(here.size()) * processes_here(impl->mpi.get()));
+  if (tells) {
+    log_model(impl->config, options);
+    log::info("computing in {} with {} instructions on {} threads{}", name_of(impl->dtype),
+              name_of(impl->isa), impl->threads_per_rank, strategy.world() > 1 ? " for each rank" : "");
+  }
+  impl->memory = plan_memory(impl->config, impl->dtype, options, *impl->parallel, here,
+                             available_memory() / static_cast<uint64_t>(processes_here(impl->mpi.get())));
+  impl->memory.kv_tokens = agree_on_tokens(impl->memory.kv_tokens, impl->mpi.get());
+  if (tells) log_plan(*impl);
 
-  const model::WeightPlan plan = model::plan_weights(impl->config, dtype);
-  impl->weights = Buffer(plan.bytes);
-  fill(checkpoint ? &*checkpoint : nullptr, plan, options, impl->weights.data(), impl->pool);
-  impl->runner = std::make_unique<LocalRunner>(
-      LocalRunner::Parts{.config = impl->config,
-                         .weights = model::bind_weights(impl->config, dtype, impl->weights.data()),
-                         .limits = impl->memory.limits,
-                         .num_blocks = impl->memory.kv_tokens / kBlockTokens,
-                         .stream = Stream(impl->pool, isa)});
+  impl->stored = impl->mpi == nullptr
+                     ? model::whole_model(impl->config)
+                     : model::storage_for(impl->parallel->ranks[static_cast<size_t>(here[0])].shard);
+  const model::WeightPlan plan = model::plan_weights(impl->config, impl->dtype, impl->stored);
+  impl->memory_of_weights = Buffer(plan.bytes);
+  ThreadPool loading(options.threads > 0 ? options.threads
+                                         : std::max(1, available_cores() / processes_here(impl->mpi.get())));
+  LoadOptions loads = options;
+  loads.show_progress = options.show_progress && tells;
+  fill(checkpoint ? &*checkpoint : nullptr, plan, loads, impl->memory_of_weights.data(), loading);
+  impl->weights =
+      model::bind_weights(impl->config, impl->dtype, impl->stored, impl->memory_of_weights.data());
+
+  const RunnerParts parts{.config = impl->config,
+                          .plan = *impl->parallel,
+                          .weights = impl->weights,
+                          .stored = impl->stored,
+                          .limits = limits,
+                          .num_blocks = impl->memory.kv_tokens / kBlockTokens,
+                          .isa = impl->isa,
+                          .threads_per_rank = impl->threads_per_rank,
+                          .collective_timeout = options.parallel.collective_timeout,
+                          .fault = options.parallel.fault};
+  if (impl->mpi != nullptr) {
+    impl->mpi_runner = std::make_unique<MpiRunner>(parts, *impl->mpi);
+  } else {
+    impl->local = std::make_unique<LocalRunner>(parts);
+  }
   return LoadedModel(std::move(impl));
 }
 
@@ -117,8 +236,37 @@ LoadedModel::LoadedModel(LoadedModel&&) noexcept = default;
 LoadedModel& LoadedModel::operator=(LoadedModel&&) noexcept = default;
 LoadedModel::~LoadedModel() = default;
 
+bool LoadedModel::is_driver() const {
+  return impl_->is_driver();
+}
+
+int LoadedModel::serve_steps() {
+  try {
+    impl_->mpi_runner->serve_steps();
+    return 0;
+  } catch (const comm::CollectiveError& error) {
+    fatal(fmt::format("rank {} ends: {}", impl_->mpi->rank(), error.what()));
+  } catch (const std::exception& error) {
+    impl_->mpi->fail(impl_->mpi->rank(), error.what());
+    fatal(fmt::format("rank {} failed: {}", impl_->mpi->rank(), error.what()));
+  }
+}
+
 ModelRunner& LoadedModel::runner() {
-  return *impl_->runner;
+  if (impl_->local != nullptr) return *impl_->local;
+  return *impl_->mpi_runner;
+}
+uint64_t LoadedModel::weight_bytes() const {
+  return impl_->memory.weights;
+}
+int64_t LoadedModel::kv_tokens_total() const {
+  return impl_->memory.kv_tokens * impl_->memory.num_groups;
+}
+std::vector<comm::Traffic> LoadedModel::traffic() const {
+  return impl_->local != nullptr ? impl_->local->traffic() : std::vector{impl_->mpi_runner->traffic()};
+}
+std::vector<int64_t> LoadedModel::expert_load() const {
+  return impl_->local != nullptr ? impl_->local->expert_load() : std::vector<int64_t>{};
 }
 const io::ModelConfig& LoadedModel::config() const {
   return impl_->config;
@@ -145,8 +293,11 @@ std::string LoadedModel::dtype_name() const {
 std::string LoadedModel::instruction_set_name() const {
   return std::string(name_of(impl_->isa));
 }
+const ParallelPlan& LoadedModel::parallel_plan() const {
+  return *impl_->parallel;
+}
 int LoadedModel::num_threads() const {
-  return impl_->pool.size();
+  return impl_->threads_per_rank;
 }
 
 }  // namespace chorale::engine

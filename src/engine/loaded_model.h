@@ -7,8 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "comm/communicator.h"
 #include "engine/model_runner.h"
+#include "engine/parallel_plan.h"
 #include "io/model_config.h"
 
 namespace chorale::engine {
@@ -27,6 +30,7 @@ struct LoadOptions {
   int64_t context_length = 0;   // 0: max_position_embeddings
   int64_t max_logits_rows = 0;  // most rows of one step; 0: max_running_requests
   bool show_progress = true;
+  ParallelOptions parallel;
 };
 
 // Owns everything a running model needs. Movable, not copyable.
@@ -39,6 +43,12 @@ class LoadedModel {
   LoadedModel& operator=(LoadedModel&&) noexcept;
   ~LoadedModel();
 
+  // Whether requests enter at this process. Over MPI that is rank 0 alone; the others call serve_steps().
+  bool is_driver() const;
+  // On the other ranks: takes part in the steps of rank 0 until that stops, and returns the exit status. Ends
+  // the process when a rank fails.
+  int serve_steps();
+
   ModelRunner& runner();
   const io::ModelConfig& config() const;
   const io::GenerationDefaults& generation_defaults() const;
@@ -48,10 +58,18 @@ class LoadedModel {
   int64_t max_context_len() const;           // the smaller of context_length and max_total_tokens
   std::string dtype_name() const;            // "bfloat16" or "float32"
   std::string instruction_set_name() const;  // what was chosen
-  int num_threads() const;
+  int num_threads() const;                   // of each rank
+  const ParallelPlan& parallel_plan() const;
+  uint64_t weight_bytes() const;    // stored in this process
+  int64_t kv_tokens_total() const;  // of all data-parallel groups
+  // With ranks in this process: what each has sent, and how many tokens went to each expert, int64 [layers *
+  // E].
+  std::vector<comm::Traffic> traffic() const;
+  std::vector<int64_t> expert_load() const;
+
+  struct Impl;
 
  private:
-  struct Impl;
   explicit LoadedModel(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -15,6 +15,42 @@
 namespace chorale::engine {
 namespace {
 
+// The last token of a sequence is never written, but a block that is started counts whole.
+int64_t blocks_of(int64_t tokens) {
+  return ceil_div(tokens, kBlockTokens);
+}
+
+// What is stored for the ranks of one process: threads share the whole model, a process of its own has its
+// part.
+uint64_t stored_bytes(const io::ModelConfig& config, DType dtype, const ParallelPlan& parallel,
+                      std::span<const int> here) {
+  const model::WeightShard stored =
+      here.size() == parallel.ranks.size()
+          ? model::whole_model(config)
+          : model::storage_for(parallel.ranks[static_cast<size_t>(here[0])].shard);
+  return model::plan_weights(config, dtype, stored).bytes;
+}
+
+std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
+  return fmt::format(
+      "the model does not fit: weights {}, activations {} and at least {} for the KV cache are needed, {} is "
+      "free; {}",
+      format_bytes(plan.weights), format_bytes(plan.activations), format_bytes(needed),
+      format_bytes(plan.available), advice);
+}
+
+// Blocks for the cache when the user does not say: a part of what is free, but no more than all running
+// requests could fill.
+int64_t size_cache(const MemoryPlan& plan, const LoadOptions& options, const model::StepLimits& limits,
+                   uint64_t block_bytes) {
+  const uint64_t free = plan.available - std::min(plan.available, plan.weights + plan.activations);
+  const auto budget = static_cast<uint64_t>(static_cast<double>(free) * options.mem_fraction);
+  const auto fitting = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
+  return std::min(fitting, limits.max_chunks * blocks_of(plan.context_length));
+}
+
+}  // namespace
+
 int64_t choose_context_length(const io::ModelConfig& config, const LoadOptions& options) {
   if (options.context_length > config.max_position_embeddings) {
     throw_error("--context-length: expected at most the model's max_position_embeddings, {}, found {}",
@@ -23,61 +59,43 @@ int64_t choose_context_length(const io::ModelConfig& config, const LoadOptions& 
   return options.context_length > 0 ? options.context_length : config.max_position_embeddings;
 }
 
-// The last token of a sequence is never written, but a block that is started counts whole.
-int64_t blocks_of(int64_t tokens) {
-  return ceil_div(tokens, kBlockTokens);
-}
-
-model::StepLimits choose_limits(const LoadOptions& options, int64_t context_length) {
+model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions& options,
+                                int64_t num_groups) {
   model::StepLimits limits;
-  limits.max_tokens = options.chunked_prefill_size + options.max_running_requests;
-  limits.max_chunks = options.max_running_requests;
-  limits.max_table_blocks = options.max_running_requests * blocks_of(context_length);
-  limits.max_logits_rows = std::max(options.max_logits_rows, options.max_running_requests);
+  limits.max_chunks = ceil_div(options.max_running_requests, num_groups);
+  limits.max_tokens = options.chunked_prefill_size + limits.max_chunks;
+  limits.max_table_blocks = limits.max_chunks * blocks_of(choose_context_length(config, options));
+  limits.max_logits_rows = std::max(options.max_logits_rows, limits.max_chunks);
   return limits;
 }
 
-std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
-  return fmt::format(
-      "the model does not fit: weights {}, activations {} and at least {} more are needed, {} is free; {}",
-      format_bytes(plan.weights), format_bytes(plan.activations), format_bytes(needed),
-      format_bytes(plan.available), advice);
-}
-
-// Tokens for the cache when the user does not say: a part of what is free, but no more than all running
-// requests could fill.
-int64_t size_cache(const MemoryPlan& plan, const LoadOptions& options, uint64_t block_bytes) {
-  const uint64_t free = plan.available - std::min(plan.available, plan.weights + plan.activations);
-  const auto budget = static_cast<uint64_t>(static_cast<double>(free) * options.mem_fraction);
-  const auto fitting = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
-  const int64_t useful = options.max_running_requests * blocks_of(plan.context_length);
-  return std::min(fitting, useful) * kBlockTokens;
-}
-
-}  // namespace
-
 MemoryPlan plan_memory(const io::ModelConfig& config, DType dtype, const LoadOptions& options,
-                       uint64_t available) {
+                       const ParallelPlan& parallel, std::span<const int> here, uint64_t available) {
   MemoryPlan plan;
   plan.available = available;
+  plan.num_groups = parallel.strategy.dp_size;
   plan.context_length = choose_context_length(config, options);
-  plan.limits = choose_limits(options, plan.context_length);
-  plan.weights = model::plan_weights(config, dtype).bytes;
-  plan.activations =
-      model::Workspace::bytes(config, dtype, plan.limits) + model::StepBuffers::bytes(plan.limits);
+  const model::StepLimits limits = choose_limits(config, options, plan.num_groups);
+  plan.step_tokens = limits.max_tokens;
+  plan.weights = stored_bytes(config, dtype, parallel, here);
+  uint64_t block_bytes = 0;  // of one block on every rank
+  for (const int rank : here) {
+    const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;
+    plan.activations +=
+        model::Workspace::bytes(config, dtype, limits, extent) + model::StepBuffers::bytes(limits);
+    block_bytes += static_cast<uint64_t>(model::KvCache::block_bytes(config, extent.kv_heads, dtype));
+  }
 
-  const auto block_bytes = static_cast<uint64_t>(model::KvCache::block_bytes(config, dtype));
-  plan.kv_tokens = options.max_total_tokens > 0 ? round_up(options.max_total_tokens, kBlockTokens)
-                                                : size_cache(plan, options, block_bytes);
-  const uint64_t least =
-      std::max<uint64_t>(static_cast<uint64_t>(plan.kv_tokens / kBlockTokens), 1) * block_bytes;
-  plan.kv_cache = static_cast<uint64_t>(plan.kv_tokens / kBlockTokens) * block_bytes;
-  if (plan.kv_tokens == 0 || plan.weights + plan.activations + plan.kv_cache > available) {
-    const bool fixed_cache = options.max_total_tokens > 0;
-    throw Error(shortage(
-        plan, least,
-        fixed_cache ? "lower --max-total-tokens, --max-running-requests or --chunked-prefill-size"
-                    : "lower --max-running-requests or --chunked-prefill-size, or use a larger machine"));
+  const bool fixed = options.max_total_tokens > 0;
+  const int64_t blocks =
+      fixed ? blocks_of(options.max_total_tokens) : size_cache(plan, options, limits, block_bytes);
+  plan.kv_tokens = blocks * kBlockTokens;
+  plan.kv_cache = static_cast<uint64_t>(blocks) * block_bytes;
+  if (blocks == 0 || plan.weights + plan.activations + plan.kv_cache > available) {
+    throw Error(
+        shortage(plan, std::max<uint64_t>(plan.kv_cache, block_bytes),
+                 fixed ? "lower --max-total-tokens, --max-running-requests or --chunked-prefill-size"
+                       : "lower --max-running-requests or --chunked-prefill-size, or use a larger machine"));
   }
   return plan;
 }
@@ -87,13 +105,40 @@ std::vector<std::string> MemoryPlan::table() const {
   const auto row = [](const char* what, uint64_t bytes, const std::string& detail) {
     return fmt::format("  {:<12} {:>10}{}{}", what, format_bytes(bytes), detail.empty() ? "" : "  ", detail);
   };
-  return {
-      row("weights", weights, ""),
-      row("KV cache", kv_cache,
-          fmt::format("{} tokens, {} requests of {}", kv_tokens, kv_tokens / context_length, context_length)),
-      row("activations", activations, fmt::format("steps of up to {} tokens", limits.max_tokens)),
-      row("free after", available - std::min(available, taken),
-          fmt::format("of {} now", format_bytes(available)))};
+  const std::string groups = num_groups > 1 ? fmt::format("{} groups of ", num_groups) : "";
+  return {row("weights", weights, ""),
+          row("KV cache", kv_cache,
+              fmt::format("{}{} tokens, {} requests of {}", groups, kv_tokens, kv_tokens / context_length,
+                          context_length)),
+          row("activations", activations, fmt::format("steps of up to {} tokens", step_tokens)),
+          row("free after", available - std::min(available, taken),
+              fmt::format("of {} now", format_bytes(available)))};
+}
+
+std::vector<std::string> rank_lines(const io::ModelConfig& config, DType dtype, const ParallelPlan& parallel,
+                                    int64_t kv_tokens) {
+  std::vector<std::string> lines;
+  int first_sparse = 0;
+  while (first_sparse + 1 < config.num_hidden_layers && !config.is_sparse_layer(first_sparse)) ++first_sparse;
+  for (const RankPart& part : parallel.ranks) {
+    const parallel::Topology& t = part.topology;
+    std::string experts = "no experts";
+    if (config.num_experts > 0) {
+      experts = !parallel.tokens_travel()
+                    ? "all experts"
+                    : "experts " + parallel::experts_of_rank(parallel.placement, first_sparse,
+                                                             t.moe_expert_parallel_rank());
+      if (t.moe_tensor_parallel_world_size() > 1) {
+        experts += fmt::format(" (part {} of {})", t.moe_tensor_parallel_rank() + 1,
+                               t.moe_tensor_parallel_world_size());
+      }
+    }
+    lines.push_back(fmt::format(
+        "  rank {:<3} DP {} TP {}: {} query heads, {} KV heads, {}, weights {}, KV {} tokens", t.rank(),
+        t.data_parallel_rank(), t.tensor_model_parallel_rank(), part.extent.query_heads, part.extent.kv_heads,
+        experts, format_bytes(weight_bytes(config, dtype, part)), kv_tokens));
+  }
+  return lines;
 }
 
 }  // namespace chorale::engine

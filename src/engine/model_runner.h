@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "kernels/shapes.h"
 
 namespace chorale::engine {
@@ -35,11 +38,22 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual int64_t vocab_size() const = 0;
+  // Data-parallel groups, each with sequences and a KV cache of its own.
+  virtual int64_t num_groups() const { return 1; }
 
-  // Runs one step. Returns logits [plan.logits_tokens.size(), vocab_size], row-major, valid until the next
-  // call. The keys and values of all the plan's tokens are in the cache afterwards. Within one plan, no two
-  // chunks write the same block. Not thread-safe.
+  // Runs one step of the first group. Returns logits [plan.logits_tokens.size(), vocab_size], row-major,
+  // valid until the next call. The keys and values of all the plan's tokens are in the cache afterwards.
+  // Within one plan, no two chunks write the same block. Not thread-safe.
   virtual std::span<const float> run(const StepPlan& plan) = 0;
+
+  // The same for all groups together: plans[g] is group g's and may have no tokens; logits[g] is set.
+  virtual void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) {
+    CHORALE_CHECK(plans.size() == 1 && logits.size() == 1, "{} groups", plans.size());
+    logits[0] = run(*plans[0]);
+  }
+
+  // Why no further step can be run, where that is known between steps: a rank has died. Thread-safe.
+  virtual std::optional<std::string> failure() const { return std::nullopt; }
 };
 
 }  // namespace chorale::engine

@@ -42,6 +42,7 @@ struct Sequence {
   GenerationRequest request;
   EventListener listener;
   uint64_t arrival = 0;    // order of submission; unique
+  size_t group = 0;        // the data-parallel group that it runs in
   uint64_t seed = 0;       // the request's, or a fresh one
   int64_t max_output = 0;  // max_new_tokens, clipped to the context length and the cache's capacity
 

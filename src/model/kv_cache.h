@@ -1,4 +1,4 @@
-// The paged KV cache of all layers.
+// The paged KV cache of all layers on one rank.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +13,18 @@ namespace chorale::model {
 // when a block is first used.
 class KvCache {
  public:
-  KvCache(const io::ModelConfig& config, DType dtype, int64_t num_blocks)
-      : layout_(layout(config, dtype)),
+  // For num_kv_heads of the model's heads, those of this rank.
+  KvCache(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype, int64_t num_blocks)
+      : layout_(layout(config, num_kv_heads, dtype)),
         num_blocks_(num_blocks),
         buffer_(static_cast<size_t>(config.num_hidden_layers * num_blocks * layout_.block_bytes())) {}
 
-  static KvLayout layout(const io::ModelConfig& config, DType dtype) {
-    return {.dtype = dtype, .num_kv_heads = config.num_key_value_heads, .head_dim = config.head_dim};
+  static KvLayout layout(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
+    return {.dtype = dtype, .num_kv_heads = num_kv_heads, .head_dim = config.head_dim};
   }
   // Of one block in all layers.
-  static int64_t block_bytes(const io::ModelConfig& config, DType dtype) {
-    return config.num_hidden_layers * layout(config, dtype).block_bytes();
+  static int64_t block_bytes(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
+    return config.num_hidden_layers * layout(config, num_kv_heads, dtype).block_bytes();
   }
 
   KvCacheView layer(int64_t l) const {

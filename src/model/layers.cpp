@@ -7,6 +7,7 @@
 #include "kernels/rope.h"
 #include "kernels/route.h"
 #include "kernels/rows.h"
+#include "parallel/topology.h"
 
 namespace chorale::model {
 
@@ -14,24 +15,35 @@ void RmsNorm::forward(const Stream& stream, const Tensor& x, const Tensor& out) 
   rms_norm(stream, x, weight_, eps_, out);
 }
 
-void RowParallelLinear::forward_add(const Stream& stream, const Tensor& x, const Tensor& sums,
-                                    const Tensor& residual) const {
-  clear_sums(stream, sums);
-  order_free_matmul(stream, x, {layout_, {&data_, 1}}, {}, sums);
-  group_.all_reduce_sum(stream, sums, comm::Purpose::attention);
-  add_sums(stream, sums, bias_, residual);
+void VocabParallelEmbedding::forward(const Stream& stream, const StepInputs& in, const Workspace& scratch,
+                                     const Tensor& out) const {
+  if (whole_) return embed(stream, in.token_ids.middle_columns(in.home.first, in.home.count), table_, out);
+  // Each row comes from the one rank that has it; fixed point would round it, so its bits are added up as an
+  // integer.
+  const Tensor parts = scratch.sums.first_rows(in.num_tokens());
+  embed_bits(stream, in.token_ids, table_, first_row_, parts);
+  bits_to_rows(stream, group_.reduce(stream, in.home, parts, scratch.home_sums), out);
 }
 
-Attention::Attention(const AttentionWeights& weights, const io::ModelConfig& config, comm::Communicator group)
+void RowParallelLinear::forward_add(const Stream& stream, const Tensor& x, const Home& home,
+                                    const Workspace& scratch, const Tensor& residual) const {
+  const Tensor parts = scratch.sums.first_rows(x.rows());
+  clear_sums(stream, parts);
+  order_free_matmul(stream, x, {layout_, {&data_, 1}}, {}, parts);
+  add_sums(stream, group_.reduce(stream, home, parts, scratch.home_sums), bias_, residual);
+}
+
+Attention::Attention(const AttentionWeights& weights, const io::ModelConfig& config, const TokenGroup& group)
     : weights_(weights),
+      group_(group),
       o_proj_(weights.o_proj, weights.o_bias, group),
       num_heads_(weights.q_proj.layout.n / config.head_dim),
       eps_(static_cast<float>(config.rms_norm_eps)) {}
 
-void Attention::forward_add(const Stream& stream, const Tensor& x, const AttentionBatch& batch,
+void Attention::forward_add(const Stream& stream, const Tensor& x, const StepInputs& in,
                             const KvCacheView& cache, const Workspace& scratch,
                             const Tensor& residual) const {
-  const int64_t tokens = x.rows();
+  const int64_t tokens = in.num_tokens();
   const Tensor q = scratch.q.first_rows(tokens);
   const Tensor k = scratch.k.first_rows(tokens);
   const Tensor v = scratch.v.first_rows(tokens);
@@ -40,51 +52,121 @@ void Attention::forward_add(const Stream& stream, const Tensor& x, const Attenti
   const Tensor k_rotated = scratch.k_rotated.first_rows(tokens);
   const Tensor attended = scratch.attended.first_rows(tokens);
 
-  matmul(stream, x,
+  const Tensor all = group_.gather(stream, in.home, x, scratch.gathered);
+  matmul(stream, all,
          std::array{MatmulTarget{weights_.q_proj, weights_.q_bias, q},
                     MatmulTarget{weights_.k_proj, weights_.k_bias, k},
                     MatmulTarget{weights_.v_proj, weights_.v_bias, v}});
   norm_rope(stream, q, weights_.q_norm, eps_, cos_sin, q_rotated);
   norm_rope(stream, k, weights_.k_norm, eps_, cos_sin, k_rotated);
-  append_kv(stream, k_rotated, v, batch, cache);
-  attention(stream, q_rotated, cache, batch, num_heads_, attended);
-  o_proj_.forward_add(stream, attended, scratch.sums.first_rows(tokens), residual);
+  append_kv(stream, k_rotated, v, in.batch, cache);
+  attention(stream, q_rotated, cache, in.batch, num_heads_, attended);
+  o_proj_.forward_add(stream, attended, in.home, scratch, residual);
 }
 
-ExpertRows Router::forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const {
+DenseMlp::DenseMlp(const FeedForwardWeights& weights, const TokenGroup& group)
+    : gate_up_{weights.gate_up_layout, weights.gate_up},
+      down_{weights.down_layout, weights.down},
+      group_(group) {}
+
+void DenseMlp::forward_add(const Stream& stream, const Tensor& x, const StepInputs& in,
+                           const Workspace& scratch, const Tensor& residual) const {
+  const int64_t tokens = in.num_tokens();
+  const Tensor inner = scratch.dense_inner.first_rows(tokens);
+  const Tensor parts = scratch.sums.first_rows(tokens);
+
+  const Tensor all = group_.gather(stream, in.home, x, scratch.gathered);
+  gated_matmul(stream, all, gate_up_, {}, inner);
+  clear_sums(stream, parts);
+  order_free_matmul(stream, inner, down_, {}, parts);
+  add_sums(stream, group_.reduce(stream, in.home, parts, scratch.home_sums), {}, residual);
+}
+
+ChosenExperts Router::forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const {
   const Tensor logits = scratch.router_logits.first_rows(x.rows());
   const ChosenExperts chosen = scratch.chosen(x.rows());
-  const ExpertRows rows = scratch.expert_rows();
   matmul(stream, x, std::array{MatmulTarget{weight_, {}, logits}});
   choose_experts(stream, logits, options_, chosen);
-  sort_by_expert(stream, chosen, rows);
-  return rows;
+  count_experts(stream, chosen.experts, load_);
+  return chosen;
 }
 
-FeedForward::FeedForward(const FeedForwardWeights& weights, const io::ModelConfig& config,
-                         comm::Communicator group)
-    : is_sparse_(weights.is_sparse()),
-      gate_up_{weights.gate_up_layout, weights.gate_up},
+SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config,
+                     const RankExtent& extent, const DispatchTable* table, const comm::Communicator& experts,
+                     const Tensor& load)
+    : gate_up_{weights.gate_up_layout, weights.gate_up},
       down_{weights.down_layout, weights.down},
-      top_k_(weights.is_sparse() ? config.num_experts_per_tok : 1),
-      group_(group) {
-  if (weights.gate_up.size() > 1) router_.emplace(weights.router, config);
+      rows_per_token_(
+          std::min<int64_t>(config.num_experts_per_tok, static_cast<int64_t>(weights.gate_up.size()))) {
+  if (table != nullptr)
+    dispatcher_.emplace(extent, row_format(config, weights.router.layout.dtype), *table, experts);
+  if (table != nullptr || config.num_experts > 1) router_.emplace(weights.router, config, load);
 }
 
-Tensor FeedForward::inner(int64_t num_tokens, const Workspace& scratch) const {
-  return (is_sparse_ ? scratch.expert_inner : scratch.dense_inner).first_rows(num_tokens * top_k_);
+ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const Workspace& scratch) {
+  ExpertInput input{x, {}, scratch.home_sums.first_rows(x.rows())};
+  if (router_) {
+    const ChosenExperts chosen = router_->forward(stream, x, scratch);
+    if (dispatcher_) return dispatcher_->dispatch(stream, x, chosen, scratch);
+    input.rows = scratch.expert_rows();
+    sort_by_expert(stream, chosen, input.rows);
+  }
+  clear_sums(stream, input.sums);
+  return input;
 }
 
-void FeedForward::forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch,
-                              const Tensor& residual) const {
-  const Tensor inner_rows = inner(x.rows(), scratch);
-  const Tensor sums = scratch.sums.first_rows(x.rows());
-  const ExpertRows rows = router_ ? router_->forward(stream, x, scratch) : ExpertRows{};
-  gated_matmul(stream, x, gate_up_, rows, inner_rows);
-  clear_sums(stream, sums);
-  order_free_matmul(stream, inner_rows, down_, rows, sums);
-  group_.all_reduce_sum(stream, sums, comm::Purpose::attention);
-  add_sums(stream, sums, {}, residual);
+Tensor SparseMoe::combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
+                          const Workspace& scratch) {
+  return dispatcher_ ? dispatcher_->combine(stream, input, num_tokens, scratch) : input.sums;
+}
+
+void SparseMoe::forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch,
+                            const Tensor& residual) {
+  const ExpertInput input = dispatch(stream, x, scratch);
+  const Tensor inner = scratch.expert_inner.first_rows(input.x.rows() * rows_per_token_);
+  gated_matmul(stream, input.x, gate_up_, input.rows, inner);
+  order_free_matmul(stream, inner, down_, input.rows, input.sums);
+  add_sums(stream, combine(stream, input, x.rows(), scratch), {}, residual);
+}
+
+LmHead::LmHead(const PackedMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
+               TokenGroup group)
+    : weight_(weight), group_(std::move(group)) {
+  const int64_t chunks = parallel::canonical_chunks(config.vocab_size);
+  for (int64_t r = 0; r < extent.tp_size; ++r) {
+    const auto range = parallel::even_range(chunks, static_cast<int>(extent.tp_size), static_cast<int>(r));
+    columns_of_.push_back(parallel::elements_of_chunks(range, config.vocab_size).size());
+  }
+}
+
+Tensor LmHead::forward(const Stream& stream, const Tensor& x, const StepInputs& in,
+                       const Workspace& scratch) const {
+  const int64_t rows = in.num_logits_rows;
+  const comm::Communicator& group = group_.communicator();
+  if (group.size() == 1) {
+    const Tensor logits = scratch.logits.first_rows(rows);
+    matmul(stream, x, std::array{MatmulTarget{weight_, {}, logits}});
+    return logits;
+  }
+  const auto me = static_cast<size_t>(group.rank());
+  const Tensor all = scratch.last_gathered.first_rows(rows);
+  const Tensor part = scratch.part_logits.first_rows(rows);
+  group.all_gather_rows(stream, x, in.home.logits_rows_of, all, comm::Purpose::logits);
+  if (columns_of_[me] > 0) {
+    matmul(stream, all, std::array{MatmulTarget{weight_, {}, part.first_columns(columns_of_[me])}});
+  }
+  const bool first = group.rank() == 0;
+  const Tensor parts = first ? scratch.gathered_logits.first_rows(group.size() * rows) : Tensor();
+  group.gather_equal_rows(stream, part, parts, 0, comm::Purpose::logits);
+  if (!first) return {};
+  const Tensor logits = scratch.logits.first_rows(rows);
+  int64_t column = 0;
+  for (size_t r = 0; r < columns_of_.size(); ++r) {
+    copy_rows(stream, parts.middle_rows(static_cast<int64_t>(r) * rows, rows).first_columns(columns_of_[r]),
+              logits.middle_columns(column, columns_of_[r]));
+    column += columns_of_[r];
+  }
+  return logits;
 }
 
 }  // namespace chorale::model

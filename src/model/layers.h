@@ -1,6 +1,5 @@
-// The layers of the model. Each knows its weights and, where ranks add up parts of a result, its
-// communicator; none knows where it runs. Shapes are in the words of kernels/shapes.h; T is the number of
-// tokens of the step.
+// The layers of the model on one rank. Each knows its part of the weights and, where ranks exchange data, the
+// group; none knows where it runs. Shapes are in the words of model/workspace.h.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +8,13 @@
 
 #include "base/stream.h"
 #include "base/tensor.h"
-#include "comm/communicator.h"
 #include "io/model_config.h"
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
+#include "model/rank_plan.h"
 #include "model/step_inputs.h"
+#include "model/token_dispatcher.h"
+#include "model/token_group.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 
@@ -23,7 +24,7 @@ class RmsNorm {
  public:
   RmsNorm(const Tensor& weight, float eps) : weight_(weight), eps_(eps) {}
 
-  // x: float32 [T, H]; out: activations [T, H].
+  // x: float32 [U, H]; out: activations [U, H].
   void forward(const Stream& stream, const Tensor& x, const Tensor& out) const;
 
  private:
@@ -31,74 +32,129 @@ class RmsNorm {
   float eps_;
 };
 
-// A product whose inputs are split over the ranks of a group, added to the residual stream in fixed point, so
-// that it does not matter how they are split.
+// The embedding, of which a rank holds some rows or all.
+class VocabParallelEmbedding {
+ public:
+  VocabParallelEmbedding(const Tensor& table, int64_t first_row, int64_t vocab_size, TokenGroup group)
+      : table_(table), first_row_(first_row), whole_(table.rows() == vocab_size), group_(std::move(group)) {}
+
+  // out = the rows of the home tokens, float32 [U, H].
+  void forward(const Stream& stream, const StepInputs& in, const Workspace& scratch, const Tensor& out) const;
+
+ private:
+  Tensor table_;
+  int64_t first_row_;
+  bool whole_;
+  TokenGroup group_;
+};
+
+// A product whose inputs are split over the ranks of the group. Its result is added up in fixed point, so it
+// does not matter how they are split.
 class RowParallelLinear {
  public:
-  RowParallelLinear(const PackedMatrix& weight, const Tensor& bias, comm::Communicator group)
-      : data_(weight.data), layout_(weight.layout), bias_(bias), group_(group) {}
+  RowParallelLinear(const PackedMatrix& weight, const Tensor& bias, TokenGroup group)
+      : data_(weight.data), layout_(weight.layout), bias_(bias), group_(std::move(group)) {}
 
-  // residual += x W^T + bias. x: activations [T, K]; sums: scratch [T, N + 1]; residual: float32 [T, N].
-  void forward_add(const Stream& stream, const Tensor& x, const Tensor& sums, const Tensor& residual) const;
+  // residual += x W^T + bias. x: activations of all tokens [T, K part]; residual: of the home tokens [U, N].
+  void forward_add(const Stream& stream, const Tensor& x, const Home& home, const Workspace& scratch,
+                   const Tensor& residual) const;
 
  private:
   const std::byte* data_;
   PackedLayout layout_;
   Tensor bias_;
-  comm::Communicator group_;
+  TokenGroup group_;
 };
 
 class Attention {
  public:
-  Attention(const AttentionWeights& weights, const io::ModelConfig& config, comm::Communicator group);
+  Attention(const AttentionWeights& weights, const io::ModelConfig& config, const TokenGroup& group);
 
-  // residual += attention(x). x: activations [T, H]; residual: float32 [T, H]. Writes the step's keys and
-  // values.
-  void forward_add(const Stream& stream, const Tensor& x, const AttentionBatch& batch,
-                   const KvCacheView& cache, const Workspace& scratch, const Tensor& residual) const;
+  // residual += attention(x), for the home tokens. x: activations [U, H]; residual: float32 [U, H]. Writes
+  // the step's keys and values.
+  void forward_add(const Stream& stream, const Tensor& x, const StepInputs& in, const KvCacheView& cache,
+                   const Workspace& scratch, const Tensor& residual) const;
 
  private:
   AttentionWeights weights_;
+  TokenGroup group_;
   RowParallelLinear o_proj_;
   int64_t num_heads_;
   float eps_;
 };
 
-// Which experts take which tokens.
+// A dense layer: gate and up are split by output, down by input.
+class DenseMlp {
+ public:
+  DenseMlp(const FeedForwardWeights& weights, const TokenGroup& group);
+
+  // residual += mlp(x), for the home tokens. x: activations [U, H].
+  void forward_add(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch,
+                   const Tensor& residual) const;
+
+ private:
+  ExpertMatrices gate_up_;
+  ExpertMatrices down_;
+  TokenGroup group_;
+};
+
+// Which experts take which tokens. Counts them.
 class Router {
  public:
-  Router(const PackedMatrix& weight, const io::ModelConfig& config)
-      : weight_(weight), options_{.top_k = config.num_experts_per_tok, .normalize = config.norm_topk_prob} {}
+  // load: int64 [1, E], to which the number of tokens of each expert is added.
+  Router(const PackedMatrix& weight, const io::ModelConfig& config, const Tensor& load)
+      : weight_(weight),
+        options_{.top_k = config.num_experts_per_tok, .normalize = config.norm_topk_prob},
+        load_(load) {}
 
-  // x: activations [T, H].
-  ExpertRows forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
+  // x: activations [U, H].
+  ChosenExperts forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
 
  private:
   PackedMatrix weight_;
   RouteOptions options_;
+  Tensor load_;
 };
 
-// The experts of a layer with their router; a dense layer is one expert that takes every token.
-class FeedForward {
+// A layer of experts, of which this rank has some, or a part of each.
+class SparseMoe {
  public:
-  FeedForward(const FeedForwardWeights& weights, const io::ModelConfig& config, comm::Communicator group);
+  // `table` is null when no token travels; then the experts lie in their logical order.
+  SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config, const RankExtent& extent,
+            const DispatchTable* table, const comm::Communicator& experts, const Tensor& load);
 
-  // residual += feed_forward(x). x: activations [T, H]; residual: float32 [T, H].
-  void forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch,
-                   const Tensor& residual) const;
+  // residual += experts(x), for the home tokens. x: activations [U, H].
+  void forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch, const Tensor& residual);
 
   bool has_router() const { return router_.has_value(); }
 
  private:
-  Tensor inner(int64_t num_tokens, const Workspace& scratch) const;
+  ExpertInput dispatch(const Stream& stream, const Tensor& x, const Workspace& scratch);
+  Tensor combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
+                 const Workspace& scratch);
 
-  bool is_sparse_;
-  // Absent for a dense layer, and for a sparse one with a single expert: softmax over one logit is 1.
+  // Absent for a single expert that every rank has: softmax over one logit is 1.
   std::optional<Router> router_;
+  std::optional<TokenDispatcher> dispatcher_;
   ExpertMatrices gate_up_;
   ExpertMatrices down_;
-  int64_t top_k_;
-  comm::Communicator group_;
+  int64_t rows_per_token_;
+};
+
+// The head, split by output; the group's first rank gets all logits.
+class LmHead {
+ public:
+  LmHead(const PackedMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
+         TokenGroup group);
+
+  // x: activations of this rank's rows [., H]. Returns the logits of all rows [L, V], or nothing on the other
+  // ranks.
+  Tensor forward(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch) const;
+
+ private:
+  PackedMatrix weight_;
+  std::vector<int64_t> columns_of_;  // of each rank of the group
+  TokenGroup group_;
 };
 
 }  // namespace chorale::model

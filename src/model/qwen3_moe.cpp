@@ -1,69 +1,121 @@
 #include "model/qwen3_moe.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
-#include "kernels/matmul.h"
 #include "kernels/rope.h"
 #include "kernels/rows.h"
 #include "model/rope_frequencies.h"
 
 namespace chorale::model {
+namespace {
 
-Qwen3MoeModel::Qwen3MoeModel(const io::ModelConfig& config, ModelWeights weights, const StepLimits& limits)
-    : weights_(std::move(weights)),
-      norm_(weights_.norm, static_cast<float>(config.rms_norm_eps)),
-      frequency_memory_(static_cast<size_t>(config.head_dim / 2) * sizeof(float)),
-      rope_frequencies_(frequency_memory_.data(), DType::f32, 1, config.head_dim / 2, config.head_dim / 2),
-      scratch_(config, weights_.embed_tokens.dtype(), limits) {
+size_t bytes_of_tables(const RankModel& parts) {
+  const io::ModelConfig& config = parts.config;
+  size_t bytes =
+      Arena::matrix_bytes(DType::f32, 1, config.head_dim / 2) +
+      Arena::matrix_bytes(DType::i64, config.num_hidden_layers, std::max<int64_t>(config.num_experts, 1));
+  for (const ExpertSlots& layer : parts.expert_slots) {
+    bytes += Arena::matrix_bytes(DType::i32, static_cast<int64_t>(layer.variants.size()), config.num_experts);
+  }
+  return bytes;
+}
+
+std::vector<DispatchTable> upload_tables(const RankModel& parts, Arena& arena) {
+  std::vector<DispatchTable> tables;
+  for (const ExpertSlots& layer : parts.expert_slots) {
+    const auto variants = static_cast<int64_t>(layer.variants.size());
+    DispatchTable table{.slots = arena.matrix(DType::i32, variants, parts.config.num_experts),
+                        .slots_per_rank = layer.slots_per_rank,
+                        .num_owners = parts.extent.group_size / parts.extent.copies,
+                        .copies = parts.extent.copies};
+    for (int64_t v = 0; v < variants; ++v) {
+      const std::vector<int32_t>& slots = layer.variants[static_cast<size_t>(v)];
+      std::copy(slots.begin(), slots.end(), table.slots.row<int32_t>(v));
+    }
+    tables.push_back(table);
+  }
+  return tables;
+}
+
+}  // namespace
+
+Qwen3MoeModel::Qwen3MoeModel(RankModel parts)
+    : weights_(std::move(parts.weights)),
+      tables_(bytes_of_tables(parts)),
+      rope_frequencies_(tables_.matrix(DType::f32, 1, parts.config.head_dim / 2)),
+      expert_load_(tables_.matrix(DType::i64, parts.config.num_hidden_layers,
+                                  std::max<int64_t>(parts.config.num_experts, 1))),
+      dispatch_tables_(upload_tables(parts, tables_)),
+      embed_tokens_(weights_.embed_tokens, weights_.first_vocab_row, parts.config.vocab_size,
+                    TokenGroup(parts.groups.attention)),
+      norm_(weights_.norm, static_cast<float>(parts.config.rms_norm_eps)),
+      lm_head_(weights_.lm_head, parts.extent, parts.config, TokenGroup(parts.groups.attention)),
+      scratch_(parts.config, weights_.embed_tokens.dtype(), parts.limits, parts.extent) {
+  const io::ModelConfig& config = parts.config;
   const RopeFrequencies frequencies = rope_frequencies(config);
   std::copy(frequencies.values.begin(), frequencies.values.end(), rope_frequencies_.data<float>());
   rope_scale_ = frequencies.scale;
 
   const auto eps = static_cast<float>(config.rms_norm_eps);
-  const comm::Communicator group;
-  for (const LayerWeights& w : weights_.layers) {
-    layers_.push_back({.input_norm = {w.input_norm, eps},
-                       .attention = {w.attention, config, group},
-                       .post_attention_norm = {w.post_attention_norm, eps},
-                       .feed_forward = {w.feed_forward, config, group}});
+  const TokenGroup group(parts.groups.attention);
+  for (size_t l = 0; l < weights_.layers.size(); ++l) {
+    const LayerWeights& w = weights_.layers[l];
+    const DispatchTable* table = dispatch_tables_.empty() ? nullptr : &dispatch_tables_[l];
+    const Tensor load = expert_load_.middle_rows(static_cast<int64_t>(l), 1);
+    Layer layer{.input_norm = {w.input_norm, eps},
+                .attention = {w.attention, config, group},
+                .post_attention_norm = {w.post_attention_norm, eps},
+                .feed_forward = DenseMlp(w.feed_forward, group)};
+    if (w.feed_forward.is_sparse()) {
+      layer.feed_forward.emplace<SparseMoe>(w.feed_forward, config, parts.extent, table, parts.groups.experts,
+                                            load);
+    }
+    layers_.push_back(std::move(layer));
+  }
+}
+
+void Qwen3MoeModel::feed_forward(const Stream& stream, Layer& layer, const Tensor& x, const StepInputs& in,
+                                 const Tensor& residual) {
+  if (auto* experts = std::get_if<SparseMoe>(&layer.feed_forward)) {
+    experts->forward_add(stream, x, scratch_, residual);
+  } else {
+    std::get<DenseMlp>(layer.feed_forward).forward_add(stream, x, in, scratch_, residual);
   }
 }
 
 Tensor Qwen3MoeModel::forward(const Stream& stream, const StepInputs& in, const KvCache& cache,
                               StepObserver* observer) {
-  const Tensor x = scratch_.residual.first_rows(in.num_tokens());
-  const Tensor normed = scratch_.normed.first_rows(in.num_tokens());
+  const Tensor x = scratch_.residual.first_rows(in.home.count);
+  const Tensor normed = scratch_.normed.first_rows(in.home.count);
 
-  embed(stream, in.token_ids, weights_.embed_tokens, x);
+  embed_tokens_.forward(stream, in, scratch_, x);
   rope_table(stream, in.positions, rope_frequencies_, rope_scale_,
              scratch_.cos_sin.first_rows(in.num_tokens()));
   if (observer != nullptr) observer->hidden(0, x);
 
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
+    Layer& layer = layers_[i];
     const auto l = static_cast<int64_t>(i);
     layer.input_norm.forward(stream, x, normed);
-    layer.attention.forward_add(stream, normed, in.batch, cache.layer(l), scratch_, x);
+    layer.attention.forward_add(stream, normed, in, cache.layer(l), scratch_, x);
     layer.post_attention_norm.forward(stream, x, normed);
-    layer.feed_forward.forward_add(stream, normed, scratch_, x);
+    feed_forward(stream, layer, normed, in, x);
 
     if (observer == nullptr) continue;
     observer->hidden(l + 1, x);
-    if (layer.feed_forward.has_router())
-      observer->router_logits(l, scratch_.router_logits.first_rows(x.rows()));
+    const auto* experts = std::get_if<SparseMoe>(&layer.feed_forward);
+    if (experts != nullptr && experts->has_router()) {
+      observer->router_logits(l, scratch_.router_logits.first_rows(in.home.count));
+    }
   }
 
   // Only the rows that are wanted go through the head.
-  const int64_t rows = in.logits_rows.columns();
-  const Tensor last = scratch_.last_hidden.first_rows(rows);
-  const Tensor last_normed = scratch_.last_normed.first_rows(rows);
-  const Tensor logits = scratch_.logits.first_rows(rows);
-  gather_rows(stream, in.logits_rows, x, last);
+  const Tensor last = scratch_.last_hidden.first_rows(in.home_logits_rows.columns());
+  const Tensor last_normed = scratch_.last_normed.first_rows(in.home_logits_rows.columns());
+  gather_rows(stream, in.home_logits_rows, x, last);
   norm_.forward(stream, last, last_normed);
-  matmul(stream, last_normed, std::array{MatmulTarget{weights_.lm_head, {}, logits}});
-  return logits;
+  return lm_head_.forward(stream, last_normed, in, scratch_);
 }
 
 }  // namespace chorale::model

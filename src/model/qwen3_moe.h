@@ -1,13 +1,14 @@
 // Qwen3-MoE (arXiv 2505.09388; transformers' Qwen3MoeForCausalLM): the forward pass of one rank.
 #pragma once
 
+#include <variant>
 #include <vector>
 
 #include "base/stream.h"
-#include "comm/communicator.h"
 #include "io/model_config.h"
 #include "model/kv_cache.h"
 #include "model/layers.h"
+#include "model/rank_plan.h"
 #include "model/step_inputs.h"
 #include "model/weights.h"
 #include "model/workspace.h"
@@ -19,36 +20,58 @@ namespace chorale::model {
 class StepObserver {
  public:
   virtual ~StepObserver() = default;
-  // The residual stream [T, H]: before the first layer (0), and after layer l (l + 1).
+  // The residual stream of the home tokens [U, H]: before the first layer (0), and after layer l (l + 1).
   virtual void hidden(int64_t index, const Tensor& residual) = 0;
-  // The router's logits [T, E] of a sparse layer.
+  // The router's logits [U, E] of a sparse layer.
   virtual void router_logits(int64_t layer, const Tensor& logits) = 0;
+};
+
+// What a rank is made from.
+struct RankModel {
+  const io::ModelConfig& config;
+  ModelWeights weights;  // this rank's part; their memory must outlive the model
+  StepLimits limits;
+  RankExtent extent;
+  RankGroups groups;
+  // Which slots this rank sends tokens to, by layer [layers]; empty when no token travels.
+  std::vector<ExpertSlots> expert_slots;
 };
 
 class Qwen3MoeModel {
  public:
-  // The weights' memory must outlive the model.
-  Qwen3MoeModel(const io::ModelConfig& config, ModelWeights weights, const StepLimits& limits);
+  explicit Qwen3MoeModel(RankModel parts);
 
-  // One step. Writes the keys and values of its tokens to the cache; returns the logits [R, V] of the rows
-  // asked for, valid until the next step. Does not allocate.
+  // One step. Writes the keys and values of its tokens to the cache; returns the logits [L, V] of the rows
+  // asked for, valid until the next step, on the first rank of the tensor-parallel group and nothing on the
+  // others. Does not allocate. All ranks take part in every step, with no tokens where there is no work.
   Tensor forward(const Stream& stream, const StepInputs& in, const KvCache& cache,
                  StepObserver* observer = nullptr);
+
+  // How many of this rank's home tokens were routed to each logical expert since the start: int64 [layers,
+  // E].
+  Tensor expert_load() const { return expert_load_; }
 
  private:
   struct Layer {
     RmsNorm input_norm;
     Attention attention;
     RmsNorm post_attention_norm;
-    FeedForward feed_forward;
+    std::variant<DenseMlp, SparseMoe> feed_forward;
   };
 
+  void feed_forward(const Stream& stream, Layer& layer, const Tensor& x, const StepInputs& in,
+                    const Tensor& residual);
+
   ModelWeights weights_;
-  std::vector<Layer> layers_;
-  RmsNorm norm_;
-  Buffer frequency_memory_;
+  Arena tables_;
   Tensor rope_frequencies_;  // float32 [1, D / 2]
   float rope_scale_;
+  Tensor expert_load_;
+  std::vector<DispatchTable> dispatch_tables_;
+  VocabParallelEmbedding embed_tokens_;
+  std::vector<Layer> layers_;
+  RmsNorm norm_;
+  LmHead lm_head_;
   Workspace scratch_;
 };
 

@@ -1,6 +1,9 @@
 #include "model/step_inputs.h"
 
 #include <algorithm>
+#include <numeric>
+
+#include "parallel/topology.h"
 
 namespace chorale::model {
 namespace {
@@ -23,25 +26,64 @@ Tensor copy_to(const Tensor& target, std::span<const int32_t> source) {
 
 }  // namespace
 
-StepBuffers::StepBuffers(const StepLimits& limits)
-    : arena_(bytes(limits)),
+StepBuffers::StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank)
+    : tp_rank_(tp_rank),
+      tokens_of_(static_cast<size_t>(tp_size)),
+      logits_rows_of_(static_cast<size_t>(tp_size)),
+      arena_(bytes(limits)),
       token_ids_(take_vector(arena_, limits.max_tokens)),
       positions_(take_vector(arena_, limits.max_tokens)),
       logits_rows_(take_vector(arena_, limits.max_logits_rows)),
       chunks_(take_vector(arena_, limits.max_chunks * ChunkColumn::count)),
-      block_tables_(take_vector(arena_, limits.max_table_blocks)) {}
+      block_tables_(take_vector(arena_, limits.max_table_blocks)) {
+  home_logits_tokens_.reserve(static_cast<size_t>(limits.max_logits_rows));
+}
 
 size_t StepBuffers::bytes(const StepLimits& limits) {
   return 2 * vector_bytes(limits.max_tokens) + vector_bytes(limits.max_logits_rows) +
          vector_bytes(limits.max_chunks * ChunkColumn::count) + vector_bytes(limits.max_table_blocks);
 }
 
+void StepBuffers::split_tokens(int64_t num_tokens) {
+  const auto tp_size = static_cast<int64_t>(tokens_of_.size());
+  for (int64_t r = 0; r < tp_size; ++r) {
+    tokens_of_[static_cast<size_t>(r)] =
+        parallel::even_range(num_tokens, static_cast<int>(tp_size), static_cast<int>(r)).size();
+  }
+}
+
+// The wanted tokens are in ascending order, so each rank's are neighbours too.
+void StepBuffers::split_logits_rows(std::span<const int32_t> logits_tokens) {
+  home_logits_tokens_.clear();
+  size_t next = 0;
+  int64_t first = 0;
+  for (size_t r = 0; r < tokens_of_.size(); ++r) {
+    const int64_t end = first + tokens_of_[r];
+    logits_rows_of_[r] = 0;
+    for (; next < logits_tokens.size() && logits_tokens[next] < end; ++next) {
+      ++logits_rows_of_[r];
+      if (static_cast<int64_t>(r) == tp_rank_) {
+        home_logits_tokens_.push_back(static_cast<int32_t>(logits_tokens[next] - first));
+      }
+    }
+    first = end;
+  }
+  CHORALE_CHECK(next == logits_tokens.size(), "logits of token {} of {}", logits_tokens[next], first);
+}
+
 StepInputs StepBuffers::upload(const HostStep& step) {
   StepInputs in;
   in.token_ids = copy_to(token_ids_, step.token_ids);
-  in.logits_rows = copy_to(logits_rows_, step.logits_tokens);
   in.batch.block_tables = copy_to(block_tables_, step.block_tables);
   in.positions = positions_.first_columns(in.num_tokens());
+  split_tokens(in.num_tokens());
+  split_logits_rows(step.logits_tokens);
+  in.home_logits_rows = copy_to(logits_rows_, home_logits_tokens_);
+  in.num_logits_rows = static_cast<int64_t>(step.logits_tokens.size());
+  in.home = {.tokens_of = tokens_of_,
+             .logits_rows_of = logits_rows_of_,
+             .first = std::accumulate(tokens_of_.begin(), tokens_of_.begin() + tp_rank_, int64_t{0}),
+             .count = tokens_of_[static_cast<size_t>(tp_rank_)]};
 
   const auto num_chunks = static_cast<int64_t>(step.chunks.size());
   CHORALE_CHECK(num_chunks * ChunkColumn::count <= chunks_.columns(), "{} chunks", num_chunks);

@@ -18,12 +18,24 @@ struct StepLimits {
   int64_t max_logits_rows = 0;
 };
 
-// Views of one step. T tokens, R rows of logits.
+// A tensor-parallel group shares the tokens of a step. Every token has one home rank, which holds its row of
+// the residual stream; a rank's home tokens are neighbours.
+struct Home {
+  std::span<const int64_t> tokens_of;       // of each rank of the group
+  std::span<const int64_t> logits_rows_of;  // of those, how many have their logits wanted
+  int64_t first = 0;                        // this rank's first home token, and how many there are
+  int64_t count = 0;
+};
+
+// Views of one step. T tokens, R rows of logits, of the whole group.
 struct StepInputs {
-  Tensor token_ids;    // int32 [1, T]
-  Tensor positions;    // int32 [1, T]
-  Tensor logits_rows;  // int32 [1, R]: the tokens whose logits are wanted
+  Tensor token_ids;         // int32 [1, T]
+  Tensor positions;         // int32 [1, T]
+  Tensor home_logits_rows;  // int32 [1, .]: this rank's home tokens whose logits are wanted, counted from its
+                            // first
+  int64_t num_logits_rows = 0;  // R
   AttentionBatch batch;
+  Home home;
   int64_t num_tokens() const { return token_ids.columns(); }
 };
 
@@ -42,10 +54,10 @@ struct HostStep {
   std::span<const int32_t> logits_tokens;
 };
 
-// Owns the device memory of a step's inputs.
+// Owns the memory of a step's inputs on one rank of a tensor-parallel group.
 class StepBuffers {
  public:
-  explicit StepBuffers(const StepLimits& limits);
+  StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank);
   static size_t bytes(const StepLimits& limits);
 
   // Copies the step once; the views are valid until the next call. A step beyond the limits is a programmer's
@@ -53,6 +65,12 @@ class StepBuffers {
   StepInputs upload(const HostStep& step);
 
  private:
+  void split_tokens(int64_t num_tokens);
+  void split_logits_rows(std::span<const int32_t> logits_tokens);
+
+  int64_t tp_rank_;
+  std::vector<int64_t> tokens_of_, logits_rows_of_;  // [tp_size]
+  std::vector<int32_t> home_logits_tokens_;
   Arena arena_;
   Tensor token_ids_, positions_, logits_rows_, chunks_, block_tables_;
 };

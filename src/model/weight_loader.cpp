@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/math.h"
 #include "base/random.h"
 #include "kernels/packed_matrix.h"
 
@@ -19,7 +20,8 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 4096;  // of the embedding
 
-// The part of a slot that one task fills: a chunk of a packed matrix, or a range of rows.
+// The part of a slot that one task fills: a chunk of a packed matrix, or a range of rows. Units are counted
+// from the first that is stored.
 struct LoadTask {
   const WeightSlot* slot = nullptr;
   int64_t unit = 0;
@@ -31,9 +33,9 @@ int64_t units_of(const WeightSlot& slot) {
     case WeightSlot::Form::vector:
       return 1;
     case WeightSlot::Form::rows:
-      return (slot.shape[0] + kRowsPerTask - 1) / kRowsPerTask;
+      return ceil_div(slot.part.size(), kRowsPerTask);
     case WeightSlot::Form::packed:
-      return slot.layout.n_chunks * slot.layout.k_chunks;
+      return slot.part.size();
   }
   return 1;
 }
@@ -44,24 +46,46 @@ int64_t elements_of(const WeightSlot& slot) {
   return n;
 }
 
+// How many elements of the tensor are stored.
+int64_t stored_elements(const WeightSlot& slot) {
+  switch (slot.form) {
+    case WeightSlot::Form::vector:
+      return slot.part.size();
+    case WeightSlot::Form::rows:
+      return slot.part.size() * slot.shape[1];
+    case WeightSlot::Form::packed:
+      return elements_of(slot) / (slot.layout.n_chunks * slot.layout.k_chunks) * slot.part.size();
+  }
+  return 0;
+}
+
 // Fills the part from a reader of elements; returns how many are NaN.
 int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementReader& read) {
   const WeightSlot& slot = *task.slot;
   std::byte* target = base + slot.offset;
   switch (slot.form) {
     case WeightSlot::Form::vector:
-      return read(0, 0, slot.shape[0], target);
+      return read(0, slot.part.begin, slot.part.size(), target);
     case WeightSlot::Form::rows: {
       const int64_t columns = slot.shape[1];
-      const int64_t end = std::min(slot.shape[0], (task.unit + 1) * kRowsPerTask);
+      const int64_t end = std::min(slot.part.size(), (task.unit + 1) * kRowsPerTask);
       int64_t nans = 0;
       for (int64_t row = task.unit * kRowsPerTask; row < end; ++row) {
-        nans += read(row, 0, columns, target + row * columns * static_cast<int64_t>(size_of(dtype)));
+        std::byte* to = target + row * columns * static_cast<int64_t>(size_of(dtype));
+        nans += read(slot.part.begin + row, 0, columns, to);
       }
       return nans;
     }
-    case WeightSlot::Form::packed:
-      return pack_chunk(read, slot.layout, target, task.unit, slot.half);
+    case WeightSlot::Form::packed: {
+      const bool by_output = slot.layout.n_chunks > 1;
+      const int64_t first_row = by_output ? slot.part.begin * slot.layout.chunk_n() : 0;
+      const int64_t first_column = by_output ? 0 : slot.part.begin * slot.layout.chunk_k();
+      return pack_chunk(
+          [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
+            return read(first_row + row, first_column + column, count, out);
+          },
+          slice_layout(slot.layout, slot.part.size()), target, task.unit, slot.half);
+    }
   }
   return 0;
 }
@@ -102,7 +126,7 @@ std::string describe_shape(const std::vector<int64_t>& shape) {
 }  // namespace
 
 void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& config) {
-  const WeightPlan plan = plan_weights(config, DType::bf16);
+  const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   const std::string path = checkpoint.path().string();
   std::set<std::string_view> expected;
   for (const WeightSlot& slot : plan.slots) {
@@ -130,7 +154,9 @@ void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& conf
 
 uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan) {
   uint64_t bytes = 0;
-  for (const WeightSlot& slot : plan.slots) bytes += checkpoint.find(slot.name)->bytes.size();
+  for (const WeightSlot& slot : plan.slots) {
+    bytes += static_cast<uint64_t>(stored_elements(slot)) * size_of(checkpoint.find(slot.name)->dtype);
+  }
   return bytes;
 }
 
@@ -162,7 +188,7 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
                               dtype, count);
     };
     nans[index_of(&tensor)] += fill(task, plan.dtype, base, read);
-    progress.add(share(tensor.bytes.size(), task));
+    progress.add(share(static_cast<uint64_t>(stored_elements(*task.slot) * element), task));
     if (--tasks_left[index_of(&tensor)] == 0) checkpoint.release(tensor);
   });
 
@@ -240,7 +266,7 @@ void fill_random_weights(const WeightPlan& plan, uint64_t seed, std::byte* base,
         tensor.read(row, column, count, reinterpret_cast<float*>(out));
       return 0;
     });
-    progress.add(share(static_cast<uint64_t>(elements_of(*task.slot)) * size_of(dtype), task));
+    progress.add(share(static_cast<uint64_t>(stored_elements(*task.slot)) * size_of(dtype), task));
   });
 }
 

@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -9,49 +10,76 @@
 namespace chorale::model {
 namespace {
 
+using parallel::ChunkUnit;
+using parallel::Range;
+
+Range range_of(const WeightShard& shard, ChunkUnit unit) {
+  switch (unit) {
+    case ChunkUnit::none:
+      return {0, 1};
+    case ChunkUnit::vocab:
+      return shard.head;
+    case ChunkUnit::query_heads:
+      return shard.query;
+    case ChunkUnit::kv_heads:
+      return shard.kv;
+    case ChunkUnit::intermediate:
+      return shard.dense;
+    case ChunkUnit::expert_intermediate:
+      return shard.expert;
+  }
+  return {0, 1};
+}
+
 // Walks through a buffer and gives each weight its place. Without a buffer it only plans.
 class Placer {
  public:
-  Placer(const io::ModelConfig& config, DType dtype, std::byte* base)
-      : sizes_{.vocab = config.vocab_size,
-               .query_heads = config.num_attention_heads,
-               .kv_heads = config.num_key_value_heads,
-               .intermediate = config.intermediate_size,
-               .expert_intermediate = config.moe_intermediate_size},
-        base_(base) {
+  Placer(const io::ModelConfig& config, DType dtype, const WeightShard& stored, std::byte* base)
+      : sizes_(sharded_sizes(config)), stored_(stored), base_(base) {
     plan_.dtype = dtype;
   }
 
   Tensor vector(const std::string& name, int64_t n) {
-    const size_t offset = take(static_cast<size_t>(n) * sizeof(float));
-    add_slot({.name = name, .shape = {n}, .form = WeightSlot::Form::vector, .offset = offset});
-    return Tensor(at(offset), DType::f32, 1, n, n);
+    const parallel::ShardingRule& rule = parallel::rule_for(name);
+    const int64_t per_chunk = n / parallel::num_chunks(rule, sizes_);
+    const Range chunks = range_of(stored_, rule.unit);
+    const Range part{chunks.begin * per_chunk, chunks.end * per_chunk};
+    const size_t offset = take(static_cast<size_t>(part.size()) * sizeof(float));
+    add_slot({.name = name, .shape = {n}, .form = WeightSlot::Form::vector, .part = part, .offset = offset});
+    return Tensor(at(offset), DType::f32, 1, part.size(), part.size());
   }
 
   Tensor rows(const std::string& name, int64_t rows, int64_t columns) {
-    const size_t offset = take(static_cast<size_t>(rows * columns) * size_of(plan_.dtype));
-    add_slot({.name = name, .shape = {rows, columns}, .form = WeightSlot::Form::rows, .offset = offset});
-    return Tensor(at(offset), plan_.dtype, rows, columns, columns);
+    const Range part = stored_.vocab_rows;
+    const size_t offset = take(static_cast<size_t>(part.size() * columns) * size_of(plan_.dtype));
+    add_slot({.name = name,
+              .shape = {rows, columns},
+              .form = WeightSlot::Form::rows,
+              .part = part,
+              .offset = offset});
+    return Tensor(at(offset), plan_.dtype, part.size(), columns, columns);
   }
 
   PackedMatrix matrix(const std::string& name, int64_t n, int64_t k) { return matrix_from(name, name, n, k); }
 
   // A matrix that is split as `name` says but has the values of another tensor.
   PackedMatrix matrix_from(const std::string& name, const std::string& source, int64_t n, int64_t k) {
-    const PackedLayout layout = layout_of(name, n, k);
-    const size_t offset = take(static_cast<size_t>(layout.bytes()));
-    add_slot({.name = source, .shape = {n, k}, .layout = layout, .offset = offset});
-    return {layout, at(offset)};
+    const Placed placed = place(name, n, k, false);
+    add_slot({.name = source,
+              .shape = {n, k},
+              .layout = placed.whole,
+              .part = placed.part,
+              .offset = placed.offset});
+    return stored_matrix(placed);
   }
 
   // Gate and up as one matrix whose panels alternate.
   PackedMatrix fused_pair(const std::string& gate, const std::string& up, int64_t n, int64_t k) {
-    PackedLayout layout = layout_of(gate, n, k);
-    layout.fused_pair = true;
-    const size_t offset = take(static_cast<size_t>(layout.bytes()));
-    add_slot({.name = gate, .shape = {n, k}, .layout = layout, .half = 0, .offset = offset});
-    add_slot({.name = up, .shape = {n, k}, .layout = layout, .half = 1, .offset = offset});
-    return {layout, at(offset)};
+    const Placed p = place(gate, n, k, true);
+    add_slot(
+        {.name = gate, .shape = {n, k}, .layout = p.whole, .half = 0, .part = p.part, .offset = p.offset});
+    add_slot({.name = up, .shape = {n, k}, .layout = p.whole, .half = 1, .part = p.part, .offset = p.offset});
+    return stored_matrix(p);
   }
 
   WeightPlan finish() {
@@ -60,15 +88,31 @@ class Placer {
   }
 
  private:
-  PackedLayout layout_of(const std::string& name, int64_t n, int64_t k) const {
+  struct Placed {
+    PackedLayout whole;
+    Range part;
+    size_t offset;
+  };
+
+  Placed place(const std::string& name, int64_t n, int64_t k, bool fused) {
     const parallel::ShardingRule& rule = parallel::rule_for(name);
     const int64_t chunks = parallel::num_chunks(rule, sizes_);
     const bool by_input = rule.split == parallel::Split::input || rule.split == parallel::Split::expert_input;
-    return {.dtype = plan_.dtype,
-            .n = n,
-            .k = k,
-            .n_chunks = by_input ? 1 : chunks,
-            .k_chunks = by_input ? chunks : 1};
+    const PackedLayout whole{.dtype = plan_.dtype,
+                             .n = n,
+                             .k = k,
+                             .n_chunks = by_input ? 1 : chunks,
+                             .k_chunks = by_input ? chunks : 1,
+                             .fused_pair = fused};
+    const Range part = range_of(stored_, rule.unit);
+    CHORALE_CHECK(part.begin >= 0 && part.end <= chunks, "{}: chunks {} to {} of {}", name, part.begin,
+                  part.end, chunks);
+    return {whole, part, take(static_cast<size_t>(part.size() * whole.panel_offset(1, 0)))};
+  }
+
+  PackedMatrix stored_matrix(const Placed& placed) const {
+    if (placed.part.size() == 0) return {.layout = {.dtype = plan_.dtype, .n = 0, .k = placed.whole.k}};
+    return {slice_layout(placed.whole, placed.part.size()), at(placed.offset)};
   }
 
   size_t take(size_t bytes) {
@@ -78,10 +122,11 @@ class Placer {
   }
   std::byte* at(size_t offset) const { return base_ == nullptr ? nullptr : base_ + offset; }
   void add_slot(WeightSlot slot) {
-    if (base_ == nullptr) plan_.slots.push_back(std::move(slot));
+    if (base_ == nullptr && slot.part.size() > 0) plan_.slots.push_back(std::move(slot));
   }
 
   parallel::ShardedSizes sizes_;
+  const WeightShard& stored_;
   std::byte* base_;
   size_t used_ = 0;
   WeightPlan plan_;
@@ -118,24 +163,25 @@ void place_expert(Placer& placer, const std::string& prefix, int64_t intermediat
   w.down.push_back(down.data);
 }
 
-FeedForwardWeights place_feed_forward(Placer& placer, const io::ModelConfig& config, int64_t layer,
-                                      const std::string& prefix) {
+FeedForwardWeights place_feed_forward(Placer& placer, const io::ModelConfig& config,
+                                      const std::vector<int32_t>& experts, const std::string& prefix) {
   FeedForwardWeights w;
-  if (!config.is_sparse_layer(layer)) {
+  if (experts.empty()) {
     place_expert(placer, prefix, config.intermediate_size, config.hidden_size, w);
     return w;
   }
   w.router = placer.matrix(prefix + "gate.weight", config.num_experts, config.hidden_size);
-  for (int64_t e = 0; e < config.num_experts; ++e) {
+  for (const int32_t e : experts) {
     place_expert(placer, fmt::format("{}experts.{}.", prefix, e), config.moe_intermediate_size,
                  config.hidden_size, w);
   }
   return w;
 }
 
-ModelWeights place_all(Placer& placer, const io::ModelConfig& config) {
+ModelWeights place_all(Placer& placer, const io::ModelConfig& config, const WeightShard& stored) {
   const int64_t hidden = config.hidden_size;
   ModelWeights w;
+  w.first_vocab_row = stored.vocab_rows.begin;
   w.embed_tokens = placer.rows("model.embed_tokens.weight", config.vocab_size, hidden);
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     const std::string prefix = fmt::format("model.layers.{}.", l);
@@ -143,7 +189,8 @@ ModelWeights place_all(Placer& placer, const io::ModelConfig& config) {
     layer.input_norm = placer.vector(prefix + "input_layernorm.weight", hidden);
     layer.attention = place_attention(placer, config, prefix + "self_attn.");
     layer.post_attention_norm = placer.vector(prefix + "post_attention_layernorm.weight", hidden);
-    layer.feed_forward = place_feed_forward(placer, config, l, prefix + "mlp.");
+    layer.feed_forward =
+        place_feed_forward(placer, config, stored.experts[static_cast<size_t>(l)], prefix + "mlp.");
   }
   w.norm = placer.vector("model.norm.weight", hidden);
   const std::string head = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
@@ -153,16 +200,88 @@ ModelWeights place_all(Placer& placer, const io::ModelConfig& config) {
 
 }  // namespace
 
-WeightPlan plan_weights(const io::ModelConfig& config, DType dtype) {
-  Placer placer(config, dtype, nullptr);
-  place_all(placer, config);
+WeightPlan plan_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored) {
+  Placer placer(config, dtype, stored, nullptr);
+  place_all(placer, config, stored);
   return placer.finish();
 }
 
-ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, std::byte* base) {
+ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored,
+                          std::byte* base) {
   CHORALE_CHECK(base != nullptr);
-  Placer placer(config, dtype, base);
-  return place_all(placer, config);
+  Placer placer(config, dtype, stored, base);
+  return place_all(placer, config, stored);
+}
+
+namespace {
+
+PackedMatrix select(const PackedMatrix& matrix, Range stored, Range wanted) {
+  if (wanted.size() == 0) return {.layout = {.dtype = matrix.layout.dtype, .n = 0, .k = matrix.layout.k}};
+  return slice_chunks(matrix, wanted.begin - stored.begin, wanted.size());
+}
+
+// The elements of a vector that belong to some chunks.
+Tensor select(const Tensor& vector, Range stored, Range wanted) {
+  if (vector.empty()) return vector;
+  const int64_t per_chunk = vector.columns() / stored.size();
+  return vector.middle_columns((wanted.begin - stored.begin) * per_chunk, wanted.size() * per_chunk);
+}
+
+// The same chunks of the experts in the slots wanted.
+FeedForwardWeights select_experts(const FeedForwardWeights& weights,
+                                  const std::vector<int32_t>& stored_experts,
+                                  const std::vector<int32_t>& wanted_experts, Range stored, Range wanted) {
+  FeedForwardWeights view = weights;
+  view.gate_up.clear();
+  view.down.clear();
+  view.gate_up_layout = slice_layout(weights.gate_up_layout, wanted.size());
+  view.down_layout = slice_layout(weights.down_layout, wanted.size());
+  const auto add = [&](size_t position) {
+    const PackedMatrix gate_up{weights.gate_up_layout, weights.gate_up[position]};
+    const PackedMatrix down{weights.down_layout, weights.down[position]};
+    view.gate_up.push_back(select(gate_up, stored, wanted).data);
+    view.down.push_back(select(down, stored, wanted).data);
+  };
+  if (!weights.is_sparse()) add(0);
+  for (const int32_t expert : wanted_experts) {
+    const auto found = std::find(stored_experts.begin(), stored_experts.end(), expert);
+    CHORALE_CHECK(found != stored_experts.end(), "expert {} is not stored", expert);
+    add(static_cast<size_t>(found - stored_experts.begin()));
+  }
+  return view;
+}
+
+AttentionWeights select_heads(const AttentionWeights& w, const WeightShard& stored,
+                              const WeightShard& wanted) {
+  AttentionWeights view = w;
+  view.q_proj = select(w.q_proj, stored.query, wanted.query);
+  view.k_proj = select(w.k_proj, stored.kv, wanted.kv);
+  view.v_proj = select(w.v_proj, stored.kv, wanted.kv);
+  view.o_proj = select(w.o_proj, stored.query, wanted.query);
+  view.q_bias = select(w.q_bias, stored.query, wanted.query);
+  view.k_bias = select(w.k_bias, stored.kv, wanted.kv);
+  view.v_bias = select(w.v_bias, stored.kv, wanted.kv);
+  return view;
+}
+
+}  // namespace
+
+ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,
+                            const WeightShard& wanted) {
+  ModelWeights view = weights;
+  view.first_vocab_row = wanted.vocab_rows.begin;
+  view.embed_tokens = weights.embed_tokens.middle_rows(wanted.vocab_rows.begin - stored.vocab_rows.begin,
+                                                       wanted.vocab_rows.size());
+  for (size_t l = 0; l < view.layers.size(); ++l) {
+    LayerWeights& layer = view.layers[l];
+    const bool sparse = layer.feed_forward.is_sparse();
+    layer.attention = select_heads(weights.layers[l].attention, stored, wanted);
+    layer.feed_forward =
+        select_experts(weights.layers[l].feed_forward, stored.experts[l], wanted.experts[l],
+                       sparse ? stored.expert : stored.dense, sparse ? wanted.expert : wanted.dense);
+  }
+  view.lm_head = select(weights.lm_head, stored.head, wanted.head);
+  return view;
 }
 
 }  // namespace chorale::model

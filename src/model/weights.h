@@ -1,8 +1,9 @@
 // The weights of a model in the form that the layers use, and the plan from which they are loaded.
 //
-// All weights live in one buffer. A plan is made from the configuration alone: which tensors a checkpoint
-// must have, their shapes, and where in the buffer each goes, packed as kernels/packed_matrix.h says and cut
-// as the sharding plan says.
+// All weights that a process holds live in one buffer. A plan is made from the configuration and a shard
+// alone: which tensors of a checkpoint are needed, their shapes, which part of each, and where in the buffer
+// it goes, packed as kernels/packed_matrix.h says and cut as the sharding plan says. Ranks that are threads
+// of one process share the buffer that holds the whole model, and each takes its views of it.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,8 @@
 #include "io/model_config.h"
 #include "kernels/expert_matmul.h"
 #include "kernels/packed_matrix.h"
+#include "model/weight_shard.h"
+#include "parallel/topology.h"
 
 namespace chorale::model {
 
@@ -43,21 +46,24 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  Tensor embed_tokens;  // bf16 or float32 [V, H]
+  Tensor embed_tokens;  // bf16 or float32 [V, H], or the rows from first_vocab_row on
+  int64_t first_vocab_row = 0;
   std::vector<LayerWeights> layers;
   Tensor norm;           // float32 [1, H]
-  PackedMatrix lm_head;  // [V, H]
+  PackedMatrix lm_head;  // [V, H], or some chunks of V; n is 0 where there are none
 };
 
-// One tensor of the checkpoint and its place. A tensor may have two places (tied embeddings).
+// One tensor of the checkpoint, the part of it that is stored, and its place. A tensor may have two places
+// (tied embeddings).
 struct WeightSlot {
   enum class Form { vector, rows, packed };
   std::string name;
-  std::vector<int64_t> shape;
+  std::vector<int64_t> shape;  // of the whole tensor
   Form form = Form::packed;
-  PackedLayout layout;  // of `packed`
-  int half = 0;         // of a fused pair: 0 gate, 1 up
-  size_t offset = 0;    // of the vector, the table or the whole packed matrix in the buffer
+  PackedLayout layout;   // of `packed`: of the whole matrix
+  int half = 0;          // of a fused pair: 0 gate, 1 up
+  parallel::Range part;  // stored elements of a vector, rows of `rows`, chunks of `packed`
+  size_t offset = 0;     // in the buffer: of the vector, of the first stored row, of the first stored chunk
 };
 
 struct WeightPlan {
@@ -66,9 +72,15 @@ struct WeightPlan {
   size_t bytes = 0;
 };
 
-WeightPlan plan_weights(const io::ModelConfig& config, DType dtype);
+// The shard must name each expert once (storage_for()).
+WeightPlan plan_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored);
 
 // The weights that lie in a buffer as planned. `base` must outlive the result.
-ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, std::byte* base);
+ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored,
+                          std::byte* base);
+
+// A part of stored weights, as views: `wanted` must lie within `stored`. Moves no bytes.
+ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,
+                            const WeightShard& wanted);
 
 }  // namespace chorale::model

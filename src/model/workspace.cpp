@@ -13,68 +13,116 @@ struct Piece {
   int64_t columns;
 };
 
-bool has_dense_layer(const io::ModelConfig& config) {
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    if (!config.is_sparse_layer(l)) return true;
-  }
-  return false;
+using W = Workspace;
+
+void add_attention(std::vector<Piece>& pieces, const io::ModelConfig& config, DType act,
+                   const StepLimits& limits, const RankExtent& extent) {
+  const int64_t tokens = limits.max_tokens;
+  const int64_t home = extent.max_home_tokens;
+  const int64_t hidden = config.hidden_size;
+  const int64_t query = extent.query_heads * config.head_dim;
+  const int64_t kv = extent.kv_heads * config.head_dim;
+  pieces.insert(pieces.end(), {{&W::residual, DType::f32, home, hidden},
+                               {&W::normed, act, home, hidden},
+                               {&W::gathered, act, extent.tp_size > 1 ? tokens : 0, hidden},
+                               {&W::cos_sin, DType::f32, tokens, config.head_dim},
+                               {&W::q, DType::f32, tokens, query},
+                               {&W::k, DType::f32, tokens, kv},
+                               {&W::v, DType::f32, tokens, kv},
+                               {&W::q_rotated, act, tokens, query},
+                               {&W::k_rotated, act, tokens, kv},
+                               {&W::attended, act, tokens, query},
+                               {&W::sums, DType::i64, tokens, hidden + 1},
+                               {&W::home_sums, DType::i64, home, hidden + 1},
+                               {&W::dense_inner, act, extent.dense_intermediate > 0 ? tokens : 0,
+                                extent.dense_intermediate}});
 }
 
-std::vector<Piece> pieces(const io::ModelConfig& config, DType act, const StepLimits& limits) {
-  using W = Workspace;
-  const int64_t tokens = limits.max_tokens;
-  const int64_t rows = limits.max_logits_rows;
+void add_experts(std::vector<Piece>& pieces, const io::ModelConfig& config, DType act,
+                 const RankExtent& extent) {
+  const int64_t home = extent.max_home_tokens;
   const int64_t hidden = config.hidden_size;
-  const int64_t query = config.num_attention_heads * config.head_dim;
-  const int64_t kv = config.num_key_value_heads * config.head_dim;
   // A model without sparse layers routes nothing; one expert keeps the shapes valid.
-  const int64_t experts = std::max<int64_t>(config.num_experts, 1);
+  const int64_t model_experts = std::max<int64_t>(config.num_experts, 1);
   const int64_t top_k = std::max<int64_t>(config.num_experts_per_tok, 1);
-  return {
-      {&W::residual, DType::f32, tokens, hidden},
-      {&W::normed, act, tokens, hidden},
-      {&W::cos_sin, DType::f32, tokens, config.head_dim},
-      {&W::q, DType::f32, tokens, query},
-      {&W::k, DType::f32, tokens, kv},
-      {&W::v, DType::f32, tokens, kv},
-      {&W::q_rotated, act, tokens, query},
-      {&W::k_rotated, act, tokens, kv},
-      {&W::attended, act, tokens, query},
-      {&W::sums, DType::i64, tokens, hidden + 1},
-      {&W::router_logits, DType::f32, tokens, experts},
-      {&W::chosen_experts, DType::i32, tokens, top_k},
-      {&W::chosen_weights, DType::f32, tokens, top_k},
-      {&W::row_offsets, DType::i32, 1, experts + 1},
-      {&W::row_active, DType::i32, 1, experts + 1},
-      {&W::row_tokens, DType::i32, 1, tokens * top_k},
-      {&W::row_weights, DType::f32, 1, tokens * top_k},
-      {&W::expert_inner, act, config.moe_intermediate_size > 0 ? tokens * top_k : 0,
-       config.moe_intermediate_size},
-      {&W::dense_inner, act, has_dense_layer(config) ? tokens : 0, config.intermediate_size},
-      {&W::last_hidden, DType::f32, rows, hidden},
-      {&W::last_normed, act, rows, hidden},
-  };
+  const int64_t experts = std::max<int64_t>(extent.num_experts, 1);
+  const int64_t received = extent.max_received_rows;
+  const int64_t pairs = received * std::min(top_k, experts);
+  const int64_t sent = extent.max_sent_rows;
+  const int64_t travelling = extent.dispatches ? received : 0;
+  const int64_t owners = extent.dispatches ? extent.group_size / extent.copies : 0;
+  const int64_t row = row_format(config, act).bytes();
+  pieces.insert(pieces.end(), {{&W::router_logits, DType::f32, home, model_experts},
+                               {&W::chosen_experts, DType::i32, home, top_k},
+                               {&W::chosen_weights, DType::f32, home, top_k},
+                               {&W::row_offsets, DType::i32, 1, experts + 1},
+                               {&W::row_active, DType::i32, 1, experts + 1},
+                               {&W::row_tokens, DType::i32, 1, pairs},
+                               {&W::row_weights, DType::f32, 1, pairs},
+                               {&W::expert_inner, act, extent.expert_intermediate > 0 ? pairs : 0,
+                                extent.expert_intermediate},
+                               {&W::owner_tokens, DType::i32, owners, home},
+                               {&W::sent_tokens, DType::i32, 1, sent},
+                               {&W::send_rows, DType::u8, sent, row},
+                               {&W::received_rows, DType::u8, travelling, row},
+                               {&W::received_sums, DType::i64, travelling, hidden + 1},
+                               {&W::returned_sums, DType::i64, sent, hidden + 1}});
+}
+
+void add_head(std::vector<Piece>& pieces, const io::ModelConfig& config, DType act, const StepLimits& limits,
+              const RankExtent& extent) {
+  const int64_t rows = limits.max_logits_rows;
+  const bool several = extent.tp_size > 1;
+  const bool gathers = several && extent.tp_rank == 0;
+  pieces.insert(pieces.end(), {{&W::last_hidden, DType::f32, rows, config.hidden_size},
+                               {&W::last_normed, act, rows, config.hidden_size},
+                               {&W::last_gathered, act, several ? rows : 0, config.hidden_size},
+                               {&W::part_logits, DType::f32, several ? rows : 0, extent.head_columns},
+                               {&W::gathered_logits, DType::f32, gathers ? extent.tp_size * rows : 0,
+                                extent.head_columns}});
+}
+
+std::vector<Piece> pieces_of(const io::ModelConfig& config, DType act, const StepLimits& limits,
+                             const RankExtent& extent) {
+  std::vector<Piece> pieces;
+  add_attention(pieces, config, act, limits, extent);
+  add_experts(pieces, config, act, extent);
+  add_head(pieces, config, act, limits, extent);
+  return pieces;
+}
+
+int64_t logits_rows(const StepLimits& limits, const RankExtent& extent) {
+  return extent.tp_rank == 0 ? limits.max_logits_rows : 0;
+}
+
+size_t logits_bytes(const io::ModelConfig& config, const StepLimits& limits, const RankExtent& extent) {
+  return static_cast<size_t>(logits_rows(limits, extent) * config.vocab_size) * sizeof(float);
 }
 
 }  // namespace
 
-size_t Workspace::bytes(const io::ModelConfig& config, DType act, const StepLimits& limits) {
-  size_t total =
-      Arena::footprint(static_cast<size_t>(limits.max_logits_rows * config.vocab_size) * sizeof(float));
-  for (const Piece& piece : pieces(config, act, limits)) {
+RowFormat row_format(const io::ModelConfig& config, DType act) {
+  return {
+      .act = act, .hidden = config.hidden_size, .top_k = std::max<int64_t>(config.num_experts_per_tok, 1)};
+}
+
+size_t Workspace::bytes(const io::ModelConfig& config, DType act, const StepLimits& limits,
+                        const RankExtent& extent) {
+  size_t total = Arena::footprint(logits_bytes(config, limits, extent));
+  for (const Piece& piece : pieces_of(config, act, limits, extent)) {
     total += Arena::matrix_bytes(piece.dtype, piece.rows, piece.columns);
   }
   return total;
 }
 
-Workspace::Workspace(const io::ModelConfig& config, DType act, const StepLimits& limits)
-    : arena(bytes(config, act, limits)) {
-  for (const Piece& piece : pieces(config, act, limits)) {
+Workspace::Workspace(const io::ModelConfig& config, DType act, const StepLimits& limits,
+                     const RankExtent& extent)
+    : arena(bytes(config, act, limits, extent)) {
+  for (const Piece& piece : pieces_of(config, act, limits, extent)) {
     this->*piece.member = arena.matrix(piece.dtype, piece.rows, piece.columns);
   }
-  const int64_t vocab = config.vocab_size;
-  const auto logits_bytes = static_cast<size_t>(limits.max_logits_rows * vocab) * sizeof(float);
-  logits = Tensor(arena.take(logits_bytes).data(), DType::f32, limits.max_logits_rows, vocab, vocab);
+  logits = Tensor(arena.take(logits_bytes(config, limits, extent)).data(), DType::f32,
+                  logits_rows(limits, extent), config.vocab_size, config.vocab_size);
 }
 
 ChosenExperts Workspace::chosen(int64_t num_tokens) const {

@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <utility>
@@ -13,6 +14,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kDrainPoll{20};
+constexpr std::chrono::milliseconds kEngineCheck{100};
+constexpr double kFailedDrainSeconds = 1;  // for answers that are being written
 // For telling clients, after the drain's time is over, that their requests were ended.
 constexpr std::chrono::milliseconds kFarewell{2000};
 
@@ -45,6 +48,7 @@ class Server::Impl {
     if (options_.handle_signals) http_.on_signal([this] { stop(); });
     log::info("Chorale is ready: {} (Ctrl-C stops)", url());
     log::flush();
+    watch_engine();
     http_.run();
     end_requests();
     log::info("Chorale has stopped");
@@ -65,6 +69,14 @@ class Server::Impl {
   std::string url() const { return http_.url(); }
 
  private:
+  // A model that has failed answers nothing any more: its requests have been told, and the server ends.
+  void watch_engine() {
+    if (stopping_) return;
+    if (!engine_.stats().failed) return http_.after(kEngineCheck, [this] { watch_engine(); });
+    options_.drain_timeout_seconds = std::min(options_.drain_timeout_seconds, kFailedDrainSeconds);
+    stop();
+  }
+
   void drain(Clock::time_point deadline) {
     if (http_.active_exchanges() == 0) return http_.finish();
     if (Clock::now() < deadline) return http_.after(kDrainPoll, [this, deadline] { drain(deadline); });

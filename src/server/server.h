@@ -80,7 +80,8 @@ class Server {
   // drains and returns: from then on /health and new requests get 503, running ones finish within
   // drain_timeout_seconds, and what is left is aborted. While it drains a second signal has its default
   // effect: it ends the process at once. No listener of this server is left in the engine when it returns.
-  // Throws Error when it cannot bind.
+  // Throws Error when it cannot bind. Returns as well when the engine has failed, once the clients have been
+  // told; the caller ends the process then.
   void run();
 
   // Begins to drain, as a signal does. Thread-safe; may be called more than once.

@@ -25,6 +25,17 @@ io::ModelConfig qwen3_30b() {
   return c;
 }
 
+MemoryPlan plan_memory(const io::ModelConfig& config, DType dtype, const LoadOptions& options,
+                       uint64_t available) {
+  const parallel::Strategy strategy = choose_strategy(config, options.parallel);
+  const ParallelPlan plan =
+      plan_parallel(config, options.parallel, choose_limits(config, options, strategy.dp_size),
+                    std::vector<int>(static_cast<size_t>(strategy.world()), 0));
+  std::vector<int> here;
+  for (int rank = 0; rank < strategy.world(); ++rank) here.push_back(rank);
+  return engine::plan_memory(config, dtype, options, plan, here, available);
+}
+
 std::string error_of(const io::ModelConfig& config, const LoadOptions& options, uint64_t available) {
   try {
     plan_memory(config, DType::bf16, options, available);

@@ -15,6 +15,7 @@
 
 #include "engine/engine.h"
 #include "engine/loaded_model.h"
+#include "parallel/strategy.h"
 #include "unit/engine/recorder.h"
 
 namespace chorale::engine {
@@ -83,7 +84,7 @@ struct Outcome {
 
 // All requests at once.
 Outcome run_together(LoadedModel& model, const EngineOptions& options,
-                 const std::vector<GenerationRequest>& requests, int rounds = 1) {
+                     const std::vector<GenerationRequest>& requests, int rounds = 1) {
   Recorder recorder;
   Engine engine(model.runner(), options);
   Outcome run;
@@ -151,6 +152,45 @@ TEST_P(Numerics, SixtyFourRequestsAnswerAsEachDoesAlone) {
     expect_all_same(run_together(other, engine_options(other), requests).answers, alone,
                     fmt::format("{} threads", threads));
   }
+}
+
+// Whatever the strategy, and with data-parallel groups that have batches of their own.
+TEST_P(Numerics, RequestsAnswerTheSameUnderEveryStrategy) {
+  const std::vector<GenerationRequest> requests = random_requests();
+  LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
+  const Answers simple = run_together(model, engine_options(model), requests).answers;
+  for (const char* text : {"tp=4,dp=2,ep=8", "tp=8", "tp=2,dp=3,ep=3", "dp=4"}) {
+    const parallel::Strategy strategy = parallel::parse_strategy(text);
+    LoadOptions options = load_options(GetParam(), 1);
+    options.parallel.strategy.tp_size = strategy.tp_size;
+    options.parallel.strategy.dp_size = strategy.dp_size;
+    options.parallel.strategy.ep_size = strategy.ep_size;
+    options.parallel.strategy.moe_tp_size = strategy.moe_tp_size;
+    options.parallel.strategy.moe_dp_size = strategy.moe_dp_size;
+    LoadedModel other = LoadedModel::load(options);
+    expect_all_same(run_together(other, engine_options(other), requests).answers, simple, text);
+  }
+}
+
+// A rank that throws ends every request, and its name is told.
+TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
+  LoadOptions options = load_options("bfloat16", 1);
+  options.parallel.strategy.tp_size = 2;
+  options.parallel.strategy.dp_size = 2;
+  options.parallel.fault = InjectedFault{.rank = 3, .step = 2};
+  LoadedModel model = LoadedModel::load(options);
+  Recorder recorder;
+  Engine engine(model.runner(), engine_options(model));
+  const std::vector<GenerationRequest> requests = random_requests();
+  for (size_t i = 0; i < 6; ++i) engine.submit(requests[i], recorder.listener(requests[i].id));
+  for (size_t i = 0; i < 6; ++i) {
+    const Record record = recorder.wait(requests[i].id);
+    if (record.answer.finish != FinishReason::error) continue;  // it ended in the first step
+    ASSERT_TRUE(record.error.has_value());
+    EXPECT_NE(record.error->message.find("rank 3"), std::string::npos) << record.error->message;
+  }
+  EXPECT_TRUE(engine.stats().failed);
+  EXPECT_EQ(engine.submit(requests[7], recorder.listener("late"))->http_status, 503);
 }
 
 // The same without sampling between: rows of logits, compared as bytes.

@@ -30,23 +30,35 @@ struct Loaded {
   static constexpr int64_t kBlocks = 32;
   static constexpr int64_t kTokens = 768;
 
+  static StepLimits limits() {
+    return {.max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens};
+  }
+
   Loaded(io::ModelConfig c, DType dtype, const io::Checkpoint* checkpoint, int threads = 2)
       : config(std::move(c)),
-        plan(plan_weights(config, dtype)),
+        stored(whole_model(config)),
+        plan(plan_weights(config, dtype, stored)),
         pool(threads),
         weights(plan.bytes),
-        inputs({.max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens}),
-        cache(config, dtype, kBlocks) {
+        inputs(limits(), 1, 0),
+        cache(config, config.num_key_value_heads, dtype, kBlocks) {
     ProgressBar progress("", plan.bytes, false);
     if (checkpoint != nullptr) {
       nan_tensors = load_weights(*checkpoint, plan, weights.data(), pool, progress);
     } else {
       fill_random_weights(plan, 7, weights.data(), pool, progress);
     }
+    const parallel::Topology topology({}, 0);
+    const auto placement =
+        parallel::ExpertPlacement::trivial({.num_layers = static_cast<int>(config.num_hidden_layers),
+                                            .num_experts = static_cast<int>(config.num_experts)});
     model = std::make_unique<Qwen3MoeModel>(
-        config, bind_weights(config, dtype, weights.data()),
-        StepLimits{
-            .max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens});
+        RankModel{.config = config,
+                  .weights = bind_weights(config, dtype, stored, weights.data()),
+                  .limits = limits(),
+                  .extent = rank_extent(config, topology, placement, limits()),
+                  .groups = {},
+                  .expert_slots = {}});
   }
 
   // The bundled model.
@@ -80,6 +92,7 @@ struct Loaded {
   }
 
   io::ModelConfig config;
+  WeightShard stored;
   WeightPlan plan;
   ThreadPool pool;
   Buffer weights;

@@ -32,7 +32,7 @@ io::ModelConfig small_config() {
 
 TEST(WeightPlan, NamesEveryTensorOnceAndPlacesNoTwoTogether) {
   const io::ModelConfig config = small_config();
-  const WeightPlan plan = plan_weights(config, DType::bf16);
+  const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   std::set<std::string> names;
   for (const WeightSlot& slot : plan.slots) {
     EXPECT_TRUE(names.insert(slot.name).second) << slot.name;
@@ -49,8 +49,8 @@ TEST(WeightPlan, NamesEveryTensorOnceAndPlacesNoTwoTogether) {
 
 TEST(WeightPlan, ChunksFollowTheShardingPlan) {
   const io::ModelConfig config = small_config();
-  Buffer memory(plan_weights(config, DType::f32).bytes);
-  const ModelWeights w = bind_weights(config, DType::f32, memory.data());
+  Buffer memory(plan_weights(config, DType::f32, whole_model(config)).bytes);
+  const ModelWeights w = bind_weights(config, DType::f32, whole_model(config), memory.data());
   EXPECT_EQ(w.layers[0].attention.q_proj.layout.n_chunks, 2);  // 6 heads
   EXPECT_EQ(w.layers[0].attention.k_proj.layout.n_chunks, 1);  // 3 heads
   EXPECT_EQ(w.layers[0].attention.o_proj.layout.k_chunks, 2);
@@ -66,7 +66,7 @@ TEST(WeightPlan, TiedEmbeddingsHaveTwoPlaces) {
   io::ModelConfig config = small_config();
   config.tie_word_embeddings = true;
   int places = 0;
-  for (const WeightSlot& slot : plan_weights(config, DType::bf16).slots) {
+  for (const WeightSlot& slot : plan_weights(config, DType::bf16, whole_model(config)).slots) {
     places += slot.name == "model.embed_tokens.weight" ? 1 : 0;
     EXPECT_NE(slot.name, "lm_head.weight");
   }
@@ -75,7 +75,7 @@ TEST(WeightPlan, TiedEmbeddingsHaveTwoPlaces) {
 
 TEST(RandomWeights, DependOnTheSeedAloneAndLookUntrained) {
   const io::ModelConfig config = small_config();
-  const WeightPlan plan = plan_weights(config, DType::f32);
+  const WeightPlan plan = plan_weights(config, DType::f32, whole_model(config));
   const auto fill = [&](uint64_t seed, int threads) {
     Buffer buffer(plan.bytes);
     ThreadPool pool(threads);
@@ -88,7 +88,7 @@ TEST(RandomWeights, DependOnTheSeedAloneAndLookUntrained) {
   const Buffer c = fill(2, 3);
   EXPECT_EQ(std::memcmp(a.data(), b.data(), plan.bytes), 0);
   EXPECT_NE(std::memcmp(a.data(), c.data(), plan.bytes), 0);
-  const ModelWeights w = bind_weights(config, DType::f32, a.data());
+  const ModelWeights w = bind_weights(config, DType::f32, whole_model(config), a.data());
   double squares = 0;
   for (int64_t i = 0; i < w.embed_tokens.size(); ++i) squares += std::pow(w.embed_tokens.data<float>()[i], 2);
   EXPECT_NEAR(std::sqrt(squares / static_cast<double>(w.embed_tokens.size())), 0.02, 0.001);

@@ -1,0 +1,162 @@
+#include "engine/local_runner.h"
+
+#include <chrono>
+#include <exception>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace chorale::engine {
+namespace {
+
+std::chrono::milliseconds to_milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+}  // namespace
+
+LocalRunner::LocalRunner(const RunnerParts& parts)
+    : vocab_size_(parts.config.vocab_size),
+      dp_size_(parts.plan.strategy.dp_size),
+      tp_size_(parts.plan.strategy.tp_size),
+      timeout_(parts.collective_timeout),
+      fault_(parts.fault),
+      traffic_(parts.plan.ranks.size()),
+      runners_(parts.plan.ranks.size()) {
+  const auto world = static_cast<int>(parts.plan.ranks.size());
+  if (world == 1) {
+    runners_[0] = std::make_unique<RankRunner>(RankRunner::Parts{parts.config,
+                                                                 parts.plan.ranks[0],
+                                                                 weights_of(parts, parts.plan.ranks[0]),
+                                                                 {},
+                                                                 parts.limits,
+                                                                 parts.num_blocks,
+                                                                 parts.isa,
+                                                                 parts.threads_per_rank});
+    return;
+  }
+  world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
+  busy_ = world;
+  for (int rank = 0; rank < world; ++rank) {
+    threads_.emplace_back([this, &parts, rank] { rank_loop(parts, rank); });
+  }
+  wait_for_ranks();  // until all are built: they read `parts`
+}
+
+LocalRunner::~LocalRunner() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  start_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+std::span<const float> LocalRunner::run(const StepPlan& plan) {
+  std::vector<const StepPlan*> plans(static_cast<size_t>(dp_size_), &nothing_);
+  std::vector<std::span<const float>> logits(plans.size());
+  plans[0] = &plan;
+  run_groups(plans, logits);
+  return logits[0];
+}
+
+void LocalRunner::run_groups(std::span<const StepPlan* const> plans,
+                             std::span<std::span<const float>> logits) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && logits.size() == plans.size());
+  if (threads_.empty()) {
+    ++step_;
+    return run_rank(0, plans, logits);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    plans_ = plans;
+    logits_ = logits;
+    busy_ = static_cast<int>(threads_.size());
+    ++step_;
+  }
+  start_.notify_all();
+  wait_for_ranks();
+}
+
+void LocalRunner::wait_for_ranks() {
+  std::unique_lock lock(mutex_);
+  done_.wait(lock, [this] { return busy_ == 0 || failure_.has_value(); });
+  if (!failure_) return;
+  // The others hear of it in their next collective. One that hangs is not waited for.
+  const auto grace = std::chrono::duration<double>(std::max(timeout_, 1.0));
+  done_.wait_for(lock, grace, [this] { return busy_ == 0; });
+  throw_error("rank {} failed: {}", failure_->rank, failure_->what);
+}
+
+void LocalRunner::record_failure(int rank, bool is_cause, const char* what) {
+  const std::lock_guard lock(mutex_);
+  if (!failure_ || (is_cause && !failure_->is_cause)) failure_ = Failure{rank, is_cause, what};
+}
+
+void LocalRunner::run_rank(int rank, std::span<const StepPlan* const> plans,
+                           std::span<std::span<const float>> logits) {
+  if (fault_ && fault_->rank == rank && static_cast<uint64_t>(fault_->step) == step_) {
+    throw_error("a failure was asked for at step {}", step_);
+  }
+  const auto group = static_cast<size_t>(rank / tp_size_);
+  const Tensor rows = runners_[static_cast<size_t>(rank)]->run(*plans[group]);
+  if (rank % tp_size_ == 0) {
+    logits[group] = rows.empty()
+                        ? std::span<const float>{}
+                        : std::span<const float>(rows.data<float>(), static_cast<size_t>(rows.size()));
+  }
+}
+
+void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
+  const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank)];
+  const auto guarded = [&](const auto& work) {
+    try {
+      work();
+    } catch (const comm::CollectiveError& error) {
+      record_failure(error.rank >= 0 ? error.rank : rank, false, error.what());
+    } catch (const std::exception& error) {
+      record_failure(rank, true, error.what());
+      world_->fail(rank, error.what());
+    }
+    const std::lock_guard lock(mutex_);
+    --busy_;
+    done_.notify_all();
+  };
+  guarded([&] {
+    const comm::Communicator world(world_->transport(rank), &traffic_[static_cast<size_t>(rank)]);
+    runners_[static_cast<size_t>(rank)] = std::make_unique<RankRunner>(
+        RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world, part.topology),
+                          parts.limits, parts.num_blocks, parts.isa, parts.threads_per_rank});
+  });
+  for (uint64_t seen = 0;;) {
+    std::span<const StepPlan* const> plans;
+    std::span<std::span<const float>> logits;
+    {
+      std::unique_lock lock(mutex_);
+      start_.wait(lock, [&] { return stopping_ || step_ != seen; });
+      if (stopping_) return;
+      seen = step_;
+      plans = plans_;
+      logits = logits_;
+    }
+    guarded([&] { run_rank(rank, plans, logits); });
+  }
+}
+
+std::vector<int64_t> LocalRunner::expert_load() const {
+  std::vector<int64_t> total;
+  for (const auto& runner : runners_) {
+    const Tensor load = runner->expert_load();
+    total.resize(static_cast<size_t>(load.size()));
+    for (int64_t l = 0; l < load.rows(); ++l) {
+      for (int64_t e = 0; e < load.columns(); ++e) {
+        total[static_cast<size_t>(l * load.columns() + e)] += load.row<int64_t>(l)[e];
+      }
+    }
+  }
+  return total;
+}
+
+}  // namespace chorale::engine

@@ -1,0 +1,70 @@
+// Ranks as processes that an MPI launcher has started. Rank 0 drives: requests enter there, it sends every
+// step to all ranks, and the logits of all data-parallel groups come to it. The others run steps until they
+// are told to stop.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/mpi/mpi_world.h"
+#include "engine/model_runner.h"
+#include "engine/rank_runner.h"
+#include "engine/runner_parts.h"
+
+namespace chorale::engine {
+
+class MpiRunner : public ModelRunner {
+ public:
+  // Collective. The world must outlive the runner.
+  MpiRunner(const RunnerParts& parts, comm::MpiWorld& world);
+  // On rank 0, tells the others to stop, unless something has failed.
+  ~MpiRunner() override;
+  MpiRunner(const MpiRunner&) = delete;
+  MpiRunner& operator=(const MpiRunner&) = delete;
+
+  // On rank 0:
+  int64_t vocab_size() const override { return vocab_size_; }
+  int64_t num_groups() const override { return dp_size_; }
+  std::span<const float> run(const StepPlan& plan) override;
+  void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) override;
+  std::optional<std::string> failure() const override;
+
+  // On the other ranks: runs steps until rank 0 stops. Throws comm::CollectiveError that names the rank when
+  // one fails.
+  void serve_steps();
+
+  const comm::Traffic& traffic() const { return traffic_; }
+  RankRunner& rank_runner() { return *runner_; }
+
+ private:
+  void broadcast_plans(std::span<const StepPlan* const> plans);
+  void run_own(const StepPlan& plan, std::span<std::span<const float>> logits);
+
+  const int64_t vocab_size_;
+  const int dp_size_;
+  const int group_;  // data-parallel, of this rank
+  const int rank_;
+  comm::MpiWorld& mpi_;
+  ThreadPool pool_{1};
+  Stream stream_;  // for collectives, which compute nothing
+  comm::Traffic traffic_;
+  comm::Communicator world_;
+  comm::Communicator leaders_;  // the first ranks of all groups, and another group of all the others
+  bool is_leader_;
+  std::unique_ptr<RankRunner> runner_;
+  Buffer gathered_;               // logits of all groups, on rank 0 where there are several
+  std::vector<int32_t> message_;  // a step as it is sent
+  std::vector<StepPlan> plans_;   // a step as it was received
+  std::vector<int64_t> rows_of_;  // logits rows of each group
+  StepPlan nothing_;
+  const std::optional<InjectedFault> fault_;
+  int64_t step_ = 0;
+  bool failed_ = false;
+};
+
+}  // namespace chorale::engine

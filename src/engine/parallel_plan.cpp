@@ -1,0 +1,83 @@
+#include "engine/parallel_plan.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "io/file_access.h"
+#include "model/weights.h"
+
+namespace chorale::engine {
+namespace {
+
+constexpr uint64_t kMaxPlacementBytes = uint64_t{256} << 20;
+
+// Hosts of the expert-parallel ranks, from the ranks of the first replica and the first part of each expert.
+std::vector<int> hosts_of_owners(const parallel::Strategy& strategy, const std::vector<int>& host_of) {
+  std::vector<int> hosts;
+  for (int e = 0; e < strategy.ep_size; ++e) {
+    hosts.push_back(host_of[static_cast<size_t>(e * strategy.moe_tp_size)]);
+  }
+  return hosts;
+}
+
+// Hosts that have equally many neighbouring owners, as balanced placement wants them; else one.
+int num_nodes(const std::vector<int>& hosts) {
+  std::vector<int> changes{0};
+  for (size_t i = 1; i < hosts.size(); ++i) {
+    if (hosts[i] != hosts[i - 1]) changes.push_back(static_cast<int>(i));
+  }
+  const auto nodes = static_cast<int>(changes.size());
+  const int per_node = static_cast<int>(hosts.size()) / nodes;
+  for (int i = 0; i < nodes; ++i) {
+    if (changes[static_cast<size_t>(i)] != i * per_node) return 1;
+  }
+  return nodes * per_node == static_cast<int>(hosts.size()) ? nodes : 1;
+}
+
+parallel::ExpertPlacement place_experts(const io::ModelConfig& config, const ParallelOptions& options,
+                                        const parallel::Strategy& strategy, const std::vector<int>& hosts) {
+  const parallel::PlacementShape shape{
+      .num_layers = static_cast<int>(config.num_hidden_layers),
+      .num_experts = static_cast<int>(std::max<int64_t>(config.num_experts, 1)),
+      .ep_size = strategy.ep_size,
+      .num_redundant = options.num_redundant_experts};
+  if (options.init_expert_location == "trivial") return parallel::ExpertPlacement::trivial(shape);
+  const std::string source = "--init-expert-location " + options.init_expert_location;
+  const std::string text = io::read_text_file(options.init_expert_location, kMaxPlacementBytes);
+  return parallel::ExpertPlacement::from_json(
+      text, source, shape,
+      {.algorithm = parallel::parse_eplb_algorithm(options.eplb_algorithm),
+       .num_groups = 1,
+       .num_nodes = num_nodes(hosts)});
+}
+
+}  // namespace
+
+parallel::Strategy choose_strategy(const io::ModelConfig& config, const ParallelOptions& options) {
+  const parallel::Strategy strategy = parallel::resolve_strategy(options.strategy, config.num_experts);
+  parallel::check_strategy(strategy, model::sharded_sizes(config));
+  return strategy;
+}
+
+ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions& options,
+                           const model::StepLimits& limits, const std::vector<int>& host_of) {
+  const parallel::Strategy strategy = choose_strategy(config, options);
+  CHORALE_CHECK(static_cast<int>(host_of.size()) == strategy.world());
+  const std::vector<int> hosts = hosts_of_owners(strategy, host_of);
+  ParallelPlan plan{strategy, place_experts(config, options, strategy, hosts), {}};
+  const model::DispatchOptions dispatch{
+      .algorithm = parallel::parse_dispatch_algorithm(options.dispatch_algorithm), .host_of = hosts};
+  for (int rank = 0; rank < strategy.world(); ++rank) {
+    const parallel::Topology topology(strategy, rank);
+    plan.ranks.push_back({topology, model::shard_of(config, topology, plan.placement),
+                          model::rank_extent(config, topology, plan.placement, limits),
+                          model::expert_slots(config, topology, plan.placement, dispatch)});
+  }
+  return plan;
+}
+
+uint64_t weight_bytes(const io::ModelConfig& config, DType dtype, const RankPart& part) {
+  return model::plan_weights(config, dtype, model::storage_for(part.shard)).bytes;
+}
+
+}  // namespace chorale::engine

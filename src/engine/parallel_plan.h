@@ -1,0 +1,65 @@
+// From flags and a configuration to what every rank does: strategy, placement of experts, and each rank's
+// part. Pure but for the placement's file, and printable.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "io/model_config.h"
+#include "model/rank_plan.h"
+#include "model/weight_shard.h"
+#include "parallel/expert_placement.h"
+#include "parallel/strategy.h"
+#include "parallel/topology.h"
+
+namespace chorale::engine {
+
+// A failure that a test asks for: the rank throws at the start of that step.
+struct InjectedFault {
+  int rank = 0;
+  int64_t step = 0;
+};
+
+// As the flags give it; see `chorale serve --help`.
+struct ParallelOptions {
+  parallel::StrategyFlags strategy;
+  int num_redundant_experts = 0;
+  std::string dispatch_algorithm = "static";
+  std::string init_expert_location = "trivial";  // or a JSON file
+  std::string eplb_algorithm = "auto";
+  std::string communicator = "auto";  // "local", "mpi"; auto: mpi when started by an MPI launcher
+  double collective_timeout = 10;     // seconds that a rank may keep the others waiting; 0: for ever
+  std::optional<InjectedFault> fault;
+};
+
+// One rank's part.
+struct RankPart {
+  parallel::Topology topology;
+  model::WeightShard shard;
+  model::RankExtent extent;
+  std::vector<model::ExpertSlots> expert_slots;  // empty when no token travels
+};
+
+struct ParallelPlan {
+  parallel::Strategy strategy;
+  parallel::ExpertPlacement placement;
+  std::vector<RankPart> ranks;  // [world]
+
+  bool tokens_travel() const { return ranks.front().extent.dispatches; }
+};
+
+// Throws Error that names the flag or the file, what was found and what works. host_of [world]: a number per
+// rank, the same for ranks of one host.
+ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions& options,
+                           const model::StepLimits& limits, const std::vector<int>& host_of);
+
+// The strategy alone, before anything is planned for it.
+parallel::Strategy choose_strategy(const io::ModelConfig& config, const ParallelOptions& options);
+
+// Bytes of the weights that a rank computes with. Ranks of one process share them.
+uint64_t weight_bytes(const io::ModelConfig& config, DType dtype, const RankPart& part);
+
+}  // namespace chorale::engine

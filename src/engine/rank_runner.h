@@ -1,0 +1,50 @@
+// One rank: its memory, its threads, and its part of the model.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/stream.h"
+#include "base/thread_pool.h"
+#include "engine/model_runner.h"
+#include "engine/parallel_plan.h"
+#include "io/model_config.h"
+#include "model/kv_cache.h"
+#include "model/qwen3_moe.h"
+#include "model/step_inputs.h"
+#include "model/weights.h"
+
+namespace chorale::engine {
+
+// Used by one thread at a time.
+class RankRunner {
+ public:
+  struct Parts {
+    const io::ModelConfig& config;
+    const RankPart& part;
+    model::ModelWeights weights;  // the rank's view; their memory must outlive the runner
+    model::RankGroups groups;
+    model::StepLimits limits;
+    int64_t num_blocks = 0;
+    InstructionSet isa = InstructionSet::portable;
+    int num_threads = 1;
+  };
+  explicit RankRunner(Parts parts);
+
+  // One step of this rank's data-parallel group. The logits [L, V] on the group's first rank, nothing on the
+  // others; valid until the next step.
+  Tensor run(const StepPlan& plan, model::StepObserver* observer = nullptr);
+
+  // See Qwen3MoeModel::expert_load; between steps.
+  Tensor expert_load() const { return model_.expert_load(); }
+
+ private:
+  ThreadPool pool_;
+  Stream stream_;
+  model::StepBuffers inputs_;
+  model::KvCache cache_;
+  model::Qwen3MoeModel model_;
+  std::vector<model::HostChunk> chunks_;  // with room for every step
+};
+
+}  // namespace chorale::engine

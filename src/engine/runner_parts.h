@@ -1,0 +1,37 @@
+// What both kinds of runner are made from: ranks as threads of one process, and ranks as processes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "base/instruction_set.h"
+#include "comm/communicator.h"
+#include "engine/parallel_plan.h"
+#include "io/model_config.h"
+#include "model/rank_plan.h"
+#include "model/step_inputs.h"
+#include "model/weights.h"
+
+namespace chorale::engine {
+
+struct RunnerParts {
+  const io::ModelConfig& config;
+  const ParallelPlan& plan;
+  // What this process stores; the memory behind it must outlive the runner.
+  const model::ModelWeights& weights;
+  const model::WeightShard& stored;
+  model::StepLimits limits;
+  int64_t num_blocks = 0;  // of the KV cache, of each data-parallel group
+  InstructionSet isa = InstructionSet::portable;
+  int threads_per_rank = 1;
+  double collective_timeout = 10;  // seconds
+  std::optional<InjectedFault> fault;
+};
+
+// The groups of a rank, split off the world's communicator. Collective.
+model::RankGroups split_groups(const comm::Communicator& world, const parallel::Topology& topology);
+
+// The rank's view of what is stored. With the whole embedding at hand it is used as it is.
+model::ModelWeights weights_of(const RunnerParts& parts, const RankPart& part);
+
+}  // namespace chorale::engine

@@ -1,0 +1,49 @@
+// Brings tokens to the ranks that own their experts, and their results home (arXiv 2006.16668; the sparse
+// all-to-all of arXiv 2101.03961). A token travels once to each rank that owns one of its experts, and one
+// fixed-point row comes back from each and is added at home, so neither the placement nor the order shows in
+// the result.
+#pragma once
+
+#include <vector>
+
+#include "base/stream.h"
+#include "base/tensor.h"
+#include "comm/communicator.h"
+#include "kernels/dispatch.h"
+#include "kernels/expert_matmul.h"
+#include "kernels/route.h"
+#include "model/rank_plan.h"
+#include "model/workspace.h"
+
+namespace chorale::model {
+
+// The tokens that a rank's experts work on.
+struct ExpertInput {
+  Tensor x;         // activations [R, H]
+  ExpertRows rows;  // of this rank's experts; default: one expert that takes all
+  Tensor sums;      // int64 [R, H + 1]: where the experts add their results
+};
+
+class TokenDispatcher {
+ public:
+  // `table` is this rank's choice of slots, one row per layer variant; it must outlive the dispatcher.
+  TokenDispatcher(const RankExtent& extent, const RowFormat& format, const DispatchTable& table,
+                  comm::Communicator group);
+
+  // x: activations of the home tokens [T, H], each with its chosen (logical) experts.
+  ExpertInput dispatch(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                       const Workspace& scratch);
+
+  // The sums of the home tokens [T, H + 1], once the experts have added theirs to input.sums.
+  Tensor combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
+                 const Workspace& scratch);
+
+ private:
+  RowFormat format_;
+  DispatchTable table_;
+  comm::Communicator group_;
+  std::vector<int64_t> sent_, received_;  // rows, by rank of the group; of the dispatch that is under way
+  int64_t total_sent_ = 0;
+};
+
+}  // namespace chorale::model

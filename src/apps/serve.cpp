@@ -46,15 +46,17 @@ int run_serve(const ServeFlags& flags) {
   engine_options.eos_token_ids = model.eos_token_ids();
   engine::Engine engine(model.runner(), engine_options);
 
-  server::Server server(flags.server, {.engine = engine,
-                                       .tokenizer = tokenizer,
-                                       .chat = chat ? &*chat : nullptr,
-                                       .defaults = model.generation_defaults(),
-                                       .max_context_len = model.max_context_len(),
-                                       .vocab_size = config.vocab_size,
-                                       .model_path = flags.load.model_path.string(),
-                                       .dtype = model.dtype_name(),
-                                       .instruction_set = model.instruction_set_name()});
+  server::Server server(flags.server,
+                        {.engine = engine,
+                         .tokenizer = tokenizer,
+                         .chat = chat ? &*chat : nullptr,
+                         .defaults = model.generation_defaults(),
+                         .max_context_len = model.max_context_len(),
+                         .vocab_size = config.vocab_size,
+                         .model_path = flags.load.model_path.string(),
+                         .placement = config.num_experts > 0 ? &model.parallel_plan().placement : nullptr,
+                         .dtype = model.dtype_name(),
+                         .instruction_set = model.instruction_set_name()});
   server.run();
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in

@@ -38,6 +38,9 @@ const std::string& MpiWorld::host_of(int) const {
 std::optional<int> MpiWorld::dead_peer(std::chrono::nanoseconds) const {
   no_mpi();
 }
+std::optional<CollectiveError> MpiWorld::failure(std::chrono::nanoseconds) const {
+  no_mpi();
+}
 void MpiWorld::fail(int, std::string_view) {
   no_mpi();
 }

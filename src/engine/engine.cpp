@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <random>
 #include <span>
@@ -73,6 +74,7 @@ class Engine::Impl {
   std::optional<RequestError> submit(GenerationRequest request, EventListener listener);
   void abort(std::string_view id);
   void flush_prefix_cache();
+  void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
   void stop_accepting();
   bool wait_idle(double timeout_seconds);
   EngineStats stats() const;
@@ -88,6 +90,7 @@ class Engine::Impl {
   void loop();
   bool take_commands();
   void apply_commands();
+  std::vector<int64_t> expert_load();
   bool has_work() const;
   size_t least_busy_group() const;
   void step();
@@ -122,6 +125,7 @@ class Engine::Impl {
   std::unordered_map<std::string, uint64_t> live_;
   uint64_t next_arrival_ = 0;
   bool flush_requested_ = false;
+  std::vector<std::function<void(std::vector<int64_t>)>> load_callbacks_;
   bool accepting_ = true;
   bool stopping_ = false;
   bool busy_ = false;  // the thread is between taking commands and having delivered what came of them
@@ -149,6 +153,7 @@ class Engine::Impl {
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
   std::vector<std::unique_ptr<Sequence>> taken_;
   std::vector<uint64_t> taken_aborts_;
+  std::vector<std::function<void(std::vector<int64_t>)>> taken_load_callbacks_;
   bool taken_flush_ = false;
   bool failed_ = false;
   std::vector<Delivery> deliveries_;
@@ -260,6 +265,14 @@ void Engine::Impl::flush_prefix_cache() {
   wake_.notify_one();
 }
 
+void Engine::Impl::get_expert_load(std::function<void(std::vector<int64_t>)> callback) {
+  {
+    const std::lock_guard lock(mutex_);
+    load_callbacks_.push_back(std::move(callback));
+  }
+  wake_.notify_one();
+}
+
 void Engine::Impl::stop_accepting() {
   const std::lock_guard lock(mutex_);
   accepting_ = false;
@@ -301,11 +314,14 @@ bool Engine::Impl::take_commands() {
   std::unique_lock lock(mutex_);
   if (sequences_.empty()) {
     // Not for ever: an idle server notices when a rank has died.
-    wake_.wait_for(lock, kIdleCheck,
-                   [&] { return stopping_ || flush_requested_ || !incoming_.empty() || !aborts_.empty(); });
+    wake_.wait_for(lock, kIdleCheck, [&] {
+      return stopping_ || flush_requested_ || !incoming_.empty() || !aborts_.empty() ||
+             !load_callbacks_.empty();
+    });
   }
   taken_.swap(incoming_);
   taken_aborts_.swap(aborts_);
+  taken_load_callbacks_.swap(load_callbacks_);
   taken_flush_ = std::exchange(flush_requested_, false);
   busy_ = true;
   return stopping_;
@@ -324,10 +340,22 @@ void Engine::Impl::apply_commands() {
     if (found != sequences_.end()) finish_early(*found->second, FinishReason::aborted);
   }
   taken_aborts_.clear();
+  for (const auto& callback : taken_load_callbacks_) callback(expert_load());
+  taken_load_callbacks_.clear();
   if (taken_flush_) {
     for (const auto& group : groups_) group->blocks.flush();
   }
   if (failed_) fail_all("the model runner has failed");  // submitted before anyone could know
+}
+
+std::vector<int64_t> Engine::Impl::expert_load() {
+  if (failed_) return {};
+  try {
+    return runner_->expert_load();
+  } catch (const std::exception& error) {
+    fail_engine(error.what());
+    return {};
+  }
 }
 
 bool Engine::Impl::has_work() const {
@@ -538,6 +566,9 @@ void Engine::abort(std::string_view id) {
 }
 void Engine::flush_prefix_cache() {
   impl_->flush_prefix_cache();
+}
+void Engine::get_expert_load(std::function<void(std::vector<int64_t>)> callback) {
+  impl_->get_expert_load(std::move(callback));
 }
 void Engine::stop_accepting() {
   impl_->stop_accepting();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -71,6 +72,11 @@ class Engine {
   // Drops every prefix-cache block that no running sequence uses, before the next step; wait_idle() waits for
   // it.
   void flush_prefix_cache();
+
+  // Calls back, on the engine's thread and between two steps, with how many tokens were routed to each
+  // logical expert since the start: [layers * experts], or nothing for a model without experts. Never calls
+  // back once the engine is being destroyed.
+  void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
 
   // Refuses new requests (503) from now on; running and queued ones go on.
   void stop_accepting();

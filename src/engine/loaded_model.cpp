@@ -192,8 +192,9 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
       threads_of_rank(options, static_cast<int>(here.size()) * processes_here(impl->mpi.get()));
   if (tells) {
     log_model(impl->config, options);
-    log::info("computing in {} with {} instructions on {} threads{}", name_of(impl->dtype),
-              name_of(impl->isa), impl->threads_per_rank, strategy.world() > 1 ? " for each rank" : "");
+    log::info("computing in {} with {} instructions on {} thread{}{}", name_of(impl->dtype),
+              name_of(impl->isa), impl->threads_per_rank, impl->threads_per_rank == 1 ? "" : "s",
+              strategy.world() > 1 ? " for each rank" : "");
   }
   impl->memory = plan_memory(impl->config, impl->dtype, options, *impl->parallel, here,
                              available_memory() / static_cast<uint64_t>(processes_here(impl->mpi.get())));
@@ -267,6 +268,9 @@ std::vector<comm::Traffic> LoadedModel::traffic() const {
 }
 std::vector<int64_t> LoadedModel::expert_load() const {
   return impl_->local != nullptr ? impl_->local->expert_load() : std::vector<int64_t>{};
+}
+std::vector<std::vector<int64_t>> LoadedModel::expert_load_by_rank() const {
+  return impl_->local != nullptr ? impl_->local->expert_load_by_rank() : std::vector<std::vector<int64_t>>{};
 }
 const io::ModelConfig& LoadedModel::config() const {
   return impl_->config;

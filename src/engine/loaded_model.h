@@ -66,6 +66,8 @@ class LoadedModel {
   // E].
   std::vector<comm::Traffic> traffic() const;
   std::vector<int64_t> expert_load() const;
+  // The same for the tokens at home on each rank: [world].
+  std::vector<std::vector<int64_t>> expert_load_by_rank() const;
 
   struct Impl;
 

@@ -145,17 +145,15 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
   }
 }
 
-std::vector<int64_t> LocalRunner::expert_load() const {
+std::vector<std::vector<int64_t>> LocalRunner::expert_load_by_rank() const {
+  std::vector<std::vector<int64_t>> by_rank(runners_.size());
+  for (size_t rank = 0; rank < runners_.size(); ++rank) runners_[rank]->add_expert_load(by_rank[rank]);
+  return by_rank;
+}
+
+std::vector<int64_t> LocalRunner::expert_load() {
   std::vector<int64_t> total;
-  for (const auto& runner : runners_) {
-    const Tensor load = runner->expert_load();
-    total.resize(static_cast<size_t>(load.size()));
-    for (int64_t l = 0; l < load.rows(); ++l) {
-      for (int64_t e = 0; e < load.columns(); ++e) {
-        total[static_cast<size_t>(l * load.columns() + e)] += load.row<int64_t>(l)[e];
-      }
-    }
-  }
+  for (const auto& runner : runners_) runner->add_expert_load(total);
   return total;
 }
 

@@ -31,8 +31,9 @@ class LocalRunner : public ModelRunner {
   // Throws Error that names the rank when one fails; the runner is of no use after that.
   void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) override;
 
-  // Counts of all ranks together, int64 [layers * E]; between steps.
-  std::vector<int64_t> expert_load() const;
+  std::vector<int64_t> expert_load() override;
+  // The same for the tokens at home on each rank: [world].
+  std::vector<std::vector<int64_t>> expert_load_by_rank() const;
   // What each rank has sent.
   std::vector<comm::Traffic> traffic() const { return traffic_; }
 

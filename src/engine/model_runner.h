@@ -52,6 +52,10 @@ class ModelRunner {
     logits[0] = run(*plans[0]);
   }
 
+  // How many tokens were routed to each logical expert since the start, of all groups: [layers * experts], or
+  // nothing for a model without experts. Between steps, on the thread that runs them.
+  virtual std::vector<int64_t> expert_load() { return {}; }
+
   // Why no further step can be run, where that is known between steps: a rank has died. Thread-safe.
   virtual std::optional<std::string> failure() const { return std::nullopt; }
 };

@@ -11,8 +11,9 @@
 namespace chorale::engine {
 namespace {
 
-// What rank 0 announces before each step: the size of the step's message in bytes, or the end.
+// What rank 0 announces: the size of the next step's message in bytes, or one of these.
 constexpr int64_t kStop = -1;
+constexpr int64_t kExpertLoad = -2;
 
 }  // namespace
 
@@ -42,8 +43,7 @@ MpiRunner::MpiRunner(const RunnerParts& parts, comm::MpiWorld& world)
 MpiRunner::~MpiRunner() {
   if (rank_ != 0 || failed_) return;
   try {
-    int64_t size = kStop;
-    world_.broadcast(stream_, std::as_writable_bytes(std::span(&size, 1)), 0, comm::Purpose::control);
+    announce(kStop);
   } catch (const comm::CollectiveError&) {
     // A rank that is gone need not be told.
   }
@@ -74,10 +74,34 @@ void MpiRunner::run_groups(std::span<const StepPlan* const> plans, std::span<std
   }
 }
 
+void MpiRunner::announce(int64_t what) {
+  world_.broadcast(stream_, std::as_writable_bytes(std::span(&what, 1)), 0, comm::Purpose::control);
+}
+
+std::vector<int64_t> MpiRunner::expert_load() {
+  CHORALE_CHECK(rank_ == 0);
+  if (failed_) return {};
+  try {
+    announce(kExpertLoad);
+    return sum_expert_load();
+  } catch (const comm::CollectiveError& error) {
+    failed_ = true;
+    throw Error(error.what());
+  }
+}
+
+// On all ranks.
+std::vector<int64_t> MpiRunner::sum_expert_load() {
+  std::vector<int64_t> load;
+  runner_->add_expert_load(load);
+  const auto size = static_cast<int64_t>(load.size());
+  world_.all_reduce_sum(stream_, Tensor(load.data(), DType::i64, 1, size, size), comm::Purpose::control);
+  return load;
+}
+
 void MpiRunner::broadcast_plans(std::span<const StepPlan* const> plans) {
   write_step(plans, message_);
-  auto size = static_cast<int64_t>(message_.size() * sizeof(int32_t));
-  world_.broadcast(stream_, std::as_writable_bytes(std::span(&size, 1)), 0, comm::Purpose::control);
+  announce(static_cast<int64_t>(message_.size() * sizeof(int32_t)));
   world_.broadcast(stream_, std::as_writable_bytes(std::span(message_)), 0, comm::Purpose::control);
 }
 
@@ -113,6 +137,10 @@ void MpiRunner::serve_steps() {
     int64_t size = 0;
     world_.await_broadcast(stream_, std::as_writable_bytes(std::span(&size, 1)), 0, comm::Purpose::control);
     if (size == kStop) return;
+    if (size == kExpertLoad) {
+      sum_expert_load();
+      continue;
+    }
     message_.resize(static_cast<size_t>(size) / sizeof(int32_t));
     world_.broadcast(stream_, std::as_writable_bytes(std::span(message_)), 0, comm::Purpose::control);
     read_step(message_, plans_);

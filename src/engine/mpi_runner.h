@@ -32,6 +32,7 @@ class MpiRunner : public ModelRunner {
   int64_t num_groups() const override { return dp_size_; }
   std::span<const float> run(const StepPlan& plan) override;
   void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) override;
+  std::vector<int64_t> expert_load() override;
   std::optional<std::string> failure() const override;
 
   // On the other ranks: runs steps until rank 0 stops. Throws comm::CollectiveError that names the rank when
@@ -42,6 +43,8 @@ class MpiRunner : public ModelRunner {
   RankRunner& rank_runner() { return *runner_; }
 
  private:
+  void announce(int64_t what);
+  std::vector<int64_t> sum_expert_load();
   void broadcast_plans(std::span<const StepPlan* const> plans);
   void run_own(const StepPlan& plan, std::span<std::span<const float>> logits);
 

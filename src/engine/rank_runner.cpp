@@ -35,4 +35,13 @@ Tensor RankRunner::run(const StepPlan& plan, model::StepObserver* observer) {
   return logits;
 }
 
+void RankRunner::add_expert_load(std::vector<int64_t>& total) const {
+  const Tensor load = model_.expert_load();
+  total.resize(static_cast<size_t>(load.size()));
+  size_t i = 0;
+  for (int64_t l = 0; l < load.rows(); ++l) {
+    for (int64_t e = 0; e < load.columns(); ++e) total[i++] += load.row<int64_t>(l)[e];
+  }
+}
+
 }  // namespace chorale::engine

@@ -35,8 +35,9 @@ class RankRunner {
   // others; valid until the next step.
   Tensor run(const StepPlan& plan, model::StepObserver* observer = nullptr);
 
-  // See Qwen3MoeModel::expert_load; between steps.
-  Tensor expert_load() const { return model_.expert_load(); }
+  // Adds this rank's Qwen3MoeModel::expert_load to `total` [layers * E], which may be empty before. Between
+  // steps.
+  void add_expert_load(std::vector<int64_t>& total) const;
 
  private:
   ThreadPool pool_;

@@ -43,4 +43,9 @@ void count_experts(const Stream&, const Tensor& experts, const Tensor& counts) {
   cpu::count_experts(experts, counts);
 }
 
+void count_tokens(const Stream&, int64_t num_tokens, const Tensor& counts) {
+  CHORALE_CHECK(counts.dtype() == DType::i64 && counts.size() >= 1);
+  counts.data<int64_t>()[0] += num_tokens;
+}
+
 }  // namespace chorale

@@ -51,4 +51,7 @@ void add_returned(const Stream& stream, const Tensor& returned, const Tensor& to
 // counts[experts[t][i]] += 1. experts: int32 [T, k]; counts: int64 [1, E].
 void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts);
 
+// The same where every token goes to the one expert: counts[0] += num_tokens. counts: int64 [1, E].
+void count_tokens(const Stream& stream, int64_t num_tokens, const Tensor& counts);
+
 }  // namespace chorale

@@ -94,7 +94,8 @@ ChosenExperts Router::forward(const Stream& stream, const Tensor& x, const Works
 SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config,
                      const RankExtent& extent, const DispatchTable* table, const comm::Communicator& experts,
                      const Tensor& load)
-    : gate_up_{weights.gate_up_layout, weights.gate_up},
+    : load_(load),
+      gate_up_{weights.gate_up_layout, weights.gate_up},
       down_{weights.down_layout, weights.down},
       rows_per_token_(
           std::min<int64_t>(config.num_experts_per_tok, static_cast<int64_t>(weights.gate_up.size()))) {
@@ -110,6 +111,8 @@ ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const Wor
     if (dispatcher_) return dispatcher_->dispatch(stream, x, chosen, scratch);
     input.rows = scratch.expert_rows();
     sort_by_expert(stream, chosen, input.rows);
+  } else {
+    count_tokens(stream, x.rows(), load_);
   }
   clear_sums(stream, input.sums);
   return input;

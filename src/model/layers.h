@@ -135,6 +135,7 @@ class SparseMoe {
 
   // Absent for a single expert that every rank has: softmax over one logit is 1.
   std::optional<Router> router_;
+  Tensor load_;  // int64 [1, E]
   std::optional<TokenDispatcher> dispatcher_;
   ExpertMatrices gate_up_;
   ExpertMatrices down_;

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <ctime>
 #include <filesystem>
+#include <optional>
 #include <random>
 #include <string_view>
 #include <utility>
@@ -36,6 +37,11 @@ std::string random_hex() {
 
 bool generates(std::string_view path) {
   return path == "/v1/chat/completions" || path == "/v1/completions" || path == "/generate";
+}
+
+bool records_experts(std::string_view path) {
+  return path == "/start_expert_distribution_record" || path == "/stop_expert_distribution_record" ||
+         path == "/dump_expert_distribution_record";
 }
 
 bool is_page(std::string_view path) {
@@ -79,6 +85,7 @@ Api::Api(const ServerOptions& options, const ServerModel& model)
     : context_{options, model, served_name(options, model),
                model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size()},
       metrics_(context_.model_name),
+      expert_load_(std::make_shared<ExpertLoad>(model.placement)),
       services_{model.engine, model.tokenizer, metrics_, live_},
       id_base_(random_hex()),
       created_(std::time(nullptr)) {}
@@ -101,15 +108,19 @@ void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange)
 void Api::route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   const bool is_get = request.method == "GET" || request.method == "HEAD";
   const bool page = is_page(request.path);
-  if (!page && !generates(request.path)) {
+  const bool records = records_experts(request.path);
+  if (!page && !generates(request.path) && !records) {
     throw BadRequest({404, fmt::format("there is no {}", quote(request.path)), ""});
   }
-  const std::string_view allowed = page ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+  const std::string_view allowed = page      ? "GET, HEAD, OPTIONS"
+                                   : records ? "GET, POST, OPTIONS"
+                                             : "POST, OPTIONS";
   if (request.method == "OPTIONS") {
     return exchange->respond({.status = 204, .headers = {{"Allow", std::string(allowed)}}});
   }
-  if (page != is_get || (!page && request.method != "POST"))
-    return exchange->respond(method_refused(request, allowed));
+  const bool is_allowed = page ? is_get : request.method == "POST" || (records && request.method == "GET");
+  if (!is_allowed) return exchange->respond(method_refused(request, allowed));
+  if (records) return record_experts(request.path, exchange);
   if (request.path == "/health") return exchange->respond(health());
   if (request.path == "/metrics") return exchange->respond(metrics());
   if (page) return exchange->respond(models(request.path));
@@ -161,8 +172,37 @@ HttpResponse Api::models(const std::string& path) const {
   return {.body = to_text(model)};
 }
 
-HttpResponse Api::metrics() const {
-  return {.body = metrics_.serialize(context_.model.engine.stats()),
+// The counts are asked of the engine, which answers between two steps.
+void Api::record_experts(const std::string& path, const std::shared_ptr<Exchange>& exchange) {
+  if (!expert_load_->distribution.has_experts()) throw BadRequest({400, "the model has no experts", ""});
+  context_.model.engine.get_expert_load([state = expert_load_, path, exchange](std::vector<int64_t> counts) {
+    HttpResponse response{.body = to_text({{"status", "ok"}})};
+    if (path.starts_with("/start")) {
+      state->distribution.start(std::move(counts));
+    } else if (path.starts_with("/stop")) {
+      state->distribution.stop(std::move(counts));
+    } else if (const std::optional<Json> recorded = state->distribution.dump(counts)) {
+      response.body = to_text(*recorded);
+    } else {
+      response = error_response({400, "nothing was recorded; /start_expert_distribution_record begins", ""});
+    }
+    exchange->post([exchange, response = std::move(response)] { exchange->respond(response); });
+  });
+}
+
+HttpResponse Api::metrics() {
+  std::vector<LayerBalance> balance;
+  if (expert_load_->distribution.has_experts()) {
+    {
+      const std::lock_guard lock(expert_load_->mutex);
+      balance = expert_load_->distribution.balance(expert_load_->latest);
+    }
+    context_.model.engine.get_expert_load([state = expert_load_](std::vector<int64_t> counts) {
+      const std::lock_guard lock(state->mutex);
+      state->latest = std::move(counts);
+    });
+  }
+  return {.body = metrics_.serialize(context_.model.engine.stats(), balance),
           .content_type = "text/plain; version=0.0.4; charset=utf-8"};
 }
 

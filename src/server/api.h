@@ -4,9 +4,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "server/answer.h"
+#include "server/expert_distribution.h"
 #include "server/http.h"
 #include "server/live_requests.h"
 #include "server/metrics.h"
@@ -34,12 +37,21 @@ class Api {
   void generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   HttpResponse health() const;
   HttpResponse models(const std::string& path) const;
-  HttpResponse metrics() const;
+  HttpResponse metrics();
+  void record_experts(const std::string& path, const std::shared_ptr<Exchange>& exchange);
   // Unique in this process and, by its random part, most likely anywhere.
   std::string new_id(const char* prefix);
 
   RequestContext context_;
   Metrics metrics_;
+  // Shared with callbacks that the engine may still hold.
+  struct ExpertLoad {
+    explicit ExpertLoad(const parallel::ExpertPlacement* placement) : distribution(placement) {}
+    ExpertDistribution distribution;
+    std::mutex mutex;
+    std::vector<int64_t> latest;  // for /metrics, which does not wait for the engine
+  };
+  std::shared_ptr<ExpertLoad> expert_load_;
   LiveRequests live_;
   AnswerServices services_;
   std::atomic<bool> draining_{false};

@@ -1,5 +1,6 @@
 #include "server/metrics.h"
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,6 +37,16 @@ class Snapshot {
   void counter(const char* name, const char* help, uint64_t value) {
     prometheus::ClientMetric& metric = add(name, help, prometheus::MetricType::Counter);
     metric.counter.value = static_cast<double>(value);
+  }
+  void by_layer(const char* name, const char* help, std::span<const LayerBalance> layers,
+                double LayerBalance::*value) {
+    families_.push_back({name, help, prometheus::MetricType::Gauge, {}});
+    for (size_t l = 0; l < layers.size(); ++l) {
+      prometheus::ClientMetric metric = labelled();
+      metric.label.push_back({"layer", std::to_string(l)});
+      metric.gauge.value = layers[l].*value;
+      families_.back().metric.push_back(std::move(metric));
+    }
   }
   std::vector<prometheus::MetricFamily> take() { return std::move(families_); }
 
@@ -102,7 +113,8 @@ void Metrics::count_finished(const char* reason) {
   impl_->finished.Add({{"reason", reason}}).Increment();
 }
 
-std::string Metrics::serialize(const engine::EngineStats& stats) const {
+std::string Metrics::serialize(const engine::EngineStats& stats,
+                               std::span<const LayerBalance> balance) const {
   Snapshot out(impl_->model_name);
   out.gauge("chorale_num_requests_running", "Requests that are being computed.", stats.running);
   out.gauge("chorale_num_requests_waiting", "Requests that wait for their turn.", stats.waiting);
@@ -123,6 +135,14 @@ std::string Metrics::serialize(const engine::EngineStats& stats) const {
               stats.cached_tokens);
   out.counter("chorale_num_preemptions_total", "Requests put back to free KV cache.", stats.preemptions);
   out.counter("chorale_engine_steps_total", "Forward passes.", stats.steps);
+
+  if (!balance.empty()) {
+    out.by_layer("chorale_expert_load_max_over_mean",
+                 "Tokens of the busiest expert over those of the mean one.", balance, &LayerBalance::experts);
+    out.by_layer("chorale_expert_rank_load_max_over_mean",
+                 "Expert work of the busiest expert-parallel rank over that of the mean one.", balance,
+                 &LayerBalance::ranks);
+  }
 
   std::vector<prometheus::MetricFamily> families = out.take();
   for (prometheus::MetricFamily& family : impl_->registry.Collect()) families.push_back(std::move(family));

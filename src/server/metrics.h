@@ -10,13 +10,18 @@
 //   histograms  chorale_time_to_first_token_seconds, chorale_inter_token_latency_seconds,
 //               chorale_e2e_request_latency_seconds
 //
+//   by layer    chorale_expert_load_max_over_mean{layer="0"},
+//               chorale_expert_rank_load_max_over_mean{layer="0"}
+//
 // Every metric has the label model_name.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "engine/engine.h"
+#include "server/expert_distribution.h"
 
 namespace chorale::server {
 
@@ -34,7 +39,8 @@ class Metrics {
   // which is why the count is made here and not by the engine.
   void count_finished(const char* reason);
 
-  std::string serialize(const engine::EngineStats& stats) const;
+  // balance: by layer, as of the last time that was asked for.
+  std::string serialize(const engine::EngineStats& stats, std::span<const LayerBalance> balance = {}) const;
 
  private:
   struct Impl;

@@ -5,6 +5,8 @@
 //   POST /generate                                the native schema, as SGLang's
 //   GET  /health                                  200, or 503 while the server drains
 //   GET  /metrics                                 Prometheus text; the names are in server/metrics.h
+//   POST /start_expert_distribution_record, /stop_..., /dump_...
+//                                                 how many tokens go to each expert, as SGLang's
 //
 // Connections are served asynchronously by a few threads; what a client may make the server hold is bounded
 // by ServerOptions. A client that goes away, or does not read its stream, has its requests aborted in the
@@ -19,6 +21,7 @@
 
 #include "engine/engine.h"
 #include "io/model_config.h"
+#include "parallel/expert_placement.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -58,8 +61,9 @@ struct ServerModel {
   int64_t max_context_len = 0;               // tokens, prompt plus output
   int64_t vocab_size = 0;                    // rows of the embedding; bounds token ids. 0: the tokenizer's
   std::string model_path;
-  std::string dtype;            // "bfloat16" or "float32", for information
-  std::string instruction_set;  // for information
+  const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
+  std::string dtype;                                     // "bfloat16" or "float32", for information
+  std::string instruction_set;                           // for information
 };
 
 class Server {

@@ -13,6 +13,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// How long a rank gives way to others before it sleeps. By the clock, because whoever gets the core may keep
+// it for milliseconds.
+constexpr std::chrono::nanoseconds kYieldTime = std::chrono::microseconds(200);
 constexpr std::chrono::nanoseconds kShortestPause = std::chrono::microseconds(20);
 
 }  // namespace
@@ -31,9 +34,12 @@ void Context::check(int code, const char* operation) {
 }
 
 void Context::wait(std::span<MPI_Request> requests, const Call& call) {
-  for (int i = 0; i < spins_ + kYields; ++i) {
+  const Clock::time_point start = Clock::now();
+  for (int i = 0; i < spins_; ++i)
     if (test(requests)) return;
-    if (i >= spins_) sched_yield();
+  while (Clock::now() - start < kYieldTime) {
+    if (test(requests)) return;
+    sched_yield();
   }
   board_.set_waiting(true);
   sleep_and_wait(requests, call);
@@ -62,8 +68,8 @@ void Context::sleep_and_wait(std::span<MPI_Request> requests, const Call& call) 
 }
 
 // The board first: who ended its process because of another one's failure has written there whose it was.
-std::optional<CollectiveError> Context::look_for_failure(std::chrono::nanoseconds pause) {
-  const std::optional<int> dead = peers_.dead_peer(pause);
+std::optional<CollectiveError> Context::look_for_failure(std::chrono::nanoseconds time) const {
+  const std::optional<int> dead = peers_.dead_peer(time);
   if (auto known = board_.failure()) return known;
   if (dead) return rank_failure(*dead, "its process has ended");
   return std::nullopt;

@@ -47,17 +47,18 @@ class Context {
   void use_group(int group) { next_group_ = group + 1; }
 
   bool failed() const { return failure_.has_value(); }
+  // From any thread, and without MPI: whose failure is known. Waits up to `time` for a peer to die.
+  std::optional<CollectiveError> look_for_failure(std::chrono::nanoseconds time) const;
+
   // No operation is possible from now on.
   void close() { closed_ = true; }
 
  private:
-  // Some tens of microseconds of testing before a rank yields, and of yielding before it sleeps.
+  // Tests before a rank gives way to others: some tens of microseconds.
   static constexpr int kSpins = 200;
-  static constexpr int kYields = 50;
 
   bool test(std::span<MPI_Request> requests);
   void sleep_and_wait(std::span<MPI_Request> requests, const Call& call);
-  std::optional<CollectiveError> look_for_failure(std::chrono::nanoseconds pause);
   CollectiveError late(const Call& call);
   [[noreturn]] void fail(CollectiveError error);
 

@@ -13,6 +13,8 @@ constexpr int kTag = 1;
 // Sums of parts go in slices, which bounds the memory for the other ranks' values.
 constexpr size_t kSliceValues = size_t{1} << 17;
 constexpr std::chrono::milliseconds kIdlePause{2};
+// Bytes up to which the number of messages counts for more than what they hold.
+constexpr size_t kShortSum = 16'384;
 
 size_t sum_of(std::span<const int64_t> sizes) {
   return static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
@@ -36,6 +38,7 @@ MpiTransport::MpiTransport(std::shared_ptr<Context> context, MPI_Comm comm, int 
   context_->check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   context_->check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
   requests_.reserve(2 * members_.size());
+  shares_.resize(members_.size());
 }
 
 Call MpiTransport::arrive() {
@@ -104,19 +107,33 @@ void MpiTransport::broadcast(std::span<std::byte> data, int root, bool limited) 
 
 void MpiTransport::all_reduce_sum(std::span<int64_t> values) {
   const Call call = arrive();
-  in_pieces(values.size_bytes(), call, "MPI_Iallreduce", [&](size_t at, int n, MPI_Request* request) {
-    return MPI_Iallreduce(MPI_IN_PLACE, values.data() + at / sizeof(int64_t),
-                          n / static_cast<int>(sizeof(int64_t)), MPI_UINT64_T, MPI_SUM, comm_, request);
-  });
+  if (values.size_bytes() <= std::min(kShortSum, context_->piece_bytes())) {
+    in_pieces(values.size_bytes(), call, "MPI_Iallreduce", [&](size_t, int, MPI_Request* request) {
+      return MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_UINT64_T,
+                            MPI_SUM, comm_, request);
+    });
+    return;
+  }
+  const auto me = static_cast<size_t>(rank_), ranks = members_.size();
+  const auto begin_of = [&](size_t r) { return values.size() * r / ranks; };
+  for (size_t r = 0; r < ranks; ++r) shares_[r] = static_cast<int64_t>(begin_of(r + 1) - begin_of(r));
+  const std::span<int64_t> part = values.subspan(begin_of(me), static_cast<size_t>(shares_[me]));
+  sum_parts(values, shares_, part, call);
+  for (int64_t& share : shares_) share *= static_cast<int64_t>(sizeof(int64_t));
+  exchange_parts(std::as_bytes(part), shares_, std::as_writable_bytes(values), call);
 }
 
-// Every rank sends each other rank its part and adds up what comes for its own.
 void MpiTransport::reduce_scatter_sum(std::span<const int64_t> values, std::span<const int64_t> counts,
                                       std::span<int64_t> part) {
+  CHORALE_CHECK(counts.size() == members_.size() && values.size() == sum_of(counts) &&
+                part.size() == static_cast<size_t>(counts[static_cast<size_t>(rank_)]));
+  sum_parts(values, counts, part, arrive());
+}
+
+// Every rank sends each other rank its part and adds up what comes for its own, which may lie in `values`.
+void MpiTransport::sum_parts(std::span<const int64_t> values, std::span<const int64_t> counts,
+                             std::span<int64_t> part, const Call& call) {
   const auto me = static_cast<size_t>(rank_), ranks = members_.size();
-  CHORALE_CHECK(counts.size() == ranks && values.size() == sum_of(counts) &&
-                part.size() == static_cast<size_t>(counts[me]));
-  const Call call = arrive();
   copy(std::as_writable_bytes(part).data(),
        std::as_bytes(values.subspan(sum_of(counts.first(me)), part.size())));
   partial_sums_.resize(std::max(partial_sums_.size(), (ranks - 1) * std::min(part.size(), kSliceValues)));
@@ -159,10 +176,14 @@ void MpiTransport::receive_all(std::span<const int64_t> sizes, std::span<const s
 
 void MpiTransport::all_gather(std::span<const std::byte> part, std::span<const int64_t> sizes,
                               std::span<std::byte> all) {
+  CHORALE_CHECK(sizes.size() == members_.size() && all.size() == sum_of(sizes) &&
+                part.size() == static_cast<size_t>(sizes[static_cast<size_t>(rank_)]));
+  exchange_parts(part, sizes, all, arrive());
+}
+
+void MpiTransport::exchange_parts(std::span<const std::byte> part, std::span<const int64_t> sizes,
+                                  std::span<std::byte> all, const Call& call) {
   const auto me = static_cast<size_t>(rank_), ranks = members_.size();
-  CHORALE_CHECK(sizes.size() == ranks && all.size() == sum_of(sizes) &&
-                part.size() == static_cast<size_t>(sizes[me]));
-  const Call call = arrive();
   receive_all(sizes, part, all);
   for (size_t i = 1; i < ranks; ++i) send(part, static_cast<int>((me + i) % ranks));
   wait(call);

@@ -1,8 +1,9 @@
 // A rank of a group of processes. See comm/mpi/mpi_world.h.
 //
-// Broadcasts and reductions are MPI's own collectives that do not block. Whatever moves parts of uneven sizes
-// is made of single messages, in the way that Open MPI's own such collectives are: those take sizes and
-// offsets as ints, and not all ranks know whether all of them fit.
+// Barriers, broadcasts and short sums are MPI's own collectives that do not block. Whatever moves parts of
+// uneven sizes is made of single messages, in the way that Open MPI's own such collectives are: those take
+// sizes and offsets as ints, and not all ranks know whether all of them fit. A long sum is made of its two
+// halves, each of which moves every byte once.
 #pragma once
 
 #include <memory>
@@ -44,6 +45,10 @@ class MpiTransport final : public Transport {
   // What every operation begins with.
   Call arrive();
   void broadcast(std::span<std::byte> data, int root, bool limited);
+  void sum_parts(std::span<const int64_t> values, std::span<const int64_t> counts, std::span<int64_t> part,
+                 const Call& call);
+  void exchange_parts(std::span<const std::byte> part, std::span<const int64_t> sizes,
+                      std::span<std::byte> all, const Call& call);
   // Messages, in pieces, to be completed by wait(). None for no bytes.
   void send(std::span<const std::byte> data, int to);
   void receive(std::span<std::byte> data, int from);
@@ -60,6 +65,7 @@ class MpiTransport final : public Transport {
   int rank_ = 0;
   std::vector<MPI_Request> requests_;
   std::vector<int64_t> partial_sums_;  // of the other ranks
+  std::vector<int64_t> shares_;        // of the ranks in an all_reduce: values, then bytes
 };
 
 }  // namespace chorale::comm::mpi

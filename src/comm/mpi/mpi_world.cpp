@@ -155,6 +155,13 @@ std::optional<int> MpiWorld::dead_peer(std::chrono::nanoseconds time) const {
   return impl_->closing ? std::nullopt : dead;
 }
 
+// The board is gone once the world is being left, so the lock is held while it is read; that does not wait.
+std::optional<CollectiveError> MpiWorld::failure(std::chrono::nanoseconds time) const {
+  impl_->context->peers().dead_peer(time);
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->closing ? std::nullopt : impl_->context->look_for_failure({});
+}
+
 void MpiWorld::fail(int world_rank, std::string_view reason) {
   const std::lock_guard lock(impl_->mutex);
   if (!impl_->closing) impl_->context->board().fail(rank_failure(world_rank, reason));

@@ -58,6 +58,11 @@ class MpiWorld {
   // for that. None once the world is being left.
   std::optional<int> dead_peer(std::chrono::nanoseconds time = {}) const;
 
+  // The same, with what the ranks are told. Where one rank's failure made others end, it names the first, and
+  // it knows of ranks that live but have failed: those that fail() was called for, or that did not come in
+  // time.
+  std::optional<CollectiveError> failure(std::chrono::nanoseconds time = {}) const;
+
   // From any thread, and without MPI: lets the ranks of this host know, as soon as they wait, that a rank
   // (this one, as a rule) is lost and why. The first failure is kept. Ranks of other hosts learn it when
   // mpirun ends them.

@@ -45,18 +45,7 @@ void rms_norm(const Stream& stream, const Tensor& x, const Tensor& weight, float
   CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()));
   check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
   if (x.empty()) return;
-  const cpu::NormArgs args{.rows = {.x = x.data<float>(),
-                                    .x_stride = x.row_stride(),
-                                    .rows = x.rows(),
-                                    .columns = x.columns(),
-                                    .out = cpu::mutable_bytes_of(out),
-                                    .out_stride = out.row_stride(),
-                                    .out_is_bf16 = out.dtype() == DType::bf16},
-                           .weight = weight.data<float>(),
-                           .eps = eps,
-                           .head_dim = 0,
-                           .cos_sin = nullptr,
-                           .cos_sin_stride = 0};
+  const cpu::NormArgs args = cpu::norm_args(x, weight, eps, out);
   cpu::kernels_for(stream.instruction_set()).rms_norm(stream.pool(), args);
 }
 

@@ -29,4 +29,20 @@ inline int64_t stride_bytes(const Tensor& t) {
   return t.row_stride() * static_cast<int64_t>(size_of(t.dtype()));
 }
 
+// For rms_norm; norm_rope adds the heads and angles.
+inline NormArgs norm_args(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  return {.rows = {.x = x.data<float>(),
+                   .x_stride = x.row_stride(),
+                   .rows = x.rows(),
+                   .columns = x.columns(),
+                   .out = mutable_bytes_of(out),
+                   .out_stride = out.row_stride(),
+                   .out_is_bf16 = out.dtype() == DType::bf16},
+          .weight = weight.data<float>(),
+          .eps = eps,
+          .head_dim = 0,
+          .cos_sin = nullptr,
+          .cos_sin_stride = 0};
+}
+
 }  // namespace chorale::cpu

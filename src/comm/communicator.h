@@ -1,8 +1,9 @@
 // A group of ranks that exchange data, as a value: copies speak for the same rank of the same group.
 //
 // Every rank of the group calls the same operations in the same order with shapes that agree; when a call
-// returns on the CPU, its outputs are there and its inputs may be reused. A group of one is the identity, so
-// code that is written for ranks runs on one. A communicator is used by one thread at a time.
+// returns on the CPU, its outputs are there and its inputs may be reused; the two do not overlap. A group of
+// one is the identity, so code that is written for ranks runs on one. A communicator is used by one thread at
+// a time.
 //
 // A rank that has failed, or does not answer within the group's time limit, ends the operation on all others
 // with CollectiveError, which names the rank. After that the group is of no further use.

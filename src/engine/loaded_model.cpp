@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 #include <numeric>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -26,6 +27,7 @@ namespace chorale::engine {
 namespace {
 
 constexpr size_t kMaxNamedTensors = 8;  // in warnings
+constexpr std::chrono::milliseconds kFarewell{500};
 
 DType compute_dtype(const std::string& name) {
   if (name == "auto" || name == "bfloat16") return DType::bf16;
@@ -242,15 +244,21 @@ bool LoadedModel::is_driver() const {
 }
 
 int LoadedModel::serve_steps() {
+  std::string failure;
   try {
     impl_->mpi_runner->serve_steps();
     return 0;
   } catch (const comm::CollectiveError& error) {
-    fatal(fmt::format("rank {} ends: {}", impl_->mpi->rank(), error.what()));
+    failure = fmt::format("rank {} ends: {}", impl_->mpi->rank(), error.what());
   } catch (const std::exception& error) {
+    failure = fmt::format("rank {} failed: {}", impl_->mpi->rank(), error.what());
     impl_->mpi->fail(impl_->mpi->rank(), error.what());
-    fatal(fmt::format("rank {} failed: {}", impl_->mpi->rank(), error.what()));
   }
+  log::error("{}", failure);
+  log::flush();
+  // mpirun loses what was printed just before the end, and rank 0 needs a moment to tell its clients.
+  std::this_thread::sleep_for(kFarewell);
+  fatal(failure);
 }
 
 ModelRunner& LoadedModel::runner() {

@@ -151,7 +151,7 @@ void MpiRunner::serve_steps() {
 }
 
 std::optional<std::string> MpiRunner::failure() const {
-  if (const std::optional<int> rank = mpi_.dead_peer()) return fmt::format("rank {} has died", *rank);
+  if (const std::optional<comm::CollectiveError> failure = mpi_.failure()) return failure->what();
   return std::nullopt;
 }
 

@@ -61,20 +61,22 @@ class Failures : public testing::EmptyTestEventListener {
   }
 };
 
-void choose_reports(const std::string& name) {
+// Before GoogleTest starts, which then takes the name as it is.
+void choose_report(const std::string& name) {
   std::string& report = testing::GTEST_FLAG(output);
-  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
-  if (world->rank() != 0) {
+  if (world->rank() != 0)
     report.clear();
-    delete listeners.Release(listeners.default_result_printer());
-    listeners.Append(new Failures);
-  } else if (report.ends_with('/')) {
+  else if (report.ends_with('/'))
     report += name + "_tests.xml";
-  }
+}
+
+void print_failures_only() {
+  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+  delete listeners.Release(listeners.default_result_printer());
+  listeners.Append(new Failures);
 }
 
 int run(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
   MpiOptions options{.time_limit = std::chrono::seconds(60)};  // the machine may be busy
   std::string name = "mpi";
   for (int i = 1; i < argc; ++i) {
@@ -84,7 +86,9 @@ int run(int argc, char** argv) {
   }
   MpiWorld own(options);
   world = &own;
-  choose_reports(name);
+  choose_report(name);
+  testing::InitGoogleTest(&argc, argv);
+  if (own.rank() != 0) print_failures_only();
   return RUN_ALL_TESTS();
 }
 

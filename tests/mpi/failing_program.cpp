@@ -1,6 +1,9 @@
-// A program in which rank 1 comes to grief, for failures_test.py: mpi_failing_program killed|throws|hangs.
-// All ranks exchange sums until then; each of the others prints one line with what it is told and how long
-// after the event, and ends with status 70.
+// A program in which rank 1 comes to grief, for failures_test.py:
+//   mpi_failing_program killed|throws|hangs|idle [patient]
+// All ranks exchange sums until then (idle: the others wait for a broadcast of rank 0, and rank 1 is killed);
+// each of the others prints one line with what it is told and how long after the event, and ends with
+// status 70. patient: mpirun ends all ranks when one has failed; they do not let themselves be ended before
+// they spoke.
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -22,7 +25,7 @@ int64_t now_in_microseconds() {  // the same clock for all processes of the host
 }
 
 void come_to_grief(MpiWorld& world, const std::string& way) {
-  if (way == "killed") {
+  if (way == "killed" || way == "idle") {
     kill(getpid(), SIGKILL);
   } else if (way == "throws") {
     world.fail(world.rank(), "out of memory");
@@ -32,17 +35,18 @@ void come_to_grief(MpiWorld& world, const std::string& way) {
   }
 }
 
-int run(const std::string& way) {
-  // mpirun ends all ranks when one has failed; here each is to say what it knows first.
-  std::signal(SIGTERM, SIG_IGN);
+int run(const std::string& way, bool patient) {
+  if (patient) std::signal(SIGTERM, SIG_IGN);
   MpiWorld world({.time_limit = std::chrono::milliseconds(way == "hangs" ? 700 : 30'000)});
   const auto transport = world.transport();
   const auto pair = transport->split(world.rank() / 2, world.rank());
   int64_t last = 0;
+  std::byte message{};
   try {
     for (int step = 0;; ++step) {
       if (step == 20 && world.rank() == 1) come_to_grief(world, way);
       if (step == 20) last = now_in_microseconds();
+      if (step == 20 && way == "idle" && world.rank() != 0) transport->await_broadcast({&message, 1}, 0);
       std::int64_t sums[2] = {1, now_in_microseconds()};
       pair->all_reduce_sum(sums);
       transport->all_reduce_sum(sums);
@@ -50,11 +54,13 @@ int run(const std::string& way) {
     }
   } catch (const CollectiveError& error) {
     char line[400];
-    const int length = std::snprintf(line, sizeof line, "rank %d ends after %.1f ms: %s [%d] [dead: %d]\n",
+    const int length = std::snprintf(line, sizeof line, "rank %d ends after %.1f ms: %s [%d %d]\n",
                                      world.rank(), static_cast<double>(now_in_microseconds() - last) / 1000,
-                                     error.what(), error.rank, world.dead_peer().value_or(-1));
+                                     error.what(), error.rank, world.failure() ? world.failure()->rank : -1);
     // In one piece, so that lines of several ranks do not mix.
     if (write(STDERR_FILENO, line, static_cast<size_t>(length)) < 0) return 1;
+    // mpirun drops what it has not read yet when the last process has ended.
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
     std::_Exit(70);
   }
 }
@@ -64,7 +70,7 @@ int run(const std::string& way) {
 
 int main(int argc, char** argv) {
   try {
-    return chorale::comm::run(argc > 1 ? argv[1] : "");
+    return chorale::comm::run(argc > 1 ? argv[1] : "", argc > 2);
   } catch (const chorale::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -236,8 +236,8 @@ inline void rows_from_all_to_all(Transport& world) {
   const int me = group.rank();
   std::vector<int64_t> sent_rows, expected_rows, sent, expected;
   for (int r = 0; r < ranks; ++r) {
-    sent_rows.push_back((me + 2 * r) % 3);
-    expected_rows.push_back((r + 2 * me) % 3);
+    sent_rows.push_back((me + 2 * r + 1) % 3);
+    expected_rows.push_back((r + 2 * me + 1) % 3);
     append(sent, values({.from = me, .to = r}, static_cast<size_t>(sent_rows.back() * Rows::kStride)));
     append(expected,
            values({.from = r, .to = me}, static_cast<size_t>(expected_rows.back() * Rows::kStride)));

@@ -1,0 +1,57 @@
+"""What the ranks do when rank 1 of 4 fails: failures_test.py PROGRAM MPIRUN [mpirun's arguments]."""
+
+import re
+import subprocess
+import sys
+import time
+import unittest
+
+PROGRAM, MPIRUN = sys.argv[1], sys.argv[2:]
+LINE = re.compile(r"^rank (\d) ends after ([\d.]+) ms: (.*) \[(-?\d+) (-?\d+)\]$", re.MULTILINE)
+
+
+def run(*arguments):
+    """The program's exit status, its output, and its lines as {rank: (milliseconds, text, named rank, known rank)}."""
+    start = time.monotonic()
+    done = subprocess.run([*MPIRUN, "-n", "4", PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=60)
+    seconds = time.monotonic() - start
+    assert seconds < 10, f"{seconds} s: {done.stdout}"
+    lines = {int(rank): (float(ms), text, int(named), int(known)) for rank, ms, text, named, known
+             in LINE.findall(done.stdout)}
+    return done.returncode, done.stdout, lines
+
+
+class Failures(unittest.TestCase):
+    def expect(self, way, text, most_ms):
+        status, output, lines = run(way, "patient")
+        self.assertNotEqual(status, 0)
+        self.assertEqual(sorted(lines), [0, 2, 3], output)
+        for milliseconds, said, named, known in lines.values():
+            self.assertEqual(said, f"rank 1 failed: {text}")
+            self.assertEqual((named, known), (1, 1))
+            self.assertLess(milliseconds, most_ms)
+
+    # The limits on time are for machines that are busy with other tests; without such work it takes about a
+    # millisecond.
+    def test_killed(self):
+        self.expect("killed", "its process has ended", 1000)
+
+    def test_killed_while_idle(self):
+        self.expect("idle", "its process has ended", 1000)
+
+    def test_throws(self):
+        self.expect("throws", "out of memory", 1000)
+
+    def test_hangs(self):
+        self.expect("hangs", "it did not come to a collective operation within 0.7 s", 5000)
+
+    def test_killed_and_mpirun_ends_the_others(self):
+        # Whichever is faster names the rank: another rank, or mpirun.
+        status, output, _ = run("killed")
+        self.assertNotEqual(status, 0)
+        self.assertRegex(output, r"rank 1 failed: its process has ended|process rank 1 .* exited on signal 9")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

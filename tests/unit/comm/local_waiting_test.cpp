@@ -1,0 +1,113 @@
+// What waiting costs: no processor time, no allocations, and not much time where ranks outnumber cores.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <ctime>
+#include <new>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "comm/local/local_world.h"
+#include "unit/comm/rank_threads.h"
+
+namespace {
+
+std::atomic<int64_t> num_allocations = 0;
+
+void* counted(std::size_t bytes) {
+  ++num_allocations;
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
+
+}  // namespace
+
+// For the whole test binary. The nothrow form must come from the same allocator, because it shares operator
+// delete.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  if (void* memory = counted(bytes)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return counted(bytes);
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, const std::nothrow_t&) noexcept {
+  std::free(memory);
+}
+
+namespace chorale::comm {
+namespace {
+
+using std::chrono::milliseconds;
+
+double thread_seconds() {
+  timespec t = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+TEST(LocalWaiting, TakesNoCpu) {
+  constexpr auto kTime = milliseconds(500);
+  for (const int ranks : {2, 8}) {  // those that may spin first, and those that may not
+    LocalWorld world(ranks);
+    run_ranks(world, [&](Transport& t) {
+      int64_t sum = 1;
+      for (int i = 0; i < 2; ++i) {
+        t.barrier();
+        if (t.rank() == 0) std::this_thread::sleep_for(kTime);
+        const double before = thread_seconds();
+        i == 0 ? t.all_reduce_sum({&sum, 1})
+               : t.await_broadcast(std::as_writable_bytes(std::span(&sum, 1)), 0);
+        EXPECT_LT(thread_seconds() - before, 0.02 * 0.5) << "rank " << t.rank() << " of " << ranks;
+      }
+    });
+  }
+}
+
+// Without sleeping in the kernel and yielding this would take milliseconds for each barrier.
+TEST(LocalWaiting, ManyRanksOnFewCoresMakeProgress) {
+  constexpr int kRounds = 2000;
+  LocalWorld world(8);
+  const auto start = std::chrono::steady_clock::now();
+  run_ranks(world, [](Transport& t) {
+    for (int round = 0; round < kRounds; ++round) t.barrier();
+  });
+  const auto mean = (std::chrono::steady_clock::now() - start) / kRounds;
+  EXPECT_LT(mean, milliseconds(2));  // some microseconds, when the machine has nothing else to do
+}
+
+TEST(LocalWaiting, OperationsAllocateNothing) {
+  LocalWorld world(4);
+  std::atomic<int64_t> before = 0, after = 0;
+  run_ranks(world, [&](Transport& t) {
+    const auto part = t.split(t.rank() % 2, t.rank());
+    std::vector<int64_t> values(100, 1), sums(25), received_sizes(4);
+    const std::vector<int64_t> counts(4, 25), sizes(4, 80);
+    std::vector<std::byte> mine(320), all(320);
+    const std::span<const std::byte> own(mine.data(), 80);
+    t.barrier();
+    if (t.rank() == 0) before = num_allocations.load();
+    for (int round = 0; round < 50; ++round) {
+      part->all_reduce_sum(values);
+      t.reduce_scatter_sum(values, counts, sums);
+      t.all_gather(own, sizes, all);
+      t.gather(own, sizes, t.rank() == 1 ? all : std::span<std::byte>(), 1);
+      t.all_to_all(mine, sizes, all, received_sizes);
+      t.broadcast(all, 3);
+      t.barrier();
+    }
+    if (t.rank() == 0) after = num_allocations.load();
+    t.barrier();
+  });
+  EXPECT_GT(before, 0) << "allocations are counted";
+  EXPECT_EQ(after, before);
+}
+
+}  // namespace
+}  // namespace chorale::comm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <map>
 #include <numeric>
 #include <thread>
@@ -28,6 +29,7 @@ namespace {
 
 constexpr size_t kMaxNamedTensors = 8;  // in warnings
 constexpr std::chrono::milliseconds kFarewell{500};
+constexpr int kRankFailed = 70;
 
 DType compute_dtype(const std::string& name) {
   if (name == "auto" || name == "bfloat16") return DType::bf16;
@@ -254,11 +256,11 @@ int LoadedModel::serve_steps() {
     failure = fmt::format("rank {} failed: {}", impl_->mpi->rank(), error.what());
     impl_->mpi->fail(impl_->mpi->rank(), error.what());
   }
-  log::error("{}", failure);
+  log::critical("{}", failure);
   log::flush();
   // mpirun loses what was printed just before the end, and rank 0 needs a moment to tell its clients.
   std::this_thread::sleep_for(kFarewell);
-  fatal(failure);
+  std::_Exit(kRankFailed);
 }
 
 ModelRunner& LoadedModel::runner() {

@@ -4,7 +4,7 @@ MODEL ?= models/tales-moe
 PORT ?= 30000
 ARGS ?=
 
-.PHONY: help setup build run test unit format bench clean
+.PHONY: help setup build run test unit format bench compare clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo 'make test     build, then run every test'
 	@echo 'make unit     build, then run the unit tests alone'
 	@echo 'make bench    build, then run the benchmarks'
+	@echo 'make compare  build, then compare parallel strategies on the bundled model and on a one-expert sibling;'
+	@echo '              reports in out/compare; ARGS="more flags of chorale compare"'
 	@echo 'make format   format all C++ and Rust sources'
 	@echo 'make clean    remove what was built'
 
@@ -42,6 +44,17 @@ unit:
 bench: build
 	@cmake --build build-release
 	@set -e; for bench in build-release/*_bench; do echo "== $$bench"; "$$bench"; done
+
+# The sibling: expert 0 of every layer of the bundled model.
+out/tales-moe-one-expert/config.json: models/tales-moe/config.json scripts/make_one_expert.py
+	@rm -rf out/tales-moe-one-expert
+	@python3 scripts/make_one_expert.py models/tales-moe out/tales-moe-one-expert
+
+# Both are run, also when strategies of the first differ.
+compare: build out/tales-moe-one-expert/config.json
+	@status=0; for model in models/tales-moe out/tales-moe-one-expert; do \
+	  build/chorale compare --model-path $$model --output "out/compare/$${model##*/}" $(ARGS) || status=1; echo; \
+	done; exit $$status
 
 format:
 	@scripts/format.sh

@@ -27,6 +27,8 @@ Command add_logits(CLI::App& root);
 Command add_eval(CLI::App& root);
 Command add_check(CLI::App& root);
 Command add_tokenize(CLI::App& root);
+Command add_plan(CLI::App& root);
+Command add_compare(CLI::App& root, const std::string& version);  // the version goes into the report
 
 // Groups of the subcommands in the help.
 inline constexpr const char* kServing = "Serving";

@@ -18,12 +18,12 @@ constexpr Column kColumns[] = {
     {"", "strategy"},
     {"", "ranks"},
     {"", "bits"},
-    {"first token, ms", "median"},
-    {"first token, ms", "p99"},
-    {"next token, ms", "median"},
-    {"next token, ms", "p99"},
-    {"tokens per second", "prompt"},
-    {"tokens per second", "output"},
+    {"TTFT, ms", "median"},
+    {"TTFT, ms", "p99"},
+    {"ITL, ms", "median"},
+    {"ITL, ms", "p99"},
+    {"tokens/second", "prompt"},
+    {"tokens/second", "output"},
     {"memory of a rank", "weights"},
     {"memory of a rank", "KV cache"},
     {"KB sent per token", "attn"},
@@ -238,8 +238,9 @@ std::vector<std::string> table_notes(const CompareReport& report) {
   std::vector<std::string> notes = {
       "ranks: with the threads of each. bits: whether all tokens and log probabilities are those of the "
       "first strategy.",
-      "tokens per second: prompt tokens until the last request's first token; output tokens of the whole "
-      "run. All requests arrive at once, so waiting counts to the first token.",
+      "TTFT: time to first token; all requests arrive at once, so it includes waiting. ITL: inter-token "
+      "latency, from a token to the next of its request.",
+      "tokens/second: prompt tokens until the last request's first token; output tokens of the whole run.",
       "KB sent per token: by all ranks together, for each token that went through the model.",
       "expert load: of the busiest rank over the mean rank, 1 is perfect; mean of the layers, and the worst "
       "layer."};

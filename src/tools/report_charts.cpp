@@ -12,7 +12,7 @@ namespace {
 
 // Of the drawing, in its own units; the page scales it.
 constexpr double kWidth = 560;
-constexpr double kLabelWidth = 208;
+constexpr double kLabelWidth = 216;
 constexpr double kValueWidth = 62;  // right of the longest bar
 constexpr double kPlotWidth = kWidth - kLabelWidth - kValueWidth;
 constexpr double kBar = 12;

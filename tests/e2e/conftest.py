@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,15 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("CHORALE_BINARY", ROOT / "build" / "chorale"))
 MODEL = ROOT / "models" / "tales-moe"
 READY = re.compile(r"Chorale is ready: (http://\S+)")
+MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n")
 
 
 class Server:
-    """`chorale serve` on a free port. Its log is in .log, one line per element."""
+    """`chorale serve` on a free port. Its log is in .log, one line per element.
 
-    def __init__(self, *arguments, model=MODEL):
+    `launcher` is what starts it, such as (*MPIRUN, "8"); then .process is the launcher's.
+    """
+
+    def __init__(self, *arguments, model=MODEL, launcher=()):
         assert BINARY.is_file(), f"{BINARY} is not built; run make build"
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--model-path", model, "--port", "0", *map(str, arguments)],
+            [*launcher, BINARY, "serve", "--model-path", model, "--port", "0", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -101,6 +106,16 @@ class Server:
         status = self.process.wait(60)
         self._reader.join(10)
         return status
+
+
+@pytest.fixture(scope="session")
+def mpi():
+    """Skips where there is no MPI to start processes with; setup.sh installs it."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("there is no mpirun")
+    flags = ("--model-path", MODEL, "--input-ids", "1", "--output", os.devnull, "--communicator", "mpi")
+    if "this build has no MPI" in subprocess.run([BINARY, "logits", *flags], capture_output=True, text=True).stderr:
+        pytest.skip("this build has no MPI")
 
 
 @pytest.fixture

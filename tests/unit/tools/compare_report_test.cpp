@@ -199,8 +199,8 @@ TEST(Charts, BarsAreAsLongAsTheirValues) {
                                 .series = {"s", "t"},
                                 .values = {{10, 0}, {5, 2.5}},
                                 .format = [](double v) { return std::to_string(static_cast<int>(v)); }});
-  // 290 units stand for 10.
-  for (const char* width : {"width=\"290.0\"", "width=\"0.0\"", "width=\"145.0\"", "width=\"72.5\""})
+  // 282 units stand for 10.
+  for (const char* width : {"width=\"282.0\"", "width=\"0.0\"", "width=\"141.0\"", "width=\"70.5\""})
     EXPECT_THAT(svg, HasSubstr(width));
 }
 
@@ -211,8 +211,8 @@ TEST(Charts, StackedBarsFollowEachOther) {
                                 .values = {{6, 4}},
                                 .stacked = true,
                                 .format = [](double v) { return std::to_string(static_cast<int>(v)); }});
-  EXPECT_THAT(svg, HasSubstr("class=\"s0\" x=\"208.0\" y=\"5.0\" width=\"174.0\""));
-  EXPECT_THAT(svg, HasSubstr("class=\"s1\" x=\"382.0\" y=\"5.0\" width=\"116.0\""));
+  EXPECT_THAT(svg, HasSubstr("class=\"s0\" x=\"216.0\" y=\"5.0\" width=\"169.2\""));
+  EXPECT_THAT(svg, HasSubstr("class=\"s1\" x=\"385.2\" y=\"5.0\" width=\"112.8\""));
   EXPECT_THAT(svg, HasSubstr(">10</text>"));
 }
 

@@ -1,0 +1,386 @@
+"""Every parallel strategy gives the same bits: logits and sampled tokens, with ranks as threads and as processes."""
+
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from conftest import BINARY, MODEL
+
+MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n")
+
+
+class Model(NamedTuple):
+    path: Path
+    num_experts: int
+    num_layers: int = 6
+    flags: tuple = ()
+
+
+def write_model(folder, config, tensors=None):
+    """A folder with config.json and, if there are tensors {name: (dtype, shape, bytes)}, one file of weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if tensors is None:
+        return
+    header, offset = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(header).encode()
+    data = b"".join(data for _, _, data in tensors.values())
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def bundled_tensors():
+    """(name, dtype, shape, bytes) of every weight of the bundled model."""
+    for file in sorted(MODEL.glob("*.safetensors")):
+        data = file.read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length])
+        header.pop("__metadata__", None)
+        for name, tensor in header.items():
+            begin, end = tensor["data_offsets"]
+            yield name, tensor["dtype"], tensor["shape"], data[8 + length + begin : 8 + length + end]
+
+
+def keep_first_experts(folder, count):
+    """The bundled model with the first experts of each layer, and as many rows of the routers."""
+    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
+    config |= {"num_experts": count, "num_experts_per_tok": min(count, config["num_experts_per_tok"])}
+    tensors = {}
+    for name, dtype, shape, data in bundled_tensors():
+        _, is_expert, rest = name.partition(".mlp.experts.")
+        if is_expert and int(rest.partition(".")[0]) >= count:
+            continue
+        if name.endswith(".mlp.gate.weight"):
+            data, shape = data[: len(data) // shape[0] * count], [count, shape[1]]
+        tensors[name] = (dtype, shape, data)
+    write_model(folder, config, tensors)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(MODEL / name, folder)
+    return Model(folder, count)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    made = {f"{count} experts": keep_first_experts(folder / str(count), count) for count in (1, 3, 7)}
+    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
+    sizes = {"num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 3, "moe_intermediate_size": 64}
+    write_model(folder / "128", config | sizes)
+    dummy = Model(folder / "128", 128, 3, ("--load-format", "dummy"))
+    return made | {"bundled": Model(MODEL, 16), "128 experts": dummy}
+
+
+class Case(NamedTuple):
+    """A model and a type, and what it answers on one rank."""
+
+    model: Model
+    dtype: str
+    folder: Path
+
+    def run(self, command, *flags, launcher=(), environment=None):
+        flags = ("--model-path", self.model.path, *self.model.flags, "--dtype", self.dtype, *flags)
+        return subprocess.run(
+            [*launcher, BINARY, command, *map(str, flags), "--log-level", "info"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            env=os.environ | (environment or {}),
+        )
+
+    def answer(self, strategy, *flags, **more):
+        """(the bytes of the file of logits, the sampled tokens); fails unless the log tells of this strategy."""
+        file = self.folder / "logits.safetensors"
+        file.unlink(missing_ok=True)
+        ids = ",".join(map(str, random.Random(1).choices(range(4000), k=100)))
+        logits = self.run("logits", "--input-ids", ids, "--output", file, *flags, "--chunked-prefill-size", 37, **more)
+        sampling = ("--temperature", 1, "--seed", 7, "--max-new-tokens", 32, "--ignore-eos", "--json")
+        sampled = self.run("generate", "--prompt", "Once upon a time there was a king who", *sampling, *flags, **more)
+        for result in (logits, sampled):
+            assert result.returncode == 0, (flags, result.stderr)
+            assert strategy is None or f"strategy {strategy}:" in result.stderr, (flags, result.stderr)
+        return file.read_bytes(), json.loads(sampled.stdout)["output_ids"]
+
+
+def named(tp, dp, ep, moe_tp, moe_dp):
+    return f"tp={tp},dp={dp},ep={ep},moe_tp={moe_tp},moe_dp={moe_dp}"
+
+
+def sizes(tp, dp, ep, moe_tp, moe_dp):
+    """The strategy's name, and flags that leave nothing to defaults."""
+    given = {"--tp-size": tp, "--dp-size": dp, "--ep-size": ep, "--moe-tp-size": moe_tp, "--moe-dp-size": moe_dp}
+    return named(tp, dp, ep, moe_tp, moe_dp), *(part for pair in given.items() for part in pair)
+
+
+def powers_up_to(limit):
+    return [size for size in (1, 2, 4, 8) if size <= limit]
+
+
+def expert_splits():
+    """(world, ep, moe_tp, moe_dp): every way to split experts over 2, 4 and 8 ranks."""
+    for world in (2, 4, 8):
+        for ep in powers_up_to(world):
+            for moe_tp in powers_up_to(world // ep):
+                yield world, ep, moe_tp, world // ep // moe_tp
+
+
+def every_strategy():
+    return [sizes(tp, world // tp, *experts) for world, *experts in expert_splits() for tp in powers_up_to(world)]
+
+
+def some_strategies():
+    """Every way to split the experts, the ways to split attention in turn."""
+    chosen = []
+    for i, (world, *experts) in enumerate(expert_splits()):
+        ways = powers_up_to(world)
+        chosen.append(sizes(ways[i % len(ways)], world // ways[i % len(ways)], *experts))
+    return chosen
+
+
+NAMED = [
+    (named(4, 2, 8, 1, 1), "--tp-size", 4, "--dp-size", 2, "--enable-ep-moe", "--ep-size", 8),
+    (named(8, 1, 1, 8, 1), "--tp-size", 8, "--dp-size", 1),
+]
+SHORT_FLAGS = [
+    (named(2, 2, 2, 1, 2), "--tp-size", 2, "--dp-size", 2, "--enable-ep-moe"),
+    (named(2, 4, 1, 2, 4), "--tensor-parallel-size", 2, "--data-parallel-size", 4),
+    (named(1, 8, 8, 1, 1), "--dp-size", 8, "--expert-parallel-size", 8),
+    (named(4, 2, 1, 8, 1), "--tp-size", 8, "--dp-size", 2, "--enable-dp-attention"),
+    (named(1, 8, 8, 1, 1), "--tp-size", 8, "--dp-size", 8, "--enable-dp-attention", "--ep-size", 8),
+    (named(2, 2, 4, 1, 1), "--tp-size", 4, "--dp-size", 2, "--enable-dp-attention", "--enable-ep-moe"),
+    (named(4, 1, 1, 4, 1), "--tp-size", 4, "--threads-per-rank", 3),
+]
+REDUNDANT = [
+    (*NAMED[0], "--ep-num-redundant-experts", 5, "--ep-dispatch-algorithm", "static"),
+    (*NAMED[0], "--ep-num-redundant-experts", 21, "--ep-dispatch-algorithm", "dynamic"),
+    (*sizes(2, 4, 2, 2, 2), "--ep-num-redundant-experts", 3, "--ep-dispatch-algorithm", "dynamic"),
+]
+
+
+def written(file, value):
+    file.write_text(json.dumps(value), encoding="utf-8")
+    return file
+
+
+def shuffled_placement(model, ep, redundant, random_):
+    slots = -(-(model.num_experts + redundant) // ep) * ep
+    layers = []
+    for _ in range(model.num_layers):
+        experts = list(range(model.num_experts))
+        experts += random_.choices(experts, k=slots - len(experts))
+        layers.append(random_.sample(experts, slots))
+    return {"physical_to_logical_map": layers}
+
+
+def placed_by_file(model, folder):
+    random_ = random.Random(model.num_experts)
+    counts = [[random_.randrange(1000) for _ in range(model.num_experts)] for _ in range(model.num_layers)]
+    load = written(folder / "load.json", {"logical_count": counts})
+    some = written(folder / "map.json", shuffled_placement(model, 8, 5, random_))
+    halves = written(folder / "halves.json", shuffled_placement(model, 2, 0, random_))
+    more = ("--ep-num-redundant-experts", 5)
+    balanced = (*sizes(4, 2, 4, 2, 1), *more, "--init-expert-location", load, "--ep-dispatch-algorithm", "dynamic")
+    return [
+        (*NAMED[0], *more, "--init-expert-location", some),
+        (*NAMED[0], *more, "--init-expert-location", some, "--ep-dispatch-algorithm", "dynamic"),
+        (*sizes(2, 2, 2, 1, 2), "--init-expert-location", halves),
+        (*NAMED[0], *more, "--init-expert-location", load),
+        *((*balanced, "--eplb-algorithm", algorithm) for algorithm in ("auto", "hierarchical", "global")),
+    ]
+
+
+MODELS = ["bundled", "1 experts", "3 experts", "7 experts", "128 experts"]
+CASES = [(model, dtype) for model in MODELS for dtype in ("bfloat16", "float32")]
+
+
+@pytest.fixture
+def case(models, request, tmp_path):
+    model, dtype = request.param
+    return Case(models[model], dtype, tmp_path)
+
+
+def assert_same(case, expected, strategies, **more):
+    different = [flags for flags in strategies if case.answer(*flags, **more) != expected]
+    assert not different
+
+
+@pytest.mark.parametrize("case", CASES, indirect=True, ids="-".join)
+def test_ranks_as_threads(case):
+    expected = case.answer(None)
+    assert case.answer(None, *sizes(1, 1, 1, 1, 1)[1:]) == expected
+    everything = case.model.num_experts == 16 and case.dtype == "bfloat16"
+    assert_same(case, expected, every_strategy() if everything else some_strategies())
+    assert_same(case, expected, NAMED + SHORT_FLAGS + REDUNDANT + placed_by_file(case.model, case.folder))
+
+
+@pytest.mark.parametrize("case", [("1 experts", "bfloat16"), ("1 experts", "float32")], indirect=True, ids="-".join)
+def test_single_expert_mode(case):
+    expected = case.answer(None)
+    ranks = ("--tp-size", 4, "--dp-size", 2)
+    modes = {"dp": named(4, 2, 8, 1, 1), "tp": named(4, 2, 1, 4, 2)}
+    for mode, strategy in modes.items():
+        assert_same(case, expected, [(strategy, *ranks, "--single-expert-mode", mode)])
+        assert_same(case, expected, [(strategy, *ranks)], environment={"SINGLE_EXPERT_MODE": mode})
+    assert_same(case, expected, [(named(8, 1, 8, 1, 1), "--tp-size", 8, "--single-expert-mode", "dp")])
+    assert_same(case, expected, [(named(8, 1, 1, 8, 1), "--tp-size", 8, "--single-expert-mode", "tp")])
+
+
+@pytest.mark.parametrize("case", [("bundled", "bfloat16"), ("128 experts", "bfloat16")], indirect=True, ids="-".join)
+def test_answers_differ_where_they_should(case, models):
+    """What the other tests compare says something: it tells models, types and weights apart."""
+    answers = [case.answer(None), case._replace(dtype="float32").answer(None)]
+    answers += [case._replace(model=models[name]).answer(None) for name in ("1 experts", "3 experts", "7 experts")]
+    for i, (logits, ids) in enumerate(answers):
+        assert len(ids) == 32
+        assert all(logits != other for other, _ in answers[:i])
+
+
+@pytest.fixture(scope="session")
+def mpi():
+    """Skips where there is no MPI to start processes with; setup.sh installs it."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("there is no mpirun")
+    flags = ("--model-path", MODEL, "--input-ids", "1", "--output", os.devnull, "--communicator", "mpi")
+    if "this build has no MPI" in subprocess.run([BINARY, "logits", *flags], capture_output=True, text=True).stderr:
+        pytest.skip("this build has no MPI")
+
+
+PROCESSES = {  # by case: strategies and their numbers of ranks
+    ("bundled", "bfloat16"): [(2, *sizes(2, 1, 1, 2, 1)), (4, *sizes(2, 2, 2, 2, 1)), (8, *REDUNDANT[1])],
+    ("bundled", "float32"): [(8, *NAMED[1])],
+    ("1 experts", "bfloat16"): [(8, *NAMED[0])],
+    ("3 experts", "float32"): [(8, *sizes(2, 4, 4, 1, 2))],
+    ("7 experts", "bfloat16"): [(4, *sizes(1, 4, 4, 1, 1))],
+    ("128 experts", "bfloat16"): [(8, *NAMED[0])],
+}
+
+
+@pytest.mark.parametrize("case", PROCESSES, indirect=True, ids="-".join)
+def test_ranks_as_processes(case, request, mpi):
+    expected = case.answer(None)
+    for ranks, *flags in PROCESSES[request.node.callspec.params["case"]]:
+        assert_same(case, expected, [flags], launcher=(*MPIRUN, str(ranks)))
+
+
+def test_processes_read_a_placement(models, tmp_path, mpi):
+    case = Case(models["7 experts"], "bfloat16", tmp_path)
+    placement = written(tmp_path / "map.json", shuffled_placement(case.model, 2, 3, random.Random(5)))
+    flags = (*sizes(2, 1, 2, 1, 1), "--ep-num-redundant-experts", 3, "--init-expert-location", placement)
+    assert_same(case, case.answer(None), [flags], launcher=(*MPIRUN, "2"))
+
+
+def refusal(case, *flags, **more):
+    """The one line that a refused strategy leaves. Nothing is loaded, planned or written before it."""
+    file = case.folder / "refused.safetensors"
+    result = case.run("logits", "--input-ids", "1,2,3", "--output", file, *flags, **more)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert not file.exists()
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("chorale: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--tp-size", 3], ["--tp-size", " 3 ", "num_attention_heads", "1, 2, 4, 8"]),
+        (["--tp-size", 16], ["--tp-size", " 16 ", "num_attention_heads", "1, 2, 4, 8"]),
+        (["--tp-size", 0], ["--tp-size", " 0", "1 to 1024"]),
+        (["--dp-size", -2], ["--dp-size", " -2", "1 to 1024"]),
+        (["--tp-size", 8, "--dp-size", 129], ["--dp-size", "129", "1032", "1 to 128"]),
+        (["--tp-size", 8, "--ep-size", 3], ["--ep-size", " 3 ", "1, 2, 4, 8"]),
+        (["--tp-size", 2, "--ep-size", 4], ["--ep-size", " 4 ", "1, 2"]),
+        (["--tp-size", 8, "--moe-tp-size", 3], ["--moe-tp-size", " 3 ", "1, 2, 4, 8"]),
+        (["--tp-size", 8, "--ep-size", 4, "--moe-dp-size", 4], ["--moe-dp-size", " 4 ", "1, 2"]),
+        (
+            ["--tp-size", 8, "--ep-size", 4, "--moe-tp-size", 2, "--moe-dp-size", 2],
+            ["--moe-tp-size", "--moe-dp-size 2", "that works is 1"],
+        ),
+        (["--dp-size", 16, "--moe-dp-size", 1], ["--moe-tp-size", " 16 ", "moe_intermediate_size", "1, 2, 4, 8"]),
+        (["--tp-size", 8, "--dp-size", 3, "--enable-dp-attention"], ["--dp-size", " 3 ", "1, 2, 4, 8"]),
+        (["--tp-size", 8, "--single-expert-mode", "dp"], ["--single-expert-mode", "one expert", "has 16", "--ep-size"]),
+        (["--tp-size", 8, "--single-expert-mode", "ep"], ["--single-expert-mode", '"ep"', "dp, tp"]),
+        (["--init-expert-location", "/no/such/file.json"], ["/no/such/file.json"]),
+    ],
+)
+def test_what_cannot_be_done_is_refused(models, tmp_path, flags, parts):
+    line = refusal(Case(models["bundled"], "bfloat16", tmp_path), *flags)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "contradicting"),
+    [
+        ("dp", ["--ep-size", 1], "--ep-size 1"),
+        ("dp", ["--moe-tp-size", 8], "--moe-tp-size 8"),
+        ("dp", ["--moe-dp-size", 2], "--moe-dp-size 2"),
+        ("tp", ["--ep-size", 8], "--ep-size 8"),
+        ("tp", ["--enable-ep-moe"], "--enable-ep-moe"),
+    ],
+)
+@pytest.mark.parametrize("from_environment", [False, True])
+def test_contradictions_of_single_expert_mode_are_refused(models, tmp_path, mode, flags, contradicting, from_environment):
+    case = Case(models["1 experts"], "bfloat16", tmp_path)
+    ep_size = {"dp": 8, "tp": 1}[mode]
+    if from_environment:
+        line = refusal(case, "--tp-size", 8, *flags, environment={"SINGLE_EXPERT_MODE": mode})
+    else:
+        line = refusal(case, "--tp-size", 8, *flags, "--single-expert-mode", mode)
+    for part in ("--single-expert-mode", f"SINGLE_EXPERT_MODE={mode}", f"--ep-size {ep_size}", contradicting):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        ({"physical_to_logical_map": [list(range(16)) + [0] * 8] * 6}, ["24 slots", "have 16", "--ep-num-redundant-experts 8"]),
+        ({"physical_to_logical_map": [list(range(15))] * 6}, ["15 slots", "have 16"]),
+        ({"physical_to_logical_map": [list(range(16))] * 5}, ["5 layers", "has 6"]),
+        ({"physical_to_logical_map": [[0] * 16] * 6}, ["no slot for expert 1"]),
+        ({"physical_to_logical_map": [list(range(1, 17))] * 6}, [" 16 in layer 0", "0 to 15"]),
+        ({"logical_count": [[1] * 15] * 6}, ["15 experts", "has 16"]),
+        ({"logical_count": [[1] * 16] * 7}, ["7 layers", "has 6"]),
+        ({"logical_count": [[-1] * 16] * 6}, ["logical_count"]),
+        ({"something": 1}, ["physical_to_logical_map", "logical_count"]),
+        ([], ["physical_to_logical_map"]),
+    ],
+)
+def test_placements_that_do_not_fit_are_refused(models, tmp_path, value, parts):
+    file = written(tmp_path / "placement.json", value)
+    case = Case(models["bundled"], "bfloat16", tmp_path)
+    line = refusal(case, "--tp-size", 8, "--ep-size", 8, "--init-expert-location", file)
+    for part in (f"--init-expert-location {file}", *parts):
+        assert part in line
+
+
+def test_unknown_algorithms_are_refused(models, tmp_path):
+    case = Case(models["bundled"], "bfloat16", tmp_path)
+    flags = ("--input-ids", "1", "--output", tmp_path / "x")
+    for flag, values in (("--eplb-algorithm", "auto,hierarchical,global"), ("--ep-dispatch-algorithm", "static,dynamic")):
+        result = case.run("logits", *flags, flag, "other")
+        assert result.returncode in (1, 2), flag
+        line = result.stderr.splitlines()[0]
+        for part in (flag, "other", *values.split(",")):
+            assert part in line
+
+
+def test_a_wrong_number_of_processes_is_refused(models, tmp_path, mpi):
+    case = Case(models["bundled"], "bfloat16", tmp_path)
+    result = case.run("logits", "--input-ids", "1", "--output", tmp_path / "x", "--tp-size", 4, launcher=(*MPIRUN, "2"))
+    assert result.returncode == 1
+    message = next(line for line in result.stderr.splitlines() if line.startswith("chorale: "))
+    for part in ("--tp-size", "--dp-size", "4 ranks", "2 processes", "product is 2"):
+        assert part in message
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,221 @@
+"""A rank that dies, throws or stops answering ends the whole server within seconds, and everybody is told."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conftest import MPIRUN
+
+EIGHT_RANKS = ("--tp-size", 4, "--dp-size", 2, "--enable-ep-moe", "--ep-size", 8)
+NUM_CLIENTS = 8
+SECONDS = 10  # from the failure to the end of everything
+
+
+class Client(threading.Thread):
+    """Reads a stream that outlasts the server. .outcome: done, error (a frame says so), closed, or an HTTP status."""
+
+    def __init__(self, server, max_tokens):
+        super().__init__(daemon=True)
+        self.url = server.url + "/v1/completions"
+        self.body = {"prompt": "Once upon a time", "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
+        self.reads = threading.Event()
+        self.outcome = None
+        self.message = ""
+        self.start()
+
+    def run(self):
+        try:
+            with httpx.stream("POST", self.url, json=self.body, timeout=60) as response:
+                self.outcome = response.status_code
+                if response.status_code == 200:
+                    self.read(response)
+        except httpx.TransportError as error:
+            self.outcome, self.message = "closed", repr(error)
+        finally:
+            self.reads.set()
+
+    def read(self, response):
+        self.outcome = "ended without a word"
+        for line in response.iter_lines():
+            self.reads.set()
+            if line == "data: [DONE]":
+                self.outcome = "error" if self.message else "done"
+            elif line and "error" in (message := json.loads(line.removeprefix("data: "))):
+                self.outcome, self.message = "error", message["error"]["message"]
+
+
+class Health(threading.Thread):
+    """Asks for /health until nobody answers. .statuses: what was answered, in order, without repetitions."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.url = server.url + "/health"
+        self.statuses = []
+        self.start()
+
+    def run(self):
+        with httpx.Client(timeout=60) as client:
+            while True:
+                try:
+                    status = client.get(self.url).status_code
+                except httpx.TransportError:
+                    return
+                if status not in self.statuses[-1:]:
+                    self.statuses.append(status)
+                time.sleep(0.002)
+
+
+def load(server, max_tokens=1900):
+    """Clients that all have begun to read."""
+    clients = [Client(server, max_tokens) for _ in range(NUM_CLIENTS)]
+    for client in clients:
+        assert client.reads.wait(60)
+    return clients
+
+
+def outcomes(clients):
+    for client in clients:
+        client.join(60)
+    return [client.outcome for client in clients]
+
+
+def ranks_of(server):
+    """{rank: process id} of the processes that mpirun has started."""
+    pid = server.process.pid
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        (rank,) = (entry for entry in environment if entry.startswith(b"OMPI_COMM_WORLD_RANK="))
+        found[int(rank.partition(b"=")[2])] = int(child)
+    return dict(sorted(found.items()))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for_the_end(server, pids, begin):
+    """The exit status, once the launcher and all ranks have ended; fails unless that is within the time."""
+    deadline = begin + SECONDS
+    try:
+        status = server.process.wait(max(deadline - time.monotonic(), 0.1))
+    except Exception:
+        raise AssertionError(f"still running after {SECONDS} s; log:\n" + "".join(server.log[-30:])) from None
+    while left := [rank for rank, pid in pids.items() if is_running(pid)]:
+        assert time.monotonic() < deadline, f"ranks left behind: {left}"
+        time.sleep(0.02)
+    server.stop()  # reads the rest of the log
+    return status
+
+
+def lines_that_name(server, rank):
+    """Those of Chorale's own log; a launcher has its own way to tell."""
+    return [line for line in server.log if re.search(rf"\d (error|critical) .*\brank {rank}\b", line)]
+
+
+@pytest.mark.parametrize("rank", [0, 3, 7])
+def test_a_killed_process_ends_all(serve, mpi, rank):
+    server = serve(*EIGHT_RANKS, launcher=(*MPIRUN, "8"))
+    pids = ranks_of(server)
+    assert list(pids) == list(range(8))
+    clients = load(server)
+    begin = time.monotonic()
+    os.kill(pids[rank], signal.SIGKILL)
+    assert wait_for_the_end(server, pids, begin) != 0
+    if rank == 0:
+        assert set(outcomes(clients)) == {"closed"}
+    else:
+        assert set(outcomes(clients)) == {"error"}, server.log[-20:]
+        assert lines_that_name(server, rank), server.log[-20:]
+
+
+def test_a_killed_process_ends_an_idle_server(serve, mpi):
+    server = serve("--tp-size", 2, launcher=(*MPIRUN, "2"))
+    pids = ranks_of(server)
+    begin = time.monotonic()
+    os.kill(pids[1], signal.SIGKILL)
+    assert wait_for_the_end(server, pids, begin) != 0
+    assert lines_that_name(server, 1), server.log[-20:]
+
+
+@pytest.mark.parametrize("rank", [0, 3, 7])
+def test_a_thread_that_throws_ends_the_server(serve, rank):
+    server = serve(*EIGHT_RANKS, "--inject-fault", f"{rank}:150")
+    health = Health(server)
+    clients = load(server)
+    begin = time.monotonic()
+    assert set(outcomes(clients)) == {"error"}
+    told = time.monotonic()
+    assert wait_for_the_end(server, {}, told) not in (0, None)
+    assert time.monotonic() - begin < 60, "the fault came late"
+    assert lines_that_name(server, rank), server.log[-20:]
+    assert all(f"rank {rank} " in client.message for client in clients), clients[0].message
+    health.join(10)
+    assert health.statuses == [200, 503]
+
+
+def test_a_process_that_throws_ends_all(serve, mpi):
+    server = serve("--tp-size", 2, "--inject-fault", "1:150", launcher=(*MPIRUN, "2"))
+    pids = ranks_of(server)
+    clients = load(server)
+    assert set(outcomes(clients)) == {"error"}
+    assert wait_for_the_end(server, pids, time.monotonic()) != 0
+    assert lines_that_name(server, 1), server.log[-20:]
+
+
+def test_a_process_that_stops_answering_ends_all(serve, mpi):
+    server = serve("--tp-size", 2, "--dist-timeout", 2, launcher=(*MPIRUN, "2"))
+    pids = ranks_of(server)
+    clients = load(server)
+    begin = time.monotonic()
+    os.kill(pids[1], signal.SIGSTOP)
+    assert wait_for_the_end(server, pids, begin) != 0
+    assert set(outcomes(clients)) == {"error"}, server.log[-20:]
+    assert lines_that_name(server, 1), server.log[-20:]
+
+
+def test_sigterm_drains_a_server_of_threads(serve):
+    server = serve(*EIGHT_RANKS)
+    clients = load(server, max_tokens=200)
+    assert server.stop(signal.SIGTERM) == 0
+    assert set(outcomes(clients)) == {"done"}
+
+
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_ctrl_c_at_rank_0_ends_idle_processes(serve, mpi, ranks):
+    server = serve("--tp-size", ranks, launcher=(*MPIRUN, str(ranks)))
+    server.generate(text="Once upon a time", max_new_tokens=4)
+    pids = ranks_of(server)
+    begin = time.monotonic()
+    os.kill(pids[0], signal.SIGINT)
+    assert wait_for_the_end(server, pids, begin) == 0, server.log[-20:]
+
+
+def test_sigterm_at_rank_0_drains_processes(serve, mpi):
+    server = serve("--tp-size", 2, launcher=(*MPIRUN, "2"))
+    pids = ranks_of(server)
+    clients = load(server, max_tokens=200)
+    os.kill(pids[0], signal.SIGTERM)
+    assert set(outcomes(clients)) == {"done"}
+    assert wait_for_the_end(server, pids, time.monotonic()) == 0, server.log[-20:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_leaves_nobody_behind(serve, mpi, number):
+    server = serve("--tp-size", 2, launcher=(*MPIRUN, "2"))
+    pids = ranks_of(server)
+    clients = load(server)
+    begin = time.monotonic()
+    server.process.send_signal(number)
+    wait_for_the_end(server, pids, begin)
+    assert set(outcomes(clients)) <= {"error", "closed"}

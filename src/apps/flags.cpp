@@ -94,6 +94,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
   app.add_option("--eplb-algorithm", options.parallel.eplb_algorithm,
                  "How logical_count becomes a placement (auto)")
       ->option_text("auto|hierarchical|global")
+      ->check(CLI::IsMember({"auto", "hierarchical", "global"}))
       ->group(kGroup);
   app.add_option("--communicator", options.parallel.communicator,
                  "local: ranks are threads; mpi: ranks are processes; auto: mpi under an MPI launcher")

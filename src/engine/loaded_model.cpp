@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <map>
 #include <numeric>
@@ -158,8 +159,8 @@ int processes_here(const comm::MpiWorld* mpi) {
   return mpi == nullptr ? 1 : static_cast<int>(mpi->ranks_on_this_host().size());
 }
 
-// What all ranks have room for.
-int64_t agree_on_tokens(int64_t mine, const comm::MpiWorld* mpi) {
+// What every rank can do: the smallest of their numbers.
+int64_t least_of_all(int64_t mine, const comm::MpiWorld* mpi) {
   if (mpi == nullptr) return mine;
   const auto size = static_cast<size_t>(mpi->size());
   std::vector<int64_t> all(size);
@@ -187,6 +188,8 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
 
   const parallel::Strategy strategy = choose_strategy(impl->config, options.parallel);
   if (uses_mpi(options.parallel)) impl->mpi = join_mpi(options, strategy);
+  // Ranks on different processors would compute different bits; the sets are in order of what they need.
+  impl->isa = static_cast<InstructionSet>(least_of_all(static_cast<int64_t>(impl->isa), impl->mpi.get()));
   const bool tells = impl->is_driver();
   const model::StepLimits limits = choose_limits(impl->config, options, strategy.dp_size);
   impl->parallel =
@@ -202,7 +205,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   }
   impl->memory = plan_memory(impl->config, impl->dtype, options, *impl->parallel, here,
                              available_memory() / static_cast<uint64_t>(processes_here(impl->mpi.get())));
-  impl->memory.kv_tokens = agree_on_tokens(impl->memory.kv_tokens, impl->mpi.get());
+  impl->memory.kv_tokens = least_of_all(impl->memory.kv_tokens, impl->mpi.get());
   if (tells) log_plan(*impl);
 
   impl->stored = impl->mpi == nullptr
@@ -246,6 +249,10 @@ bool LoadedModel::is_driver() const {
 }
 
 int LoadedModel::serve_steps() {
+  // A signal to the whole job asks rank 0 to drain; it needs the others for that, and tells them when to
+  // stop.
+  std::signal(SIGTERM, SIG_IGN);
+  std::signal(SIGINT, SIG_IGN);
   std::string failure;
   try {
     impl_->mpi_runner->serve_steps();

@@ -43,7 +43,12 @@ parallel::ExpertPlacement place_experts(const io::ModelConfig& config, const Par
       .num_redundant = options.num_redundant_experts};
   if (options.init_expert_location == "trivial") return parallel::ExpertPlacement::trivial(shape);
   const std::string source = "--init-expert-location " + options.init_expert_location;
-  const std::string text = io::read_text_file(options.init_expert_location, kMaxPlacementBytes);
+  std::string text;
+  try {
+    text = io::read_text_file(options.init_expert_location, kMaxPlacementBytes);
+  } catch (const Error& error) {
+    throw_error("--init-expert-location: {}", error.what());
+  }
   return parallel::ExpertPlacement::from_json(
       text, source, shape,
       {.algorithm = parallel::parse_eplb_algorithm(options.eplb_algorithm),
@@ -55,6 +60,10 @@ parallel::ExpertPlacement place_experts(const io::ModelConfig& config, const Par
 
 parallel::Strategy choose_strategy(const io::ModelConfig& config, const ParallelOptions& options) {
   const parallel::Strategy strategy = parallel::resolve_strategy(options.strategy, config.num_experts);
+  if (options.fault && (options.fault->rank < 0 || options.fault->rank >= strategy.world())) {
+    throw_error("--inject-fault: expected a rank from 0 to {}, found {}", strategy.world() - 1,
+                options.fault->rank);
+  }
   parallel::check_strategy(strategy, model::sharded_sizes(config));
   return strategy;
 }

@@ -14,7 +14,7 @@ namespace {
 template <typename T>
 bool scan(const std::vector<T>& values, DType dtype, size_t misalign) {
   std::vector<std::byte> memory(values.size() * sizeof(T) + misalign);
-  std::memcpy(memory.data() + misalign, values.data(), values.size() * sizeof(T));
+  if (!values.empty()) std::memcpy(memory.data() + misalign, values.data(), values.size() * sizeof(T));
   io::TensorEntry tensor;
   tensor.dtype = dtype;
   tensor.bytes = std::span(memory).subspan(misalign);

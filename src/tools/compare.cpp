@@ -23,6 +23,8 @@ engine::LoadOptions load_options(const CompareOptions& options, const parallel::
                             .ep_size = strategy.ep_size,
                             .moe_tp_size = strategy.moe_tp_size,
                             .moe_dp_size = strategy.moe_dp_size};
+  // A failure is asked for once, for all strategies; those without that rank have none.
+  if (load.parallel.fault && load.parallel.fault->rank >= strategy.world()) load.parallel.fault.reset();
   load.context_length = workload.longest();
   load.max_running_requests =
       std::min(load.max_running_requests, static_cast<int64_t>(workload.requests.size()));

@@ -43,7 +43,7 @@ void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
       ->check(CLI::Range(0, 1024))
       ->group(kExecution);
   app.add_option("--instruction-set", options.instruction_set,
-                 "Vector instructions; auto: the fastest there are")
+                 "Vector instructions; auto: the most capable set there is")
       ->option_text("auto|avx512_bf16|avx512|avx2|portable")
       ->check(CLI::IsMember({"auto", "avx512_bf16", "avx512", "avx2", "portable"}))
       ->group(kExecution);

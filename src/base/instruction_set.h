@@ -12,10 +12,11 @@ enum class InstructionSet { portable, avx2, avx512, avx512_bf16 };
 
 std::string_view name_of(InstructionSet isa);
 
-// Those this processor and operating system can run, from the slowest to the fastest.
+// Those this processor and operating system can run, from the least to the most capable.
 std::vector<InstructionSet> available_instruction_sets();
 
-// "auto" picks the fastest available; a name that is unknown or not available throws Error naming the flag.
+// "auto" picks the most capable one available; a name that is unknown or not available throws Error naming
+// the flag.
 InstructionSet select_instruction_set(std::string_view name);
 
 }  // namespace chorale

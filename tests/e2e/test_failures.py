@@ -201,11 +201,13 @@ def test_ctrl_c_at_rank_0_ends_idle_processes(serve, mpi, ranks):
     assert wait_for_the_end(server, pids, begin) == 0, server.log[-20:]
 
 
-def test_sigterm_at_rank_0_drains_processes(serve, mpi):
+@pytest.mark.parametrize("everyone", [False, True])
+def test_sigterm_at_rank_0_or_at_all_ranks_drains_processes(serve, mpi, everyone):
     server = serve("--tp-size", 2, launcher=(*MPIRUN, "2"))
     pids = ranks_of(server)
     clients = load(server, max_tokens=200)
-    os.kill(pids[0], signal.SIGTERM)
+    for pid in list(pids.values()) if everyone else [pids[0]]:
+        os.kill(pid, signal.SIGTERM)
     assert set(outcomes(clients)) == {"done"}
     assert wait_for_the_end(server, pids, time.monotonic()) == 0, server.log[-20:]
 

@@ -1,46 +1,17 @@
 // In steady state a decode step allocates nothing before its events are told.
-#include <atomic>
-#include <cstdlib>
+#include <filesystem>
 #include <memory>
-#include <new>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "engine/block_manager.h"
+#include "engine/loaded_model.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
-
-namespace {
-
-std::atomic<int64_t> num_allocations = 0;
-
-void* counted(std::size_t bytes) {
-  ++num_allocations;
-  return std::malloc(bytes == 0 ? 1 : bytes);
-}
-
-}  // namespace
-
-// For the whole test binary. The nothrow form must come from the same allocator, because it shares operator
-// delete.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (void* memory = counted(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes);
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, const std::nothrow_t&) noexcept {
-  std::free(memory);
-}
+#include "unit/allocation_counter.h"
 
 namespace chorale::engine {
 namespace {
@@ -93,6 +64,38 @@ TEST(Allocation, SchedulerAndSamplerReuseTheirBuffers) {
   EXPECT_EQ(within_a_block, 0);
   EXPECT_LE(over_blocks, 2) << "the block tables of the plan double now and then";
   for (auto& sequence : sequences) scheduler.remove(*sequence);
+}
+
+// The forward pass on one rank, and on eight that exchange tokens.
+TEST(Allocation, ADecodeStepOfTheModelAllocatesNothing) {
+  for (const bool ranks : {false, true}) {
+    LoadOptions options;
+    options.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+    options.threads = 1;
+    options.max_total_tokens = 256;
+    options.max_running_requests = 4;
+    options.show_progress = false;
+    if (ranks) {
+      options.parallel.strategy.tp_size = 4;
+      options.parallel.strategy.dp_size = 2;
+      options.parallel.strategy.ep_size = 8;
+    }
+    LoadedModel model = LoadedModel::load(options);
+    StepPlan plan;
+    plan.token_ids = {5};
+    plan.chunks = {{0, 1, 0, 0, 1}};
+    plan.block_tables = {0};
+    plan.logits_tokens = {0};
+    const std::vector<const StepPlan*> plans(static_cast<size_t>(model.runner().num_groups()), &plan);
+    std::vector<std::span<const float>> logits(plans.size());
+    model.runner().run_groups(plans, logits);
+    const int64_t before = num_allocations;
+    for (int32_t position = 1; position < 30; ++position) {
+      plan.chunks[0].first_position = position;
+      model.runner().run_groups(plans, logits);
+    }
+    EXPECT_EQ(num_allocations - before, 0) << (ranks ? "8 ranks" : "1 rank");
+  }
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ tier=${1:-run}
 readonly min_rust_minor=78  # the crates need Rust 1.78
 
 packages=(g++ cmake ninja-build ccache mold ca-certificates pkg-config python3
-  libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev
+  libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libeigen3-dev
   prometheus-cpp-dev libgtest-dev libgmock-dev libbenchmark-dev libopenmpi-dev openmpi-bin)
 
 # Prints the path of a cargo that is new enough, or nothing.

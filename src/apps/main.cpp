@@ -111,7 +111,8 @@ int run(int argc, char** argv) {
   root.require_subcommand(1);
   const std::vector<Command> commands = {
       add_serve(root), add_generate(root), add_tokenize(root), add_check(root),
-      add_eval(root),  add_logits(root),   add_plan(root),     add_compare(root, CHORALE_VERSION)};
+      add_eval(root),  add_logits(root),   add_plan(root),     add_compare(root, CHORALE_VERSION),
+      add_prune(root, CHORALE_VERSION)};
   root.footer([&] { return serve_flags(*commands.front().app); });
 
   try {

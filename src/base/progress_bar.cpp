@@ -21,7 +21,7 @@ constexpr int kBarWidth = 30;
 }  // namespace
 
 std::string progress_line(const std::string& label, uint64_t done, uint64_t total, double seconds,
-                          int bar_width) {
+                          int bar_width, ProgressUnit unit) {
   const double part =
       total == 0 ? 1.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
@@ -35,13 +35,15 @@ std::string progress_line(const std::string& label, uint64_t done, uint64_t tota
       rate > 0 && done < total
           ? fmt::format(", {:.0f} s left", std::ceil(static_cast<double>(total - done) / rate))
           : "";
+  if (unit == ProgressUnit::part) return fmt::format("{}{}  {:3.0f}%{}", label, bar, 100 * part, left);
   return fmt::format("{}{}  {:3.0f}%  {} of {}, {:.2f} GB/s{}", label, bar, 100 * part, format_bytes(done),
                      format_bytes(total), rate / 1e9, left);
 }
 
-ProgressBar::ProgressBar(std::string label, uint64_t total_bytes, bool enabled)
+ProgressBar::ProgressBar(std::string label, uint64_t total, bool enabled, ProgressUnit unit)
     : label_(std::move(label)),
-      total_(total_bytes),
+      total_(total),
+      unit_(unit),
       at_terminal_(isatty(STDERR_FILENO) != 0),
       start_(std::chrono::steady_clock::now()) {
   if (enabled) thread_ = std::thread([this] { run(); });
@@ -63,9 +65,9 @@ ProgressBar::~ProgressBar() {
 
 void ProgressBar::show() const {
   if (at_terminal_) {
-    fmt::print(stderr, "\r{}\x1b[K", progress_line(label_, done(), total_, seconds(), kBarWidth));
+    fmt::print(stderr, "\r{}\x1b[K", progress_line(label_, done(), total_, seconds(), kBarWidth, unit_));
   } else {
-    log::info("{}", progress_line(label_, done(), total_, seconds(), 0));
+    log::info("{}", progress_line(label_, done(), total_, seconds(), 0, unit_));
   }
 }
 

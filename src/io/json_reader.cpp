@@ -32,7 +32,9 @@ std::string escape(std::string_view text) {
 // Builds the tree of values, as nlohmann's own builder does, but with limits and without duplicate keys.
 class TreeBuilder {
  public:
-  TreeBuilder(std::string_view source, const JsonLimits& limits) : source_(source), limits_(limits) {}
+  // `outermost` is array or object.
+  TreeBuilder(std::string_view source, const JsonLimits& limits, json::value_t outermost)
+      : source_(source), limits_(limits), outermost_(outermost) {}
 
   json take() { return std::move(root_); }
 
@@ -86,7 +88,10 @@ class TreeBuilder {
       throw_error("{}: expected at most {} JSON values, found more", source_, limits_.max_values);
     }
     if (open_.empty()) {
-      if (!value.is_object()) throw_error("{}: expected a JSON object, found {}", source_, describe(value));
+      if (value.type() != outermost_) {
+        throw_error("{}: expected a JSON {}, found {}", source_,
+                    outermost_ == json::value_t::array ? "array" : "object", describe(value));
+      }
       root_ = std::move(value);
       return &root_;
     }
@@ -100,6 +105,7 @@ class TreeBuilder {
 
   std::string_view source_;
   JsonLimits limits_;
+  json::value_t outermost_;
   json root_;
   // Containers from the outermost to the current one. They do not move: a container only grows while it is
   // the innermost, and then none of its elements is in this list.
@@ -112,7 +118,13 @@ class TreeBuilder {
 }  // namespace
 
 json parse_json_object(std::string_view text, std::string_view source, const JsonLimits& limits) {
-  TreeBuilder builder(source, limits);
+  TreeBuilder builder(source, limits, json::value_t::object);
+  run_json_parser(text, source, builder);
+  return builder.take();
+}
+
+json parse_json_array(std::string_view text, std::string_view source, const JsonLimits& limits) {
+  TreeBuilder builder(source, limits, json::value_t::array);
   run_json_parser(text, source, builder);
   return builder.take();
 }

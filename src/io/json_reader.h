@@ -21,6 +21,10 @@ struct JsonLimits {
 nlohmann::json parse_json_object(std::string_view text, std::string_view source,
                                  const JsonLimits& limits = {});
 
+// The same for a text whose outermost value must be an array.
+nlohmann::json parse_json_array(std::string_view text, std::string_view source,
+                                const JsonLimits& limits = {});
+
 // Text from a file as it may stand in a message: in double quotes, escaped to plain ASCII, cut when long.
 std::string quote(std::string_view text);
 

@@ -178,23 +178,50 @@ FeedForwardWeights place_feed_forward(Placer& placer, const io::ModelConfig& con
   return w;
 }
 
-ModelWeights place_all(Placer& placer, const io::ModelConfig& config, const WeightShard& stored) {
-  const int64_t hidden = config.hidden_size;
-  ModelWeights w;
+void place_embedding(Placer& placer, const io::ModelConfig& config, const WeightShard& stored, ModelWeights& w) {
   w.first_vocab_row = stored.vocab_rows.begin;
-  w.embed_tokens = placer.rows("model.embed_tokens.weight", config.vocab_size, hidden);
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    const std::string prefix = fmt::format("model.layers.{}.", l);
-    LayerWeights& layer = w.layers.emplace_back();
-    layer.input_norm = placer.vector(prefix + "input_layernorm.weight", hidden);
-    layer.attention = place_attention(placer, config, prefix + "self_attn.");
-    layer.post_attention_norm = placer.vector(prefix + "post_attention_layernorm.weight", hidden);
-    layer.feed_forward =
-        place_feed_forward(placer, config, stored.experts[static_cast<size_t>(l)], prefix + "mlp.");
-  }
-  w.norm = placer.vector("model.norm.weight", hidden);
+  w.embed_tokens = placer.rows("model.embed_tokens.weight", config.vocab_size, config.hidden_size);
+}
+
+void place_layer(Placer& placer, const io::ModelConfig& config, const WeightShard& stored, int64_t l,
+                 ModelWeights& w) {
+  const std::string prefix = fmt::format("model.layers.{}.", l);
+  LayerWeights& layer = w.layers.emplace_back();
+  layer.input_norm = placer.vector(prefix + "input_layernorm.weight", config.hidden_size);
+  layer.attention = place_attention(placer, config, prefix + "self_attn.");
+  layer.post_attention_norm = placer.vector(prefix + "post_attention_layernorm.weight", config.hidden_size);
+  layer.feed_forward =
+      place_feed_forward(placer, config, stored.experts[static_cast<size_t>(l)], prefix + "mlp.");
+}
+
+void place_head(Placer& placer, const io::ModelConfig& config, ModelWeights& w) {
+  w.norm = placer.vector("model.norm.weight", config.hidden_size);
   const std::string head = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-  w.lm_head = placer.matrix_from("lm_head.weight", head, config.vocab_size, hidden);
+  w.lm_head = placer.matrix_from("lm_head.weight", head, config.vocab_size, config.hidden_size);
+}
+
+ModelWeights place_all(Placer& placer, const io::ModelConfig& config, const WeightShard& stored) {
+  ModelWeights w;
+  place_embedding(placer, config, stored, w);
+  for (int64_t l = 0; l < config.num_hidden_layers; ++l) place_layer(placer, config, stored, l, w);
+  place_head(placer, config, w);
+  return w;
+}
+
+ModelWeights place_part(Placer& placer, const io::ModelConfig& config, const WeightShard& stored,
+                        ModelPart part) {
+  ModelWeights w;
+  switch (part.kind) {
+    case ModelPart::Kind::embedding:
+      place_embedding(placer, config, stored, w);
+      break;
+    case ModelPart::Kind::layer:
+      place_layer(placer, config, stored, part.layer, w);
+      break;
+    case ModelPart::Kind::head:
+      place_head(placer, config, w);
+      break;
+  }
   return w;
 }
 
@@ -211,6 +238,20 @@ ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, const Weig
   CHORALE_CHECK(base != nullptr);
   Placer placer(config, dtype, stored, base);
   return place_all(placer, config, stored);
+}
+
+WeightPlan plan_part(const io::ModelConfig& config, DType dtype, ModelPart part) {
+  const WeightShard whole = whole_model(config);
+  Placer placer(config, dtype, whole, nullptr);
+  place_part(placer, config, whole, part);
+  return placer.finish();
+}
+
+ModelWeights bind_part(const io::ModelConfig& config, DType dtype, ModelPart part, std::byte* base) {
+  CHORALE_CHECK(base != nullptr);
+  const WeightShard whole = whole_model(config);
+  Placer placer(config, dtype, whole, base);
+  return place_part(placer, config, whole, part);
 }
 
 namespace {

@@ -79,6 +79,16 @@ WeightPlan plan_weights(const io::ModelConfig& config, DType dtype, const Weight
 ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored,
                           std::byte* base);
 
+// A part of a whole model, for work that has room for one at a time.
+struct ModelPart {
+  enum class Kind { embedding, layer, head };  // head: the last norm and lm_head
+  Kind kind = Kind::layer;
+  int64_t layer = 0;
+};
+WeightPlan plan_part(const io::ModelConfig& config, DType dtype, ModelPart part);
+// Only the part's fields are set; a layer is the only element of `layers`.
+ModelWeights bind_part(const io::ModelConfig& config, DType dtype, ModelPart part, std::byte* base);
+
 // A part of stored weights, as views: `wanted` must lie within `stored`. Moves no bytes.
 ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,
                             const WeightShard& wanted);

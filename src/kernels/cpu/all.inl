@@ -11,11 +11,21 @@ namespace {
 #include "kernels/cpu/expert_matmul.inl"
 #include "kernels/cpu/matmul.inl"
 #include "kernels/cpu/norm.inl"
+// Those of fitting weights; they walk rows.
+#include "kernels/cpu/row_walk.inl"
+//
+#include "kernels/cpu/adam.inl"
+#include "kernels/cpu/gated_activation.inl"
+#include "kernels/cpu/gemm.inl"
+#include "kernels/cpu/norm_backward.inl"
+#include "kernels/cpu/softmax.inl"
 
 }  // namespace
 
 extern const cpu::CpuKernels kKernels;
-const cpu::CpuKernels kKernels{matmul,    gated_matmul, order_free_matmul, rms_norm,
-                               norm_rope, append_kv,    attention};
+const cpu::CpuKernels kKernels{
+    matmul,   gated_matmul, order_free_matmul, rms_norm,
+    norm_rope, append_kv,    attention, pack_rhs, gemm, gated_activation, gated_activation_backward,
+    softmax_rows, rms_norm_backward, adam_step};
 
 }  // namespace chorale::CHORALE_ISA

@@ -98,6 +98,54 @@ struct AttentionArgs {
   int64_t out_stride;
 };
 
+// gemm.h. The packed right operand's blocks of K are the backend's own affair.
+struct GemmArgs {
+  const float* a;
+  int64_t a_stride;
+  bool a_is_transposed;
+  const float* packed_b;
+  float* c;
+  int64_t c_stride;
+  int64_t m, n, k;
+  bool accumulate;
+};
+
+struct PackRhsArgs {
+  const float* b;
+  int64_t b_stride;
+  bool is_transposed;
+  int64_t n, k;
+  float* packed;  // n rounded up to panels, times k
+};
+
+// A float32 matrix that an op reads or writes.
+struct FloatMatrix {
+  float* data;
+  int64_t stride;
+};
+
+struct GatedActivationArgs {
+  int64_t rows, columns;
+  FloatMatrix gate, up;
+  FloatMatrix out;                   // forward
+  FloatMatrix d_out, d_gate, d_up;  // backward
+};
+
+struct NormBackwardArgs {
+  int64_t rows, columns;
+  FloatMatrix x, d_out, d_x;
+  const float* weight;
+  float eps;
+};
+
+struct AdamArgs {
+  int64_t rows, columns;
+  FloatMatrix parameters, gradient, first_moment, second_moment;
+  float beta1, beta2, epsilon;
+  float step_size;     // the learning rate over the first moment's correction
+  float second_scale;  // 1 over the second moment's correction
+};
+
 struct CpuKernels {
   void (*matmul)(ThreadPool&, const MatmulArgs&);
   void (*gated_matmul)(ThreadPool&, const ExpertArgs&);
@@ -106,6 +154,13 @@ struct CpuKernels {
   void (*norm_rope)(ThreadPool&, const NormArgs&);
   void (*append_kv)(ThreadPool&, const AttentionArgs&);
   void (*attention)(ThreadPool&, const AttentionArgs&);
+  void (*pack_rhs)(ThreadPool&, const PackRhsArgs&);
+  void (*gemm)(ThreadPool&, const GemmArgs&);
+  void (*gated_activation)(ThreadPool&, const GatedActivationArgs&);
+  void (*gated_activation_backward)(ThreadPool&, const GatedActivationArgs&);
+  void (*softmax_rows)(ThreadPool&, FloatMatrix, int64_t rows, int64_t columns);
+  void (*rms_norm_backward)(ThreadPool&, const NormBackwardArgs&);
+  void (*adam_step)(ThreadPool&, const AdamArgs&);
 };
 
 const CpuKernels& kernels_for(InstructionSet isa);

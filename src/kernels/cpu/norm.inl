@@ -1,13 +1,6 @@
 // rms_norm (rows.h) and norm_rope (rope.h) on the CPU. Sums of squares run over 16 lanes in order of the
 // columns and then over the lanes, whatever the number of rows.
 
-inline Vec load_up_to(const float* p, int64_t n) {
-  if (n >= 16) return load(p);
-  float lanes[16] = {};
-  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
-  return load(lanes);
-}
-
 inline float inverse_rms(const float* x, int64_t columns, float eps) {
   Vec squares = zero();
   for (int64_t c = 0; c < columns; c += 16) {

@@ -42,9 +42,14 @@ struct Panels {
 // How far ahead of use the panels are fetched when few rows leave the tile waiting for memory.
 constexpr int64_t kPrefetchBytes = 1024;
 
-template <typename Step, int MR, int NR, typename Epilogue>
+// What a tile does beside each of its steps; nothing, but for gemm.inl, which fetches what it needs next.
+struct NoSideStep {
+  void operator()(int64_t /*row*/, int64_t /*step*/) const {}
+};
+
+template <typename Step, int MR, int NR, int64_t XStep = 4, typename Epilogue, typename SideStep = NoSideStep>
 inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m, const Panels& panels,
-                                                const Epilogue& epilogue) {
+                                                const Epilogue& epilogue, const SideStep& side_step = {}) {
   const std::byte* x[MR];
   for (int i = 0; i < MR; ++i) x[i] = row_at(rows, m + i);
   Vec acc[MR][NR];
@@ -58,29 +63,30 @@ inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) __builtin_prefetch(w + j * panels.stride_bytes + kPrefetchBytes);
     }
+    side_step(m, s);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j)
-        acc[i][j] = Step::multiply_add(acc[i][j], w + j * panels.stride_bytes, x[i] + s * 4);
+        acc[i][j] = Step::multiply_add(acc[i][j], w + j * panels.stride_bytes, x[i] + s * XStep);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) epilogue(m + i, acc[i]);
 }
 
 // All rows [begin, end) times NR panels; the epilogue gets (row, accumulators of the NR panels).
-template <typename Step, int NR, typename Epilogue>
+template <typename Step, int NR, typename Epilogue, typename SideStep = NoSideStep>
 inline void row_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
-                     const Epilogue& epilogue) {
+                     const Epilogue& epilogue, const SideStep& side_step = {}) {
   int64_t m = begin;
-  for (; m + kTileRows <= end; m += kTileRows) tile<Step, kTileRows, NR>(rows, m, panels, epilogue);
+  for (; m + kTileRows <= end; m += kTileRows) tile<Step, kTileRows, NR>(rows, m, panels, epilogue, side_step);
   if constexpr (kTileRows > 4) {
-    for (; m + 4 <= end; m += 4) tile<Step, 4, NR>(rows, m, panels, epilogue);
+    for (; m + 4 <= end; m += 4) tile<Step, 4, NR>(rows, m, panels, epilogue, side_step);
   }
   if constexpr (kTileRows > 2) {
-    for (; m + 2 <= end; m += 2) tile<Step, 2, NR>(rows, m, panels, epilogue);
+    for (; m + 2 <= end; m += 2) tile<Step, 2, NR>(rows, m, panels, epilogue, side_step);
   }
-  for (; m < end; ++m) tile<Step, 1, NR>(rows, m, panels, epilogue);
+  for (; m < end; ++m) tile<Step, 1, NR>(rows, m, panels, epilogue, side_step);
 }
 
 // Rows times the panels [first, last) of a run of panels, kTilePanels at a time. make_epilogue(panel) gives

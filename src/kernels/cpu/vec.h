@@ -48,6 +48,9 @@ inline Vec mul(Vec a, Vec b) {
 inline Vec div(Vec a, Vec b) {
   return {_mm512_div_ps(a.v, b.v)};
 }
+inline Vec sqrt(Vec a) {
+  return {_mm512_sqrt_ps(a.v)};
+}
 inline Vec fma(Vec a, Vec b, Vec c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
@@ -90,6 +93,31 @@ inline void store_bf16(bf16* p, Vec a, int64_t n) {
   const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 #endif
   _mm256_mask_storeu_epi16(p, mask, packed);
+}
+
+// Lane j of row i becomes lane i of row j.
+inline void transpose(Vec (&rows)[16]) {
+  __m512d t[16];
+  for (int i = 0; i < 16; i += 4) {  // 4x4 blocks within the 128-bit quarters
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(rows[i].v, rows[i + 1].v));
+    const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(rows[i].v, rows[i + 1].v));
+    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(rows[i + 2].v, rows[i + 3].v));
+    const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(rows[i + 2].v, rows[i + 3].v));
+    t[i] = _mm512_unpacklo_pd(a, c);
+    t[i + 1] = _mm512_unpackhi_pd(a, c);
+    t[i + 2] = _mm512_unpacklo_pd(b, d);
+    t[i + 3] = _mm512_unpackhi_pd(b, d);
+  }
+  for (int i = 0; i < 4; ++i) {  // then the 4x4 quarters
+    const __m512d a = _mm512_shuffle_f64x2(t[i], t[4 + i], 0x88);
+    const __m512d b = _mm512_shuffle_f64x2(t[8 + i], t[12 + i], 0x88);
+    const __m512d c = _mm512_shuffle_f64x2(t[i], t[4 + i], 0xDD);
+    const __m512d d = _mm512_shuffle_f64x2(t[8 + i], t[12 + i], 0xDD);
+    rows[i].v = _mm512_castpd_ps(_mm512_shuffle_f64x2(a, b, 0x88));
+    rows[4 + i].v = _mm512_castpd_ps(_mm512_shuffle_f64x2(c, d, 0x88));
+    rows[8 + i].v = _mm512_castpd_ps(_mm512_shuffle_f64x2(a, b, 0xDD));
+    rows[12 + i].v = _mm512_castpd_ps(_mm512_shuffle_f64x2(c, d, 0xDD));
+  }
 }
 
 // Sixteen pairs of bf16, one pair per lane.
@@ -166,6 +194,9 @@ inline Vec mul(Vec a, Vec b) {
 }
 inline Vec div(Vec a, Vec b) {
   return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+inline Vec sqrt(Vec a) {
+  return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)};
 }
 inline Vec fma(Vec a, Vec b, Vec c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
@@ -291,6 +322,9 @@ inline Vec mul(Vec a, Vec b) {
 inline Vec div(Vec a, Vec b) {
   return map([&](int i) { return a.v[i] / b.v[i]; });
 }
+inline Vec sqrt(Vec a) {
+  return map([&](int i) { return __builtin_sqrtf(a.v[i]); });
+}
 inline Vec fma(Vec a, Vec b, Vec c) {
   return map([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 }
@@ -360,6 +394,15 @@ inline void accumulate_fixed(int64_t* sums, Vec a, int64_t n) {
 
 // The following are the same text for every instruction set.
 
+// The first n values, at most 16, and `fill` in the other lanes.
+inline Vec load_up_to(const float* p, int64_t n, float fill = 0.0F) {
+  if (n >= 16) return load(p);
+  float lanes[16];
+  store(lanes, splat(fill));
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
 // e^x with a relative error below 2e-7; 0 below -87.3 and infinity-free above 88 (clamped). NaN stays NaN.
 // Range reduction by ln 2 in two parts and a degree-6 polynomial, after Cephes' expf.
 inline Vec exp(Vec x) {
@@ -375,6 +418,22 @@ inline Vec exp(Vec x) {
   p = fma(p, r, splat(5.0000001201e-1F));
   const Vec y = add(fma(mul(r, r), p, r), splat(1.0F));
   return zero_where_less(mul(y, exp2_int(n)), x, lowest);
+}
+
+#if !defined(__AVX512F__)
+inline void transpose(Vec (&rows)[16]) {
+  float values[16][16];
+  for (int i = 0; i < 16; ++i) store(values[i], rows[i]);
+  for (int i = 0; i < 16; ++i) {
+    float column[16];
+    for (int j = 0; j < 16; ++j) column[j] = values[j][i];
+    rows[i] = load(column);
+  }
+}
+#endif
+
+inline Vec sigmoid(Vec x) {
+  return div(splat(1.0F), add(splat(1.0F), exp(sub(zero(), x))));
 }
 
 inline Vec silu(Vec x) {

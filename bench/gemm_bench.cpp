@@ -1,5 +1,5 @@
-// The float32 matrix products of fitting an expert, beside the peak of fused multiply-adds on float32 measured
-// in the same run. Usage: gemm_bench [--threads T --instruction-set I]
+// The float32 matrix products of fitting an expert, beside the peak of fused multiply-adds on float32
+// measured in the same run. Usage: gemm_bench [--threads T --instruction-set I]
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -23,10 +23,12 @@ struct Product {
   bool a_transposed, b_transposed;
 };
 
-constexpr Product kProducts[] = {
-    {"forward", 8192, 256, 512, false, true},        {"gradient of the input", 8192, 512, 256, false, false},
-    {"gradient of weights", 512, 8192, 256, true, false}, {"Gram matrix", 2048, 8192, 2048, true, false},
-    {"logits", 2048, 256, 4096, false, true},        {"gradient of logits", 2048, 4096, 256, false, false}};
+constexpr Product kProducts[] = {{"forward", 8192, 256, 512, false, true},
+                                 {"gradient of the input", 8192, 512, 256, false, false},
+                                 {"gradient of weights", 512, 8192, 256, true, false},
+                                 {"Gram matrix", 2048, 8192, 2048, true, false},
+                                 {"logits", 2048, 256, 4096, false, true},
+                                 {"gradient of logits", 2048, 4096, 256, false, false}};
 
 using Clock = std::chrono::steady_clock;
 
@@ -45,7 +47,8 @@ double best_seconds(const Work& work) {
 Tensor filled_matrix(Arena& arena, int64_t rows, int64_t columns) {
   const Tensor matrix = arena.matrix(DType::f32, rows, columns);
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) matrix.row<float>(r)[c] = 1.0F / static_cast<float>(1 + (r + c) % 7);
+    for (int64_t c = 0; c < columns; ++c)
+      matrix.row<float>(r)[c] = 1.0F / static_cast<float>(1 + (r + c) % 7);
   return matrix;
 }
 
@@ -55,8 +58,8 @@ void run(int threads, InstructionSet isa) {
   // Products of float32 do not use the bf16 instruction.
   const InstructionSet multiplies = isa == InstructionSet::avx512_bf16 ? InstructionSet::avx512 : isa;
   fmt::print("{}, {}, float32\n\n", machine_name(threads), name_of(isa));
-  fmt::print("{:<22} {:>5} {:>5} {:>5} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "product", "M", "K", "N", "GFLOP/s",
-             "B packed", "peak", "fraction", "B packed");
+  fmt::print("{:<22} {:>5} {:>5} {:>5} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "product", "M", "K", "N",
+             "GFLOP/s", "B packed", "peak", "fraction", "B packed");
   for (const Product& p : kProducts) {
     Arena arena(Arena::matrix_bytes(DType::f32, p.a_transposed ? p.k : p.m, p.a_transposed ? p.m : p.k) +
                 Arena::matrix_bytes(DType::f32, p.b_transposed ? p.n : p.k, p.b_transposed ? p.k : p.n) +
@@ -74,12 +77,13 @@ void run(int threads, InstructionSet isa) {
     for (int i = 0; i < kRepeats; ++i) {
       peak = std::max(peak, peak_operations(pool, multiplies));
       seconds = std::min(seconds, best_seconds([&] { gemm(stream, a, b, c, GemmMode::assign, scratch); }));
-      packed_seconds = std::min(packed_seconds, best_seconds([&] { gemm(stream, a, packed, c, GemmMode::assign); }));
+      packed_seconds =
+          std::min(packed_seconds, best_seconds([&] { gemm(stream, a, packed, c, GemmMode::assign); }));
     }
     const double operations = 2e-9 * static_cast<double>(p.m * p.k * p.n);
-    fmt::print("{:<22} {:>5} {:>5} {:>5} {:>10.1f} {:>10.1f} {:>9.1f} {:>8.0f}% {:>10.0f}%\n", p.name, p.m, p.k, p.n,
-               operations / seconds, operations / packed_seconds, peak / 1e9, 100e9 * operations / seconds / peak,
-               100e9 * operations / packed_seconds / peak);
+    fmt::print("{:<22} {:>5} {:>5} {:>5} {:>10.1f} {:>10.1f} {:>9.1f} {:>8.0f}% {:>10.0f}%\n", p.name, p.m,
+               p.k, p.n, operations / seconds, operations / packed_seconds, peak / 1e9,
+               100e9 * operations / seconds / peak, 100e9 * operations / packed_seconds / peak);
   }
 }
 

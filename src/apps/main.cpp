@@ -109,10 +109,15 @@ int run(int argc, char** argv) {
   root.set_version_flag("--version", std::string("chorale ") + CHORALE_VERSION);
   root.formatter(std::make_shared<HelpFormatter>());
   root.require_subcommand(1);
-  const std::vector<Command> commands = {
-      add_serve(root), add_generate(root), add_tokenize(root), add_check(root),
-      add_eval(root),  add_logits(root),   add_plan(root),     add_compare(root, CHORALE_VERSION),
-      add_prune(root, CHORALE_VERSION)};
+  const std::vector<Command> commands = {add_serve(root),
+                                         add_generate(root),
+                                         add_tokenize(root),
+                                         add_check(root),
+                                         add_eval(root),
+                                         add_logits(root),
+                                         add_plan(root),
+                                         add_compare(root, CHORALE_VERSION),
+                                         add_prune(root, CHORALE_VERSION)};
   root.footer([&] { return serve_flags(*commands.front().app); });
 
   try {

@@ -64,14 +64,11 @@ int run_prune(PruneFlags& flags, const std::string& version) {
     const auto number = [](const std::optional<double>& value) {
       return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
     };
-    const nlohmann::ordered_json json = {{"output", options.output.string()},
-                                         {"method", tools::name_of(options.method.kind)},
-                                         {"num_experts", result.num_experts},
-                                         {"moe_intermediate_size", result.width},
-                                         {"weight_bytes", result.weight_bytes},
-                                         {"calibration_tokens", result.calibration_tokens},
-                                         {"nll_before", number(result.nll_before)},
-                                         {"nll_after", number(result.nll_after)}};
+    const nlohmann::ordered_json json = {
+        {"output", options.output.string()},       {"method", tools::name_of(options.method.kind)},
+        {"num_experts", result.num_experts},       {"moe_intermediate_size", result.width},
+        {"weight_bytes", result.weight_bytes},     {"calibration_tokens", result.calibration_tokens},
+        {"nll_before", number(result.nll_before)}, {"nll_after", number(result.nll_after)}};
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{}: {} expert{} per layer of width {}, {:.1f} MB of weights\n", options.output.string(),
@@ -102,9 +99,10 @@ Command add_prune(CLI::App& root, const std::string& version) {
   app->add_option("--experts", options.num_experts, "Experts that each layer will have; average and fit: 1")
       ->option_text("N")
       ->group("Method");
-  app->add_option("--method", flags->method,
-                  "first, list:3,7, list:FILE.json, frequency, reap, router: keep these experts; average, fit: "
-                  "make one of all (reap)")
+  app->add_option(
+         "--method", flags->method,
+         "first, list:3,7, list:FILE.json, frequency, reap, router: keep these experts; average, fit: "
+         "make one of all (reap)")
       ->option_text("M")
       ->group("Method");
   app->add_option("--expert-width", options.expert_width,

@@ -12,7 +12,8 @@
 
 namespace chorale {
 
-// What is counted: bytes, or parts of the work that take about equal time and are shown as a percentage alone.
+// What is counted: bytes, or parts of the work that take about equal time and are shown as a percentage
+// alone.
 enum class ProgressUnit { bytes, part };
 
 // "Loading weights  [#######-----]  58%  16.1 MB of 27.8 MB, 2.31 GB/s, 3 s left"

@@ -178,7 +178,8 @@ FeedForwardWeights place_feed_forward(Placer& placer, const io::ModelConfig& con
   return w;
 }
 
-void place_embedding(Placer& placer, const io::ModelConfig& config, const WeightShard& stored, ModelWeights& w) {
+void place_embedding(Placer& placer, const io::ModelConfig& config, const WeightShard& stored,
+                     ModelWeights& w) {
   w.first_vocab_row = stored.vocab_rows.begin;
   w.embed_tokens = placer.rows("model.embed_tokens.weight", config.vocab_size, config.hidden_size);
 }

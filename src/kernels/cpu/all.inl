@@ -23,9 +23,19 @@ namespace {
 }  // namespace
 
 extern const cpu::CpuKernels kKernels;
-const cpu::CpuKernels kKernels{
-    matmul,   gated_matmul, order_free_matmul, rms_norm,
-    norm_rope, append_kv,    attention, pack_rhs, gemm, gated_activation, gated_activation_backward,
-    softmax_rows, rms_norm_backward, adam_step};
+const cpu::CpuKernels kKernels{matmul,
+                               gated_matmul,
+                               order_free_matmul,
+                               rms_norm,
+                               norm_rope,
+                               append_kv,
+                               attention,
+                               pack_rhs,
+                               gemm,
+                               gated_activation,
+                               gated_activation_backward,
+                               softmax_rows,
+                               rms_norm_backward,
+                               adam_step};
 
 }  // namespace chorale::CHORALE_ISA

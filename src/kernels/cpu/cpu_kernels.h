@@ -127,7 +127,7 @@ struct FloatMatrix {
 struct GatedActivationArgs {
   int64_t rows, columns;
   FloatMatrix gate, up;
-  FloatMatrix out;                   // forward
+  FloatMatrix out;                  // forward
   FloatMatrix d_out, d_gate, d_up;  // backward
 };
 

@@ -1,134 +1,193 @@
-// gemm.h on the CPU. A task is a block of rows of C times a group of panels of B, for all of K: block after
-// block of K, so that a block of B is read from the second-level cache, and four panels of it from the first,
-// while the rows pass over them.
+// gemm.h on the CPU. A task is a block of rows times a block of columns of C, for all of K. It goes through
+// the blocks of K; each block of A is copied beside the sums of C, so that strides which are powers of two do
+// not drive each other out of the caches. While a group of panels of B passes through the first-level cache,
+// the tiles fetch what comes next into the second.
 
-// A multiply of panels of this many steps keeps kTilePanels of them (32 KiB) in the first-level cache. What a
-// sum is rounded to depends on it.
-#ifndef ROWS
-#define ROWS 96
-#endif
 #ifndef STEPS
 #define STEPS 128
 #endif
-#ifndef HOOK
-#define HOOK 1
+#ifndef ROWS
+#define ROWS 192
 #endif
+#ifndef FB
+#define FB 1
+#endif
+#ifndef FA
+#define FA 1
+#endif
+// Steps of a block of K: kTilePanels panels of that many (32 KiB) stay in the first-level cache. A sum's
+// rounding depends on it.
 constexpr int64_t kGemmSteps = STEPS;
-constexpr int64_t kGemmPanels = 16;  // of a task: 128 KiB of a block of B
-constexpr int64_t kGemmRows = ROWS;   // of a task, at most: a multiple of kTileRows and of 16
+// Of a task, at most. The rows are a multiple of kTileRows and of 16.
+constexpr int64_t kGemmPanels = 16;
+constexpr int64_t kGemmRows = ROWS;
+constexpr int64_t kGemmColumns = kGemmPanels * 16;
 
-// A block of A, tile by tile, the rows of a tile side by side.
-struct GemmBlock {
-  alignas(64) float values[kGemmRows * kGemmSteps + 16];
+// What a task keeps beside the packed B; not zeroed.
+struct GemmBlocks {
+  // Of A: row after row, or where A is stored transposed tile after tile, the rows of a tile side by side.
+  alignas(64) float a[kGemmRows * kGemmSteps];
+  alignas(64) float c[kGemmRows][kGemmColumns];
 };
 
 struct GemmTask {
-  int64_t begin, end;          // rows
-  int64_t first_panel, count;  // panels
+  const cpu::GemmArgs& args;
+  int64_t begin, rows;
+  int64_t first_panel, panels;
 };
 
+template <int value_>
+struct Int {
+  static constexpr int value = value_;
+};
+
+struct GemmTile {
+  const float* a;
+  Panels panels;
+  float* c;
+  bool adds;
+  // What to fetch in the first step, and the distance to the next step's.
+  const std::byte* fetch;
+  int64_t fetch_stride;
+};
+
+// A function of its own: with the loops around it, g++ runs out of registers. XStep, see tile().
+template <int MR, int NR, bool transposed>
+__attribute__((noinline)) void gemm_tile(const GemmTile& t) {
+  constexpr int64_t kStep = transposed ? 4 * kTileRows : 4;
+  const cpu::Rows rows{reinterpret_cast<const std::byte*>(t.a), transposed ? 4 : t.panels.steps * 4, nullptr};
+  const auto store_sums = [&](int64_t m, const Vec(&acc)[NR]) __attribute__((always_inline)) {
+    float* c = t.c + m * kGemmColumns;
+#pragma GCC unroll 4
+    for (int j = 0; j < NR; ++j) store(c + 16 * j, t.adds ? add(load(c + 16 * j), acc[j]) : acc[j]);
+  };
+  tile<F32Step, MR, NR, kStep>(rows, 0, t.panels, store_sums,
+                               [fetch = t.fetch, stride = t.fetch_stride](int64_t, int64_t s) {
+                                 __builtin_prefetch(fetch + s * stride, 0, 2);
+                               });
+}
+
 // Where a block of K of the packed right operand begins.
-inline const float* packed_block(const cpu::GemmArgs& args, int64_t first_step) {
-  return args.packed_b + first_step * ((args.n + 15) / 16) * 16;
+inline const std::byte* packed_block(const cpu::GemmArgs& args, int64_t first_step) {
+  return reinterpret_cast<const std::byte*>(args.packed_b + first_step * ((args.n + 15) / 16) * 16);
 }
 
+inline const float* a_block(const GemmTask& task, int64_t first_step) {
+  const cpu::GemmArgs& args = task.args;
+  return args.a_is_transposed ? args.a + first_step * args.a_stride + task.begin
+                              : args.a + task.begin * args.a_stride + first_step;
+}
 
-template <int MR, int NR, typename Hook>
-__attribute__((noinline)) void gemm_tile(const cpu::GemmArgs& args, const GemmTask& task, const GemmBlock* block, int64_t first_step, int64_t m, int64_t column, const Panels& panels, const Hook& hook) {
-  const bool adds = args.accumulate || first_step > 0;
-  const auto epilogue = [&](int64_t row, const Vec(&acc)[NR]) __attribute__((always_inline)) {
-    float* c = args.c + (task.begin + row) * args.c_stride + column;
-    if (column + 16 * NR <= args.n) {
-#pragma GCC unroll 4
-      for (int64_t j = 0; j < NR; ++j)
-        store(c + 16 * j, adds ? add(load(c + 16 * j), acc[j]) : acc[j]);
+// What tile `index` of a group of panels fetches: a quarter of one of the next panels, or a line of each row
+// of A, as it is stored, of the next block of K.
+inline void set_fetch(const GemmTask& task, int64_t first_step, int64_t group, int64_t index,
+                      const std::byte* next_panels, GemmTile& t) {
+  constexpr int64_t kTilesForPanels = 4 * kTilePanels;
+  constexpr int64_t kTilesForA = 4;
+  const int64_t panel_bytes = kGemmSteps * kStepBytes;
+  t.fetch = t.panels.data;
+  t.fetch_stride = 0;
+  if (FB && index < kTilesForPanels) {
+    t.fetch = next_panels + index * panel_bytes / 4;
+    t.fetch_stride = kStepBytes / 4;
+  } else if (FA && index < kTilesForPanels + kTilesForA) {
+    const int64_t line = group * kTilesForA + index - kTilesForPanels;
+    const auto* next = reinterpret_cast<const std::byte*>(a_block(task, first_step + kGemmSteps));
+    const int64_t stride = task.args.a_stride * 4;
+    if (task.args.a_is_transposed) {
+      t.fetch = next + line * 64;
     } else {
-#pragma GCC unroll 4
-    for (int64_t j = 0; j < NR; ++j) {
-      const int64_t n = smaller(16, args.n - column - 16 * j);
-      const Vec value = adds ? add(load_up_to(c + 16 * j, n), acc[j]) : acc[j];
-      store_activation(c + 16 * j, value, n);
+      t.fetch = next + (line % 8) * 64 + line / 8 * kGemmSteps * stride;
     }
-    }
-  };
-  if (block != nullptr) {
-    const float* a = block->values + m / kTileRows * kTileRows * panels.steps + m % kTileRows;
-    const cpu::Rows rows{reinterpret_cast<const std::byte*>(a) - 4 * m, 4, nullptr};
-    tile<F32Step, MR, NR, 4 * kTileRows>(rows, m, panels, epilogue, hook);
-  } else {
-    const float* a = args.a + task.begin * args.a_stride + first_step;
-    const cpu::Rows rows{reinterpret_cast<const std::byte*>(a), args.a_stride * 4, nullptr};
-    tile<F32Step, MR, NR>(rows, m, panels, epilogue, hook);
+    t.fetch_stride = stride;
   }
 }
 
-template <int NR>
-void gemm_tiles(const cpu::GemmArgs& args, const GemmTask& task, const GemmBlock* a_block, int64_t first_step,
-                int64_t panel) {
-  const int64_t steps = smaller(kGemmSteps, args.k - first_step);
+template <int NR, bool transposed>
+void gemm_group(const GemmTask& task, GemmBlocks& blocks, int64_t first_step, int64_t panel) {
+  const int64_t steps = smaller(kGemmSteps, task.args.k - first_step);
   const int64_t panel_bytes = steps * kStepBytes;
-  const auto* block = reinterpret_cast<const std::byte*>(packed_block(args, first_step));
-  const Panels panels{block + panel * panel_bytes, panel_bytes, steps};
-  const int64_t column = panel * 16;
-  const bool last = panel + NR >= task.first_panel + task.count;
-  const std::byte* next = last ? reinterpret_cast<const std::byte*>(packed_block(args, first_step + kGemmSteps)) +
-                                     task.first_panel * panel_bytes
-                               : panels.data + NR * panel_bytes;
-  const int64_t rows = task.end - task.begin;
-  const int64_t row_bytes = NR * 16 * 4 * kGemmSteps / rows;
-  const int64_t step_bytes = row_bytes * kTileRows / kGemmSteps;
-#if HOOK
-  const auto hook = [=](int64_t m, int64_t s) {
-      __builtin_prefetch(next + m * row_bytes + s * step_bytes, 0, 2);
-  };
-#else
-  const NoSideStep hook;
-#endif
+  GemmTile t{};
+  t.panels = {packed_block(task.args, first_step) + (task.first_panel + panel) * panel_bytes, panel_bytes,
+              steps};
+  t.adds = first_step > 0;
+  const std::byte* next = panel + NR < task.panels ? t.panels.data + NR * panel_bytes
+                                                   : packed_block(task.args, first_step + kGemmSteps) +
+                                                         task.first_panel * panel_bytes;
   int64_t m = 0;
-  for (; m + kTileRows <= rows; m += kTileRows)
-    gemm_tile<kTileRows, NR>(args, task, a_block, first_step, m, column, panels, hook);
-  for (; m < rows; ++m)
-    gemm_tile<1, NR>(args, task, a_block, first_step, m, column, panels, hook);
+  const auto run = [&](auto tile_rows) {
+    constexpr int kRows = decltype(tile_rows)::value;
+    t.a = blocks.a + (transposed ? m / kTileRows * kTileRows * steps + m % kTileRows : m * steps);
+    t.c = &blocks.c[m][16 * panel];
+    set_fetch(task, first_step, panel / kTilePanels, m / kTileRows, next, t);
+    gemm_tile<kRows, NR, transposed>(t);
+    m += kRows;
+  };
+  while (m + kTileRows <= task.rows) run(Int<kTileRows>{});
+  while (m < task.rows) run(Int<1>{});
 }
 
-void gemm_block(const cpu::GemmArgs& args, const GemmTask& task, const GemmBlock* block, int64_t first_step) {
+template <bool transposed>
+void gemm_block(const GemmTask& task, GemmBlocks& blocks, int64_t first_step) {
   int64_t p = 0;
-  for (; p + kTilePanels <= task.count; p += kTilePanels)
-    gemm_tiles<kTilePanels>(args, task, block, first_step, task.first_panel + p);
-  for (; p < task.count; ++p)
-    gemm_tiles<1>(args, task, block, first_step, task.first_panel + p);
+  for (; p + kTilePanels <= task.panels; p += kTilePanels)
+    gemm_group<kTilePanels, transposed>(task, blocks, first_step, p);
+  for (; p < task.panels; ++p) gemm_group<1, transposed>(task, blocks, first_step, p);
 }
 
-void pack_block(const cpu::GemmArgs& args, const GemmTask& task, int64_t first_step, GemmBlock& block) {
-  const int64_t steps = smaller(kGemmSteps, args.k - first_step);
-  const int64_t rows = task.end - task.begin;
+// Copies the block of A that begins at first_step.
+void copy_a(const GemmTask& task, int64_t first_step, float* to) {
+  const int64_t steps = smaller(kGemmSteps, task.args.k - first_step);
+  const float* a = a_block(task, first_step);
+  if (!task.args.a_is_transposed) {
+    for (int64_t m = 0; m < task.rows; ++m)
+      std::memcpy(to + m * steps, a + m * task.args.a_stride, static_cast<size_t>(steps) * sizeof(float));
+    return;
+  }
   for (int64_t s = 0; s < steps; ++s) {
-    const float* from = args.a + (first_step + s) * args.a_stride + task.begin;
-    float* to = block.values + s * kTileRows;
-    int64_t m = 0;
-    for (; m + 16 <= rows; m += kTileRows, to += steps * kTileRows) store_first(to, load(from + m), kTileRows);
-    for (; m < rows; m += kTileRows, to += steps * kTileRows)
-      for (int64_t i = 0; i < smaller(kTileRows, rows - m); ++i) to[i] = from[m + i];
+    const float* from = a + s * task.args.a_stride;
+    float* out = to + s * kTileRows;
+    for (int64_t m = 0; m < task.rows; m += kTileRows, out += steps * kTileRows) {
+      const int64_t left = task.rows - m;
+      if (left >= 16)
+        store_first(out, load(from + m), kTileRows);
+      else
+        for (int64_t i = 0; i < smaller(kTileRows, left); ++i) out[i] = from[m + i];
+    }
   }
 }
 
-void gemm_task(const cpu::GemmArgs& args, const GemmTask& task) {
+// Writes the finished sums to C.
+void write_c(const GemmTask& task, const GemmBlocks& blocks) {
+  const int64_t column = task.first_panel * 16;
+  const int64_t columns = smaller(task.panels * 16, task.args.n - column);
+  for (int64_t m = 0; m < task.rows; ++m) {
+    float* c = task.args.c + (task.begin + m) * task.args.c_stride + column;
+    for (int64_t i = 0; i < columns; i += 16) {
+      const Vec sums = load(&blocks.c[m][i]);
+      const int64_t n = smaller(16, columns - i);
+      store_activation(c + i, task.args.accumulate ? add(load_up_to(c + i, n), sums) : sums, n);
+    }
+  }
+}
+
+void gemm_task(const GemmTask& task) {
+  GemmBlocks blocks;
   int64_t first_step = 0;
   do {  // at least once: a product over no K is zero
-    if (args.a_is_transposed) {
-      GemmBlock block;  // not zeroed: only the rows in use are set
-      pack_block(args, task, first_step, block);
-      gemm_block(args, task, &block, first_step);
-    } else {
-      gemm_block(args, task, nullptr, first_step);
-    }
+    copy_a(task, first_step, blocks.a);
+    if (task.args.a_is_transposed)
+      gemm_block<true>(task, blocks, first_step);
+    else
+      gemm_block<false>(task, blocks, first_step);
     first_step += kGemmSteps;
-  } while (first_step < args.k);
+  } while (first_step < task.args.k);
+  write_c(task, blocks);
 }
 
 // Rows of a task: at most kGemmRows, fewer where that would leave threads without work.
 inline int64_t gemm_rows(const cpu::GemmArgs& args, int64_t groups, int64_t threads) {
-  const int64_t blocks = larger((args.m + kGemmRows - 1) / kGemmRows, (4 * threads + groups - 1) / groups);
+  const int64_t blocks = larger((args.m + kGemmRows - 1) / kGemmRows, (2 * threads + groups - 1) / groups);
   const int64_t rows = (args.m + blocks - 1) / blocks;
   return (rows + kTileRows - 1) / kTileRows * kTileRows;
 }
@@ -141,10 +200,11 @@ void gemm(ThreadPool& pool, const cpu::GemmArgs& args) {
   pool.parallel(row_blocks * groups, [&](int64_t index) {
     const int64_t begin = index % row_blocks * rows;
     const int64_t first_panel = index / row_blocks * kGemmPanels;
-    gemm_task(args, {.begin = begin,
-                     .end = smaller(args.m, begin + rows),
-                     .first_panel = first_panel,
-                     .count = smaller(kGemmPanels, panels - first_panel)});
+    gemm_task({.args = args,
+               .begin = begin,
+               .rows = smaller(args.m - begin, rows),
+               .first_panel = first_panel,
+               .panels = smaller(kGemmPanels, panels - first_panel)});
   });
 }
 

@@ -79,7 +79,8 @@ template <typename Step, int NR, typename Epilogue, typename SideStep = NoSideSt
 inline void row_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
                      const Epilogue& epilogue, const SideStep& side_step = {}) {
   int64_t m = begin;
-  for (; m + kTileRows <= end; m += kTileRows) tile<Step, kTileRows, NR>(rows, m, panels, epilogue, side_step);
+  for (; m + kTileRows <= end; m += kTileRows)
+    tile<Step, kTileRows, NR>(rows, m, panels, epilogue, side_step);
   if constexpr (kTileRows > 4) {
     for (; m + 4 <= end; m += 4) tile<Step, 4, NR>(rows, m, panels, epilogue, side_step);
   }

@@ -10,7 +10,6 @@
 namespace chorale::tools {
 namespace {
 
-
 int64_t first_row_of(const ExpertStep& step, int64_t expert) {
   return step.rows.all_tokens() ? 0 : step.rows.offsets.data<int32_t>()[expert];
 }

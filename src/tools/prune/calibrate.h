@@ -35,7 +35,7 @@ class ExpertScorer {
   const model::LayerWeights* layer_ = nullptr;
   ExpertScores scores_;
   std::vector<int32_t> in_order_;  // 0, 1, 2, ...
-  std::vector<double> norms_;    // of each row's output
+  std::vector<double> norms_;      // of each row's output
 };
 
 // The scores of every layer [layers], empty ones for dense layers. token_ids: whole windows, all ids in the

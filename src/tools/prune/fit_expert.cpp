@@ -153,7 +153,10 @@ class Batches {
 // A weight matrix with Adam's state.
 struct Parameter {
   Parameter(int64_t rows, int64_t columns)
-      : value(rows, columns), gradient(rows, columns), first_moment(rows, columns), second_moment(rows, columns) {}
+      : value(rows, columns),
+        gradient(rows, columns),
+        first_moment(rows, columns),
+        second_moment(rows, columns) {}
   void update(const Stream& stream, const AdamOptions& options) const {
     adam_step(stream, value, gradient, first_moment, second_moment, options);
   }
@@ -174,8 +177,8 @@ void set_down(const std::vector<double>& weights, const Tensor& down) {
 }
 
 // Step 1: neurons and a first down projection.
-void choose_neurons(const Stream& stream, const FitProblem& problem, const FitOptions& options, Expert& expert,
-                    GemmScratch& scratch) {
+void choose_neurons(const Stream& stream, const FitProblem& problem, const FitOptions& options,
+                    Expert& expert, GemmScratch& scratch) {
   const NormalEquations all =
       measure(stream, problem, problem.candidate_gates, problem.candidate_ups, scratch);
   std::vector<int32_t> chosen = select_features(all, options.width, kRidge);
@@ -209,9 +212,8 @@ class Distillation {
         final_normed_(predicted_, hidden_),
         expected_(predicted_, hidden_),
         logits_(predicted_, problem.logits == nullptr ? 0 : problem.logits->vocab_size) {
-    const double squares = sum_rows(stream, tokens_, [&](int64_t t) {
-      return squared_norm(problem.targets.row<float>(t), hidden_);
-    });
+    const double squares = sum_rows(
+        stream, tokens_, [&](int64_t t) { return squared_norm(problem.targets.row<float>(t), hidden_); });
     // A layer that adds nothing is fitted by nothing; any scale will do.
     scale_ = squares > 0 ? static_cast<float>(2 * static_cast<double>(tokens_) / squares) : 1.0F;
   }
@@ -338,8 +340,7 @@ double relative_error(const Stream& stream, const FitProblem& problem, const Exp
     error += sum_rows(stream, rows, [&](int64_t r) {
       return squared_distance(y.row<float>(r), targets.row<float>(r), hidden);
     });
-    total += sum_rows(stream, rows,
-                      [&](int64_t r) { return squared_norm(targets.row<float>(r), hidden); });
+    total += sum_rows(stream, rows, [&](int64_t r) { return squared_norm(targets.row<float>(r), hidden); });
   }
   return total > 0 ? error / total : 0.0;
 }
@@ -365,8 +366,7 @@ FittedExpert fit_expert(const Stream& stream, const FitProblem& problem, const F
   if (options.steps > 0) {
     Distillation(stream, problem, options, expert, scratch).run();
     if (problem.logits == nullptr) {  // the closed form knows the output alone
-      const NormalEquations equations =
-          measure(stream, problem, expert.gate.value, expert.up.value, scratch);
+      const NormalEquations equations = measure(stream, problem, expert.gate.value, expert.up.value, scratch);
       set_down(solve_ridge(equations, kRidge), expert.down.value);
     }
   }

@@ -1,6 +1,7 @@
 // Fits one dense expert to what a layer of experts does: silu(X gate^T) * (X up^T) down^T ~ T.
 //
-//   1. W neurons (a row of gate and of up each) are chosen out of candidates by orthogonal matching pursuit on
+//   1. W neurons (a row of gate and of up each) are chosen out of candidates by orthogonal matching pursuit
+//   on
 //      their activations, and the down projection is the ridge regression on them.
 //   2. Adam (arXiv 1412.6980) on gate, up and down alone, with a cosine learning rate.
 //   3. With the loss on the output alone: the closed form once more for the down projection.
@@ -33,10 +34,10 @@ struct LogitsTarget {
 };
 
 struct FitProblem {
-  Tensor inputs;                           // float32 [M, H]: X
-  Tensor targets;                          // float32 [M, H]: T
-  Tensor candidate_gates, candidate_ups;   // float32 [C, H], C >= width
-  const LogitsTarget* logits = nullptr;    // null: the loss is on the output alone
+  Tensor inputs;                          // float32 [M, H]: X
+  Tensor targets;                         // float32 [M, H]: T
+  Tensor candidate_gates, candidate_ups;  // float32 [C, H], C >= width
+  const LogitsTarget* logits = nullptr;   // null: the loss is on the output alone
 };
 
 struct FitOptions {
@@ -45,14 +46,14 @@ struct FitOptions {
   float learning_rate = 2e-3F;
   int64_t batch_tokens = 8192;
   uint64_t seed = 0;
-  uint32_t stream = 0;               // of random numbers: another for each layer
-  std::function<void()> on_step;     // after each step; what it throws ends the work
+  uint32_t stream = 0;            // of random numbers: another for each layer
+  std::function<void()> on_step;  // after each step; what it throws ends the work
 };
 
 struct FittedExpert {
-  std::vector<float> gate;  // [W, H]
-  std::vector<float> up;    // [W, H]
-  std::vector<float> down;  // [H, W]
+  std::vector<float> gate;    // [W, H]
+  std::vector<float> up;      // [W, H]
+  std::vector<float> down;    // [H, W]
   double relative_error = 0;  // |Y - T|^2 / |T|^2 over all tokens
 };
 

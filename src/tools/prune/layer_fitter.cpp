@@ -126,9 +126,8 @@ void LayerFitter::run_original() {
   const Tensor norm(predictions_->norm_memory.data(), DType::f32, 1, hidden, hidden);
   read_row(tensor_of(model_.checkpoint(), "model.norm.weight"), 0, hidden, norm.data<float>());
   {
-    const io::TensorEntry& head =
-        tensor_of(model_.checkpoint(),
-                  config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+    const io::TensorEntry& head = tensor_of(
+        model_.checkpoint(), config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
     Arena arena(Arena::matrix_bytes(DType::f32, vocab, hidden));
     const Tensor lm_head = arena.matrix(DType::f32, vocab, hidden);
     stream.pool().parallel(vocab, [&](int64_t v) { read_row(head, v, hidden, lm_head.row<float>(v)); });
@@ -234,10 +233,9 @@ MergedExpert LayerFitter::replace_layer(int64_t layer) {
 
   // Softmax over one logit is 1 whatever the router's row is.
   const std::vector<float> router(static_cast<size_t>(config.hidden_size));
-  MergedExpert expert{encode(std::span<const float>(router), dtype_),
-                      encode(std::span<const float>(fitted.gate), dtype_),
-                      encode(std::span<const float>(fitted.up), dtype_),
-                      encode(std::span<const float>(fitted.down), dtype_)};
+  MergedExpert expert{
+      encode(std::span<const float>(router), dtype_), encode(std::span<const float>(fitted.gate), dtype_),
+      encode(std::span<const float>(fitted.up), dtype_), encode(std::span<const float>(fitted.down), dtype_)};
   advance_student(part.layer(), layer, expert);
   done(kUnitsOfLayer);
   return expert;
@@ -266,7 +264,9 @@ void LayerFitter::choose_candidates(int64_t layer, const std::vector<double>& en
         }
       }
     });
-    const auto score = [&](int64_t j) { return energy[static_cast<size_t>(j)] * weight[static_cast<size_t>(j)]; };
+    const auto score = [&](int64_t j) {
+      return energy[static_cast<size_t>(j)] * weight[static_cast<size_t>(j)];
+    };
     std::stable_sort(chosen.begin(), chosen.end(), [&](int64_t a, int64_t b) { return score(a) > score(b); });
     chosen.resize(static_cast<size_t>(candidate_gates_.rows()));
     std::sort(chosen.begin(), chosen.end());

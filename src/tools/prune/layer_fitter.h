@@ -31,7 +31,8 @@ struct LayerFitOptions {
   int64_t steps = 1500;
   FitLoss loss = FitLoss::logits;
   uint64_t seed = 0;
-  std::function<void(uint64_t)> on_work;  // called with units of work done, see work(); what it throws ends it
+  std::function<void(uint64_t)>
+      on_work;  // called with units of work done, see work(); what it throws ends it
 };
 
 class LayerFitter {

@@ -179,9 +179,8 @@ EvalResult LayerwiseModel::score(const LoadedPart& head, std::span<const int32_t
     stream_.pool().parallel(rows, [&](int64_t r) {
       const int64_t t = first + r;
       if (!is_scored(t)) return;
-      nll[static_cast<size_t>(r)] =
-          negative_log_likelihood({logits.row<float>(r), static_cast<size_t>(vocab)},
-                                  token_ids[static_cast<size_t>(t + 1)]);
+      nll[static_cast<size_t>(r)] = negative_log_likelihood(
+          {logits.row<float>(r), static_cast<size_t>(vocab)}, token_ids[static_cast<size_t>(t + 1)]);
     });
     for (int64_t r = 0; r < rows; ++r) {
       if (!is_scored(first + r)) continue;

@@ -52,7 +52,8 @@ NormalEquations restrict_to(const NormalEquations& equations, const std::vector<
   for (int64_t i = 0; i < result.features; ++i) {
     const int32_t from = features[static_cast<size_t>(i)];
     to_cross.row(i) = cross.row(from);
-    for (int64_t j = 0; j < result.features; ++j) to_gram(i, j) = gram(from, features[static_cast<size_t>(j)]);
+    for (int64_t j = 0; j < result.features; ++j)
+      to_gram(i, j) = gram(from, features[static_cast<size_t>(j)]);
   }
   return result;
 }

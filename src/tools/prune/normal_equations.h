@@ -1,8 +1,8 @@
 // Least squares over features of which only some may be used: which ones, and with what weights.
 //
-// The features of all tokens, Phi [M, F], and the targets T [M, O] enter through their normal equations alone,
-// so that a text of any length takes F * (F + O) numbers. Pure functions; linear algebra by Eigen, in double
-// precision.
+// The features of all tokens, Phi [M, F], and the targets T [M, O] enter through their normal equations
+// alone, so that a text of any length takes F * (F + O) numbers. Pure functions; linear algebra by Eigen, in
+// double precision.
 #pragma once
 
 #include <cstddef>

@@ -192,8 +192,8 @@ class Pruning {
     return bytes;
   }
 
-  uint64_t write_fitted(const io::Checkpoint& checkpoint, const std::vector<int32_t>& token_ids, int64_t width,
-                        const std::filesystem::path& folder) {
+  uint64_t write_fitted(const io::Checkpoint& checkpoint, const std::vector<int32_t>& token_ids,
+                        int64_t width, const std::filesystem::path& folder) {
     const DType dtype = expert_dtype(checkpoint, config_);
     const uint64_t bytes = merged_weight_bytes(checkpoint, config_, width, dtype);
     io::require_free_space(folder, bytes);

@@ -36,7 +36,7 @@ struct PruneOptions {
   InstructionSet isa = InstructionSet::portable;
   int threads = 1;
   bool show_progress = false;
-  std::string version;                          // Chorale's, for pruning.json
+  std::string version;                         // Chorale's, for pruning.json
   const Interruption* interruption = nullptr;  // polled, where given
 };
 

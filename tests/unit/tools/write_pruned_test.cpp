@@ -254,8 +254,8 @@ TEST(WriteKept, HoldsAFewMegabytesOfTheSource) {
   const io::ModelConfig config = io::load_model_config(source_folder.path());
   const int64_t before = mapped_kib();
   int64_t most = 0;
-  write_kept(source, config, select_experts(config, {.kind = PruneMethod::Kind::first}, 2, {}),
-             folder.path(), {.on_bytes = [&](uint64_t) { most = std::max(most, mapped_kib()); }});
+  write_kept(source, config, select_experts(config, {.kind = PruneMethod::Kind::first}, 2, {}), folder.path(),
+             {.on_bytes = [&](uint64_t) { most = std::max(most, mapped_kib()); }});
   EXPECT_GT(source.total_bytes(), 75'000'000U);
   EXPECT_LT(most - before, 12 << 10);
   EXPECT_GT(most, 0);

@@ -1,5 +1,7 @@
 #include "kernels/gemm.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/tensor_checks.h"
 
@@ -38,6 +40,11 @@ void gemm(const Stream& stream, const GemmOperand& a, const PackedRhs& b, const 
                 name_of(a.matrix.dtype()), rows_of(a), k, b.k(), b.n());
   check_matrix(c, DType::f32, rows_of(a), b.n(), "C");
   if (c.empty()) return;
+  if (k == 0) {
+    for (int64_t m = 0; mode == GemmMode::assign && m < c.rows(); ++m)
+      std::fill_n(c.row<float>(m), c.columns(), 0.0F);
+    return;
+  }
   const cpu::GemmArgs args{.a = a.matrix.data<float>(),
                            .a_stride = a.matrix.row_stride(),
                            .a_is_transposed = a.transposed,

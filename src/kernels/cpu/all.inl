@@ -11,9 +11,9 @@ namespace {
 #include "kernels/cpu/expert_matmul.inl"
 #include "kernels/cpu/matmul.inl"
 #include "kernels/cpu/norm.inl"
-// Those of fitting weights; they walk rows.
+// How ops walk over rows.
 #include "kernels/cpu/row_walk.inl"
-//
+// The ops of fitting weights, one file each.
 #include "kernels/cpu/adam.inl"
 #include "kernels/cpu/gated_activation.inl"
 #include "kernels/cpu/gemm.inl"

@@ -1,191 +1,179 @@
-// gemm.h on the CPU. A task is a block of rows times a block of columns of C, for all of K. It goes through
-// the blocks of K; each block of A is copied beside the sums of C, so that strides which are powers of two do
-// not drive each other out of the caches. While a group of panels of B passes through the first-level cache,
-// the tiles fetch what comes next into the second.
+// gemm.h on the CPU. A task is a block of rows times a block of columns of C. It goes through K block after
+// block, and keeps the block of A and the sums so far in memory of its own: read in place, rows that lie
+// apart by a power of two would drive each other out of the caches. While the rows pass over a few panels of
+// B, their tiles fetch the next panels into the second-level cache, which nothing else would do in time.
 
-#ifndef STEPS
-#define STEPS 128
-#endif
-#ifndef ROWS
-#define ROWS 192
-#endif
-#ifndef FB
-#define FB 1
-#endif
-#ifndef FA
-#define FA 1
-#endif
-// Steps of a block of K: kTilePanels panels of that many (32 KiB) stay in the first-level cache. A sum's
-// rounding depends on it.
-constexpr int64_t kGemmSteps = STEPS;
-// Of a task, at most. The rows are a multiple of kTileRows and of 16.
-constexpr int64_t kGemmPanels = 16;
-constexpr int64_t kGemmRows = ROWS;
+// Of a block of K: kTilePanels panels of that many (32 KiB) stay in the first-level cache. The rounding of a
+// sum depends on it.
+constexpr int64_t kGemmSteps = 128;
+// Of a task, at most: what it keeps (480 KiB) and two blocks of B fit into the second-level cache. The rows
+// are a multiple of kTileRows.
+constexpr int64_t kGemmRows = 192;
+constexpr int64_t kGemmPanels = 32;
 constexpr int64_t kGemmColumns = kGemmPanels * 16;
 
-// What a task keeps beside the packed B; not zeroed.
+// What a task keeps; not zeroed.
 struct GemmBlocks {
-  // Of A: row after row, or where A is stored transposed tile after tile, the rows of a tile side by side.
+  // Of A, row after row. Where A is stored transposed, tile after tile, the rows of a tile side by side.
   alignas(64) float a[kGemmRows * kGemmSteps];
-  alignas(64) float c[kGemmRows][kGemmColumns];
+  alignas(64) float sums[kGemmRows][kGemmColumns];
 };
 
 struct GemmTask {
-  const cpu::GemmArgs& args;
+  const cpu::GemmArgs* args;
   int64_t begin, rows;
   int64_t first_panel, panels;
+
+  const float* a(int64_t first_step) const {
+    return args->a_is_transposed ? args->a + first_step * args->a_stride + begin
+                                 : args->a + begin * args->a_stride + first_step;
+  }
+  const std::byte* panel(int64_t first_step, int64_t p) const {
+    const int64_t steps = smaller(kGemmSteps, args->k - first_step);
+    const int64_t all_panels = (args->n + 15) / 16;
+    return reinterpret_cast<const std::byte*>(args->packed_b + first_step * all_panels * 16) +
+           (first_panel + p) * steps * kStepBytes;
+  }
+  bool is_last(int64_t first_step) const { return first_step + kGemmSteps >= args->k; }
 };
 
-template <int value_>
-struct Int {
-  static constexpr int value = value_;
-};
-
+// One tile of one block of K, added to the sums of the blocks before it, and these to what is in `out` where
+// adds_to_out.
 struct GemmTile {
   const float* a;
   Panels panels;
-  float* c;
-  bool adds;
-  // What to fetch in the first step, and the distance to the next step's.
-  const std::byte* fetch;
-  int64_t fetch_stride;
+  const float* sums;  // or nullptr
+  float* out;
+  int64_t out_stride;
+  int64_t columns;  // to write, from `out` on; may be more than the tile's
+  bool adds_to_out;
+  bool fetch_out;
+  const std::byte* fetch;  // by the first step
+  int64_t fetch_stride;    // from one step to the next
 };
 
-// A function of its own: with the loops around it, g++ runs out of registers. XStep, see tile().
-template <int MR, int NR, bool transposed>
-__attribute__((noinline)) void gemm_tile(const GemmTile& t) {
-  constexpr int64_t kStep = transposed ? 4 * kTileRows : 4;
-  const cpu::Rows rows{reinterpret_cast<const std::byte*>(t.a), transposed ? 4 : t.panels.steps * 4, nullptr};
-  const auto store_sums = [&](int64_t m, const Vec(&acc)[NR]) __attribute__((always_inline)) {
-    float* c = t.c + m * kGemmColumns;
+template <int NR>
+inline __attribute__((always_inline)) void store_tile_row(const GemmTile& t, int64_t m,
+                                                          const Vec (&acc)[NR]) {
+  float* out = t.out + m * t.out_stride;
+  Vec values[NR];
 #pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) store(c + 16 * j, t.adds ? add(load(c + 16 * j), acc[j]) : acc[j]);
-  };
-  tile<F32Step, MR, NR, kStep>(rows, 0, t.panels, store_sums,
-                               [fetch = t.fetch, stride = t.fetch_stride](int64_t, int64_t s) {
-                                 __builtin_prefetch(fetch + s * stride, 0, 2);
-                               });
-}
-
-// Where a block of K of the packed right operand begins.
-inline const std::byte* packed_block(const cpu::GemmArgs& args, int64_t first_step) {
-  return reinterpret_cast<const std::byte*>(args.packed_b + first_step * ((args.n + 15) / 16) * 16);
-}
-
-inline const float* a_block(const GemmTask& task, int64_t first_step) {
-  const cpu::GemmArgs& args = task.args;
-  return args.a_is_transposed ? args.a + first_step * args.a_stride + task.begin
-                              : args.a + task.begin * args.a_stride + first_step;
-}
-
-// What tile `index` of a group of panels fetches: a quarter of one of the next panels, or a line of each row
-// of A, as it is stored, of the next block of K.
-inline void set_fetch(const GemmTask& task, int64_t first_step, int64_t group, int64_t index,
-                      const std::byte* next_panels, GemmTile& t) {
-  constexpr int64_t kTilesForPanels = 4 * kTilePanels;
-  constexpr int64_t kTilesForA = 4;
-  const int64_t panel_bytes = kGemmSteps * kStepBytes;
-  t.fetch = t.panels.data;
-  t.fetch_stride = 0;
-  if (FB && index < kTilesForPanels) {
-    t.fetch = next_panels + index * panel_bytes / 4;
-    t.fetch_stride = kStepBytes / 4;
-  } else if (FA && index < kTilesForPanels + kTilesForA) {
-    const int64_t line = group * kTilesForA + index - kTilesForPanels;
-    const auto* next = reinterpret_cast<const std::byte*>(a_block(task, first_step + kGemmSteps));
-    const int64_t stride = task.args.a_stride * 4;
-    if (task.args.a_is_transposed) {
-      t.fetch = next + line * 64;
-    } else {
-      t.fetch = next + (line % 8) * 64 + line / 8 * kGemmSteps * stride;
-    }
-    t.fetch_stride = stride;
+  for (int j = 0; j < NR; ++j)
+    values[j] = t.sums != nullptr ? add(load(t.sums + m * kGemmColumns + 16 * j), acc[j]) : acc[j];
+  if (t.columns >= 16 * NR && !t.adds_to_out) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NR; ++j) store(out + 16 * j, values[j]);
+    return;
+  }
+  for (int j = 0; j < NR; ++j) {
+    const int64_t n = smaller(16, t.columns - 16 * j);
+    store_activation(out + 16 * j, t.adds_to_out ? add(load_up_to(out + 16 * j, n), values[j]) : values[j],
+                     n);
   }
 }
 
-template <int NR, bool transposed>
-void gemm_group(const GemmTask& task, GemmBlocks& blocks, int64_t first_step, int64_t panel) {
-  const int64_t steps = smaller(kGemmSteps, task.args.k - first_step);
-  const int64_t panel_bytes = steps * kStepBytes;
-  GemmTile t{};
-  t.panels = {packed_block(task.args, first_step) + (task.first_panel + panel) * panel_bytes, panel_bytes,
-              steps};
-  t.adds = first_step > 0;
-  const std::byte* next = panel + NR < task.panels ? t.panels.data + NR * panel_bytes
-                                                   : packed_block(task.args, first_step + kGemmSteps) +
-                                                         task.first_panel * panel_bytes;
-  int64_t m = 0;
-  const auto run = [&](auto tile_rows) {
-    constexpr int kRows = decltype(tile_rows)::value;
-    t.a = blocks.a + (transposed ? m / kTileRows * kTileRows * steps + m % kTileRows : m * steps);
-    t.c = &blocks.c[m][16 * panel];
-    set_fetch(task, first_step, panel / kTilePanels, m / kTileRows, next, t);
-    gemm_tile<kRows, NR, transposed>(t);
-    m += kRows;
-  };
-  while (m + kTileRows <= task.rows) run(Int<kTileRows>{});
-  while (m < task.rows) run(Int<1>{});
+// Not inlined: together with the loops around it, g++ keeps accumulators in memory.
+template <int MR, int NR, bool transposed>
+__attribute__((noinline)) void gemm_tile(const GemmTile& t) {
+  if (t.fetch_out) {  // C is far away: asked for now, its lines are here when the sums are
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < NR; ++j) __builtin_prefetch(t.out + i * t.out_stride + 16 * j, 1);
+  }
+  const int64_t row_bytes = transposed ? 4 : t.panels.steps * 4;
+  const cpu::Rows rows{reinterpret_cast<const std::byte*>(t.a), row_bytes, nullptr};
+  tile<F32Step, MR, NR, transposed ? 4 * kTileRows : 4>(
+      rows, 0, t.panels,
+      [&t](int64_t m, const Vec(&acc)[NR]) __attribute__((always_inline)) { store_tile_row<NR>(t, m, acc); },
+      [fetch = t.fetch, stride = t.fetch_stride](int64_t s) {
+        __builtin_prefetch(fetch + s * stride, 0, 2);
+      });
 }
 
-template <bool transposed>
-void gemm_block(const GemmTask& task, GemmBlocks& blocks, int64_t first_step) {
-  int64_t p = 0;
-  for (; p + kTilePanels <= task.panels; p += kTilePanels)
-    gemm_group<kTilePanels, transposed>(task, blocks, first_step, p);
-  for (; p < task.panels; ++p) gemm_group<1, transposed>(task, blocks, first_step, p);
+// All rows times NR panels from `p` on.
+template <int NR, bool transposed>
+void gemm_panels(const GemmTask& task, GemmBlocks& blocks, int64_t first_step, int64_t p) {
+  const cpu::GemmArgs& args = *task.args;
+  const int64_t steps = smaller(kGemmSteps, args.k - first_step);
+  const int64_t column = (task.first_panel + p) * 16;
+  const bool last = task.is_last(first_step);
+  GemmTile t{};
+  t.panels = {task.panel(first_step, p), steps * kStepBytes, steps};
+  t.columns = last ? args.n - column : NR * 16;
+  t.out_stride = last ? args.c_stride : kGemmColumns;
+  t.adds_to_out = last && args.accumulate;
+  t.fetch_out = last;
+
+  const bool more_panels = p + NR < task.panels;
+  const std::byte* next = t.panels.data;
+  int64_t row_bytes = 0;  // of what the tiles fetch, per row
+  if (more_panels || !last) {
+    next = more_panels ? task.panel(first_step, p + NR) : task.panel(first_step + kGemmSteps, 0);
+    row_bytes = NR * steps * kStepBytes / task.rows;
+  }
+  t.fetch_stride = row_bytes * kTileRows / steps;
+
+  const auto place = [&](int64_t m) {
+    t.a = blocks.a + (transposed ? m / kTileRows * kTileRows * steps + m % kTileRows : m * steps);
+    float* sums = &blocks.sums[m][16 * p];
+    t.sums = first_step > 0 ? sums : nullptr;
+    t.out = last ? args.c + (task.begin + m) * args.c_stride + column : sums;
+    t.fetch = next + m * row_bytes;
+  };
+  int64_t m = 0;
+  for (; m + kTileRows <= task.rows; m += kTileRows) {
+    place(m);
+    gemm_tile<kTileRows, NR, transposed>(t);
+  }
+  for (; m < task.rows; ++m) {
+    place(m);
+    gemm_tile<1, NR, transposed>(t);
+  }
 }
 
 // Copies the block of A that begins at first_step.
-void copy_a(const GemmTask& task, int64_t first_step, float* to) {
-  const int64_t steps = smaller(kGemmSteps, task.args.k - first_step);
-  const float* a = a_block(task, first_step);
-  if (!task.args.a_is_transposed) {
+template <bool transposed>
+void copy_block(const GemmTask& task, int64_t first_step, float* to) {
+  const int64_t left_steps = task.args->k - first_step;
+  const int64_t steps = smaller(kGemmSteps, left_steps);
+  const int64_t stride = task.args->a_stride;
+  const float* a = task.a(first_step);
+  if constexpr (!transposed) {
     for (int64_t m = 0; m < task.rows; ++m)
-      std::memcpy(to + m * steps, a + m * task.args.a_stride, static_cast<size_t>(steps) * sizeof(float));
+      std::memcpy(to + m * steps, a + m * stride, static_cast<size_t>(steps) * sizeof(float));
     return;
   }
+  constexpr int64_t kAhead =
+      8;  // rows of A that are fetched before their copy: they lie too far apart to guess
   for (int64_t s = 0; s < steps; ++s) {
-    const float* from = a + s * task.args.a_stride;
-    float* out = to + s * kTileRows;
-    for (int64_t m = 0; m < task.rows; m += kTileRows, out += steps * kTileRows) {
+    const float* from = a + s * stride;
+    if (s + kAhead < left_steps)
+      for (int64_t m = 0; m < task.rows; m += 16) __builtin_prefetch(from + kAhead * stride + m, 0, 2);
+    float* tile = to + s * kTileRows;
+    for (int64_t m = 0; m < task.rows; m += kTileRows, tile += steps * kTileRows) {
       const int64_t left = task.rows - m;
       if (left >= 16)
-        store_first(out, load(from + m), kTileRows);
+        store_first(tile, load(from + m), kTileRows);
       else
-        for (int64_t i = 0; i < smaller(kTileRows, left); ++i) out[i] = from[m + i];
+        store_first(tile, load_up_to(from + m, left), smaller(kTileRows, left));
     }
   }
 }
 
-// Writes the finished sums to C.
-void write_c(const GemmTask& task, const GemmBlocks& blocks) {
-  const int64_t column = task.first_panel * 16;
-  const int64_t columns = smaller(task.panels * 16, task.args.n - column);
-  for (int64_t m = 0; m < task.rows; ++m) {
-    float* c = task.args.c + (task.begin + m) * task.args.c_stride + column;
-    for (int64_t i = 0; i < columns; i += 16) {
-      const Vec sums = load(&blocks.c[m][i]);
-      const int64_t n = smaller(16, columns - i);
-      store_activation(c + i, task.args.accumulate ? add(load_up_to(c + i, n), sums) : sums, n);
-    }
-  }
-}
-
+template <bool transposed>
 void gemm_task(const GemmTask& task) {
   GemmBlocks blocks;
-  int64_t first_step = 0;
-  do {  // at least once: a product over no K is zero
-    copy_a(task, first_step, blocks.a);
-    if (task.args.a_is_transposed)
-      gemm_block<true>(task, blocks, first_step);
-    else
-      gemm_block<false>(task, blocks, first_step);
-    first_step += kGemmSteps;
-  } while (first_step < task.args.k);
-  write_c(task, blocks);
+  for (int64_t first_step = 0; first_step < task.args->k; first_step += kGemmSteps) {
+    copy_block<transposed>(task, first_step, blocks.a);
+    int64_t p = 0;
+    for (; p + kTilePanels <= task.panels; p += kTilePanels)
+      gemm_panels<kTilePanels, transposed>(task, blocks, first_step, p);
+    for (; p < task.panels; ++p) gemm_panels<1, transposed>(task, blocks, first_step, p);
+  }
 }
 
-// Rows of a task: at most kGemmRows, fewer where that would leave threads without work.
+// Rows of a task: fewer than kGemmRows where that would leave threads without work.
 inline int64_t gemm_rows(const cpu::GemmArgs& args, int64_t groups, int64_t threads) {
   const int64_t blocks = larger((args.m + kGemmRows - 1) / kGemmRows, (2 * threads + groups - 1) / groups);
   const int64_t rows = (args.m + blocks - 1) / blocks;
@@ -200,11 +188,15 @@ void gemm(ThreadPool& pool, const cpu::GemmArgs& args) {
   pool.parallel(row_blocks * groups, [&](int64_t index) {
     const int64_t begin = index % row_blocks * rows;
     const int64_t first_panel = index / row_blocks * kGemmPanels;
-    gemm_task({.args = args,
-               .begin = begin,
-               .rows = smaller(args.m - begin, rows),
-               .first_panel = first_panel,
-               .panels = smaller(kGemmPanels, panels - first_panel)});
+    const GemmTask task{.args = &args,
+                        .begin = begin,
+                        .rows = smaller(args.m - begin, rows),
+                        .first_panel = first_panel,
+                        .panels = smaller(kGemmPanels, panels - first_panel)};
+    if (args.a_is_transposed)
+      gemm_task<true>(task);
+    else
+      gemm_task<false>(task);
   });
 }
 

@@ -42,11 +42,12 @@ struct Panels {
 // How far ahead of use the panels are fetched when few rows leave the tile waiting for memory.
 constexpr int64_t kPrefetchBytes = 1024;
 
-// What a tile does beside each of its steps; nothing, but for gemm.inl, which fetches what it needs next.
+// What a tile does beside each of its steps: nothing, but for gemm.inl, which fetches what it needs next.
 struct NoSideStep {
-  void operator()(int64_t /*row*/, int64_t /*step*/) const {}
+  void operator()(int64_t /*step*/) const {}
 };
 
+// XStep: bytes from one step of a row to the next; more than 4 where the rows of a tile lie side by side.
 template <typename Step, int MR, int NR, int64_t XStep = 4, typename Epilogue, typename SideStep = NoSideStep>
 inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m, const Panels& panels,
                                                 const Epilogue& epilogue, const SideStep& side_step = {}) {
@@ -63,7 +64,7 @@ inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) __builtin_prefetch(w + j * panels.stride_bytes + kPrefetchBytes);
     }
-    side_step(m, s);
+    side_step(s);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
@@ -75,19 +76,18 @@ inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m
 }
 
 // All rows [begin, end) times NR panels; the epilogue gets (row, accumulators of the NR panels).
-template <typename Step, int NR, typename Epilogue, typename SideStep = NoSideStep>
+template <typename Step, int NR, typename Epilogue>
 inline void row_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
-                     const Epilogue& epilogue, const SideStep& side_step = {}) {
+                     const Epilogue& epilogue) {
   int64_t m = begin;
-  for (; m + kTileRows <= end; m += kTileRows)
-    tile<Step, kTileRows, NR>(rows, m, panels, epilogue, side_step);
+  for (; m + kTileRows <= end; m += kTileRows) tile<Step, kTileRows, NR>(rows, m, panels, epilogue);
   if constexpr (kTileRows > 4) {
-    for (; m + 4 <= end; m += 4) tile<Step, 4, NR>(rows, m, panels, epilogue, side_step);
+    for (; m + 4 <= end; m += 4) tile<Step, 4, NR>(rows, m, panels, epilogue);
   }
   if constexpr (kTileRows > 2) {
-    for (; m + 2 <= end; m += 2) tile<Step, 2, NR>(rows, m, panels, epilogue, side_step);
+    for (; m + 2 <= end; m += 2) tile<Step, 2, NR>(rows, m, panels, epilogue);
   }
-  for (; m < end; ++m) tile<Step, 1, NR>(rows, m, panels, epilogue, side_step);
+  for (; m < end; ++m) tile<Step, 1, NR>(rows, m, panels, epilogue);
 }
 
 // Rows times the panels [first, last) of a run of panels, kTilePanels at a time. make_epilogue(panel) gives

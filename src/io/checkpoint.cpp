@@ -150,6 +150,12 @@ const TensorEntry* Checkpoint::find(std::string_view name) const {
   return position == by_name_.end() ? nullptr : &tensors_[position->second];
 }
 
+const TensorEntry& Checkpoint::at(std::string_view name) const {
+  const TensorEntry* tensor = find(name);
+  CHORALE_CHECK(tensor != nullptr, "no tensor {}", name);
+  return *tensor;
+}
+
 uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;
   for (const TensorEntry& t : tensors_) total += t.bytes.size();

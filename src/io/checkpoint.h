@@ -66,6 +66,8 @@ class Checkpoint {
 
   // nullptr when there is no such tensor.
   const TensorEntry* find(std::string_view name) const;
+  // The tensor of that name; that there is none is a programmer's fault.
+  const TensorEntry& at(std::string_view name) const;
   // In the order of files and offsets.
   std::span<const TensorEntry> tensors() const { return tensors_; }
   uint64_t total_bytes() const;

@@ -31,12 +31,6 @@ io::ModelConfig with_one_expert(const io::ModelConfig& config, int64_t width) {
   return fitted;
 }
 
-const io::TensorEntry& tensor_of(const io::Checkpoint& checkpoint, const std::string& name) {
-  const io::TensorEntry* tensor = checkpoint.find(name);
-  CHORALE_CHECK(tensor != nullptr, "no tensor {}", name);
-  return *tensor;
-}
-
 // Row `row` of a tensor [rows, columns] as float32.
 void read_row(const io::TensorEntry& tensor, int64_t row, int64_t columns, float* out) {
   const auto row_bytes = columns * static_cast<int64_t>(size_of(tensor.dtype));
@@ -124,10 +118,10 @@ void LayerFitter::run_original() {
   const int64_t vocab = config.vocab_size;
   predictions_->norm_memory = Buffer(static_cast<size_t>(hidden) * sizeof(float));
   const Tensor norm(predictions_->norm_memory.data(), DType::f32, 1, hidden, hidden);
-  read_row(tensor_of(model_.checkpoint(), "model.norm.weight"), 0, hidden, norm.data<float>());
+  read_row(model_.checkpoint().at("model.norm.weight"), 0, hidden, norm.data<float>());
   {
-    const io::TensorEntry& head = tensor_of(
-        model_.checkpoint(), config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+    const io::TensorEntry& head =
+        model_.checkpoint().at(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
     Arena arena(Arena::matrix_bytes(DType::f32, vocab, hidden));
     const Tensor lm_head = arena.matrix(DType::f32, vocab, hidden);
     stream.pool().parallel(vocab, [&](int64_t v) { read_row(head, v, hidden, lm_head.row<float>(v)); });
@@ -254,7 +248,7 @@ void LayerFitter::choose_candidates(int64_t layer, const std::vector<double>& en
     // What a neuron adds to the output has the norm of its column of the down projection as a factor.
     std::vector<double> weight(energy.size());
     model_.stream().pool().parallel(config.num_experts, [&](int64_t e) {
-      const io::TensorEntry& down = tensor_of(model_.checkpoint(), name(e, "down_proj"));
+      const io::TensorEntry& down = model_.checkpoint().at(name(e, "down_proj"));
       std::vector<float> row(static_cast<size_t>(inner));
       for (int64_t h = 0; h < hidden; ++h) {
         read_row(down, h, inner, row.data());
@@ -274,14 +268,14 @@ void LayerFitter::choose_candidates(int64_t layer, const std::vector<double>& en
   model_.stream().pool().parallel(static_cast<int64_t>(chosen.size()), [&](int64_t c) {
     const int64_t neuron = chosen[static_cast<size_t>(c)];
     const int64_t e = neuron / inner;
-    read_row(tensor_of(model_.checkpoint(), name(e, "gate_proj")), neuron % inner, hidden,
+    read_row(model_.checkpoint().at(name(e, "gate_proj")), neuron % inner, hidden,
              candidate_gates_.row<float>(c));
-    read_row(tensor_of(model_.checkpoint(), name(e, "up_proj")), neuron % inner, hidden,
+    read_row(model_.checkpoint().at(name(e, "up_proj")), neuron % inner, hidden,
              candidate_ups_.row<float>(c));
   });
   for (int64_t e = 0; e < config.num_experts; ++e) {
     for (const char* matrix : {"gate_proj", "up_proj", "down_proj"}) {
-      model_.checkpoint().release(tensor_of(model_.checkpoint(), name(e, matrix)));
+      model_.checkpoint().release(model_.checkpoint().at(name(e, matrix)));
     }
   }
 }

@@ -74,12 +74,6 @@ void add_weighted(std::span<const std::byte> values, DType dtype, double weight,
   }
 }
 
-const io::TensorEntry& tensor_of(const io::Checkpoint& source, const std::string& name) {
-  const io::TensorEntry* tensor = source.find(name);
-  CHORALE_CHECK(tensor != nullptr, "no tensor {}", name);
-  return *tensor;
-}
-
 // Each expert's share of the tokens; the same for all when there were none.
 std::vector<double> shares(std::span<const int64_t> tokens) {
   const auto total = std::accumulate(tokens.begin(), tokens.end(), int64_t{0});
@@ -108,7 +102,7 @@ class Averager {
 
  private:
   std::vector<std::byte> router() const {
-    const io::TensorEntry& tensor = tensor_of(source_, prefix_ + "gate.weight");
+    const io::TensorEntry& tensor = source_.at(prefix_ + "gate.weight");
     const size_t row_bytes = tensor.bytes.size() / weights_.size();
     std::vector<double> sum(static_cast<size_t>(config_.hidden_size));
     for (size_t e = 0; e < weights_.size(); ++e) {
@@ -123,7 +117,7 @@ class Averager {
     std::vector<double> sum(static_cast<size_t>(config_.moe_intermediate_size * config_.hidden_size));
     for (size_t e = 0; e < weights_.size(); ++e) {
       if (weights_[e] <= 0) continue;  // not even a NaN of an expert that was never used counts
-      const auto& tensor = tensor_of(source_, fmt::format("{}experts.{}.{}_proj.weight", prefix_, e, which));
+      const auto& tensor = source_.at(fmt::format("{}experts.{}.{}_proj.weight", prefix_, e, which));
       add_weighted(tensor.bytes, tensor.dtype, weights_[e], sum);
       source_.release(tensor);
     }
@@ -150,7 +144,7 @@ std::vector<std::byte> encode(std::span<const float> values, DType dtype) {
 DType expert_dtype(const io::Checkpoint& source, const io::ModelConfig& config) {
   int64_t layer = 0;
   while (layer < config.num_hidden_layers && !config.is_sparse_layer(layer)) ++layer;
-  return tensor_of(source, fmt::format("model.layers.{}.mlp.experts.0.gate_proj.weight", layer)).dtype;
+  return source.at(fmt::format("model.layers.{}.mlp.experts.0.gate_proj.weight", layer)).dtype;
 }
 
 MergedExperts average_experts(const io::Checkpoint& source, const io::ModelConfig& config,

@@ -86,20 +86,16 @@ std::vector<ExpertScores> calibrate(LayerwiseModel& model, std::span<const int32
   const Tensor residual = arena.matrix(DType::f32, tokens, config.hidden_size);
   ExpertScorer scorer(config, model.stream(), with_reap);
   std::vector<ExpertScores> scores(static_cast<size_t>(config.num_hidden_layers));
-  model.embed(token_ids, residual);
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    const LoadedPart part = model.load({.kind = model::ModelPart::Kind::layer, .layer = l});
-    model.attend(part.layer(), residual);
-    if (config.is_sparse_layer(l)) {
-      scorer.begin(part.layer());
-      model.feed_forward(config, part.layer(), residual,
-                         [&](const ExpertStep& step) { scorer.observe(step); });
-      scores[static_cast<size_t>(l)] = scorer.finish();
-    } else {
-      model.feed_forward(config, part.layer(), residual);
-    }
+  const auto observe = [&](int64_t layer, const model::LayerWeights& weights) -> ExpertObserver {
+    if (!config.is_sparse_layer(layer)) return nullptr;
+    scorer.begin(weights);
+    return [&](const ExpertStep& step) { scorer.observe(step); };
+  };
+  const auto after = [&](int64_t layer) {
+    if (config.is_sparse_layer(layer)) scores[static_cast<size_t>(layer)] = scorer.finish();
     if (on_layer) on_layer();
-  }
+  };
+  model.forward(token_ids, residual, after, observe);
   return scores;
 }
 

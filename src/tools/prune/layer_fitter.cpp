@@ -105,13 +105,7 @@ void LayerFitter::done(uint64_t units) const {
 void LayerFitter::run_original() {
   const io::ModelConfig& config = model_.config();
   const Stream& stream = model_.stream();
-  model_.embed(token_ids_, final_hidden_);
-  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
-    const LoadedPart part = model_.load({.kind = model::ModelPart::Kind::layer, .layer = l});
-    model_.attend(part.layer(), final_hidden_);
-    model_.feed_forward(config, part.layer(), final_hidden_);
-    done(kUnitsOfPass);
-  }
+  model_.forward(token_ids_, final_hidden_, [this](int64_t /*layer*/) { done(kUnitsOfPass); });
 
   predictions_ = std::make_unique<Predictions>();
   const int64_t hidden = config.hidden_size;

@@ -1,8 +1,10 @@
 #include "tools/prune/layerwise_model.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "base/error.h"
 #include "base/math.h"
@@ -88,6 +90,17 @@ void LayerwiseModel::for_each_step(int64_t num_tokens, const Run& run) {
                              .chunks = chunks_,
                              .block_tables = block_tables_,
                              .logits_tokens = {}})});
+  }
+}
+
+void LayerwiseModel::forward(std::span<const int32_t> token_ids, const Tensor& residual,
+                             const std::function<void(int64_t layer)>& on_layer, const Observe& observe) {
+  embed(token_ids, residual);
+  for (int64_t l = 0; l < config_.num_hidden_layers; ++l) {
+    const LoadedPart part = load({.kind = model::ModelPart::Kind::layer, .layer = l});
+    attend(part.layer(), residual);
+    feed_forward(config_, part.layer(), residual, observe ? observe(l, part.layer()) : nullptr);
+    if (on_layer) on_layer(l);
   }
 }
 
@@ -204,13 +217,9 @@ EvalResult evaluate_layerwise(LayerwiseModel& model, std::span<const int32_t> to
   const auto ids = token_ids.first(static_cast<size_t>(tokens));
   Arena arena(Arena::matrix_bytes(DType::f32, tokens, model.config().hidden_size));
   const Tensor residual = arena.matrix(DType::f32, tokens, model.config().hidden_size);
-  model.embed(ids, residual);
-  for (int64_t l = 0; l < model.config().num_hidden_layers; ++l) {
-    const LoadedPart part = model.load({.kind = model::ModelPart::Kind::layer, .layer = l});
-    model.attend(part.layer(), residual);
-    model.feed_forward(model.config(), part.layer(), residual);
+  model.forward(ids, residual, [&](int64_t /*layer*/) {
     if (on_layer) on_layer();
-  }
+  });
   return model.score(model.load({.kind = model::ModelPart::Kind::head}), ids, residual);
 }
 

@@ -56,6 +56,14 @@ class LayerwiseModel {
 
   LoadedPart load(model::ModelPart part) const;
 
+  // The whole model but for the head: residual = the last layer's output for these tokens. `observe`, where
+  // set, is called with each layer before its feed-forward, and gives the observer of that (or none);
+  // `on_layer`, where set, is called after each layer. What they throw ends the work.
+  using Observe = std::function<ExpertObserver(int64_t layer, const model::LayerWeights& weights)>;
+  void forward(std::span<const int32_t> token_ids, const Tensor& residual,
+               const std::function<void(int64_t layer)>& on_layer = nullptr,
+               const Observe& observe = nullptr);
+
   // residual[t] = the embedding of token_ids[t], all of which are in the vocabulary.
   void embed(std::span<const int32_t> token_ids, const Tensor& residual);
   // residual += attention(norm(residual)).

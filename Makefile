@@ -46,9 +46,9 @@ bench: build
 	@set -e; for bench in build-release/*_bench; do echo "== $$bench"; "$$bench"; done
 
 # The sibling: expert 0 of every layer of the bundled model.
-out/tales-moe-one-expert/config.json: models/tales-moe/config.json scripts/make_one_expert.py
-	@rm -rf out/tales-moe-one-expert
-	@python3 scripts/make_one_expert.py models/tales-moe out/tales-moe-one-expert
+out/tales-moe-one-expert/config.json: models/tales-moe/config.json | build
+	@mkdir -p out
+	@build/chorale prune --model-path models/tales-moe --output out/tales-moe-one-expert --force --method first --experts 1
 
 # Both are run, also when strategies of the first differ.
 compare: build out/tales-moe-one-expert/config.json

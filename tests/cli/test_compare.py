@@ -4,13 +4,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from conftest import BINARY, MODEL, ROOT
+from conftest import BINARY, MODEL
 
 SMALL = ("--workload", "random:6x20+8")
 PURPOSES = ("attention", "dispatch", "combine", "logits")
@@ -33,17 +32,11 @@ def compare(chorale, tmp_path):
 @pytest.fixture(scope="session")
 def one_expert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("siblings") / "tales-moe-one-expert"
-    make_one_expert(MODEL, folder)
-    return folder
-
-
-def make_one_expert(source, destination, status=0):
-    result = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "make_one_expert.py", source, destination],
-        capture_output=True, encoding="utf-8", check=False,
+    subprocess.run(
+        [BINARY, "prune", "--model-path", MODEL, "--output", folder, "--method", "first", "--experts", "1"],
+        capture_output=True, check=True,
     )  # fmt: skip
-    assert result.returncode == status, result.stderr
-    return result.stderr
+    return folder
 
 
 class Page(HTMLParser):
@@ -275,18 +268,6 @@ def read_bits(file):
         begin, end = (header_end + offset for offset in tensor["data_offsets"])
         tensors[name] = np.frombuffer(data[begin:end], np.uint16).reshape(tensor["shape"])
     return tensors
-
-
-def test_a_sibling_that_cannot_be_made_leaves_nothing(tmp_path, model_copy):
-    (tmp_path / "there").mkdir()
-    assert "is there already" in make_one_expert(MODEL, tmp_path / "there", status=1)
-    assert "config.json" in make_one_expert(tmp_path / "nothing", tmp_path / "new", status=1)
-    shard = model_copy / "model-00002-of-00003.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1000])
-    assert shard.name in make_one_expert(model_copy, tmp_path / "new", status=1)
-    shard.write_bytes(b"\xff" * 100)
-    assert shard.name in make_one_expert(model_copy, tmp_path / "new", status=1)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model", "there"]
 
 
 def test_help_has_the_flags_that_say_something_here(chorale):

@@ -112,6 +112,24 @@ def test_a_short_text_is_refused(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["text"]
 
 
+def test_a_damaged_or_missing_checkpoint_is_named_and_leaves_nothing(tmp_path, model_copy):
+    def refused(source, output):
+        flags = ("--model-path", source, "--output", output, "--method", "first", "--experts", 1)
+        result = prune(*flags, check=False)
+        assert result.returncode == 1
+        return result.stderr
+
+    (tmp_path / "there").mkdir()
+    assert "exists" in refused(MODEL, tmp_path / "there")
+    assert "config.json" in refused(tmp_path / "nothing", tmp_path / "new")
+    shard = model_copy / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    assert shard.name in refused(model_copy, tmp_path / "new")
+    shard.write_bytes(b"\xff" * 100)
+    assert shard.name in refused(model_copy, tmp_path / "new")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model", "there"]
+
+
 def test_output_equal_to_input_is_refused():
     result = prune("--model-path", MODEL, "--output", MODEL, "--force", "--method", "first", "--experts", 1, check=False)
     assert result.returncode == 1

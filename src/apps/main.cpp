@@ -2,6 +2,7 @@
 //   0  done
 //   1  unusable files, or a failure while running
 //   2  a mistake in the command line
+//   130  interrupted, where a command ends its work in order (prune)
 #include <algorithm>
 #include <cstdio>
 #include <exception>

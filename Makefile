@@ -4,7 +4,7 @@ MODEL ?= models/tales-moe
 PORT ?= 30000
 ARGS ?=
 
-.PHONY: help setup build run test unit format bench compare clean
+.PHONY: help setup build run test unit format bench compare prune-report clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,8 +14,9 @@ help:
 	@echo 'make test     build, then run every test'
 	@echo 'make unit     build, then run the unit tests alone'
 	@echo 'make bench    build, then run the benchmarks'
-	@echo 'make compare  build, then compare parallel strategies on the bundled model and on a one-expert sibling;'
+	@echo 'make compare  build, then compare parallel strategies on both bundled models, of 16 experts and of one;'
 	@echo '              reports in out/compare; ARGS="more flags of chorale compare"'
+	@echo 'make prune-report  build, then compare ways of pruning the bundled model; report in out/prune'
 	@echo 'make format   format all C++ and Rust sources'
 	@echo 'make clean    remove what was built'
 
@@ -45,16 +46,18 @@ bench: build
 	@cmake --build build-release
 	@set -e; for bench in build-release/*_bench; do echo "== $$bench"; "$$bench"; done
 
-# The sibling: expert 0 of every layer of the bundled model.
-out/tales-moe-one-expert/config.json: models/tales-moe/config.json | build
-	@mkdir -p out
-	@build/chorale prune --model-path models/tales-moe --output out/tales-moe-one-expert --force --method first --experts 1
-
 # Both are run, also when strategies of the first differ.
-compare: build out/tales-moe-one-expert/config.json
-	@status=0; for model in models/tales-moe out/tales-moe-one-expert; do \
+compare: build
+	@status=0; for model in models/tales-moe models/tales-moe-1e; do \
 	  build/chorale compare --model-path $$model --output "out/compare/$${model##*/}" $(ARGS) || status=1; echo; \
 	done; exit $$status
+
+# The table of docs/pruning.md: a quarter of an hour on two cores.
+prune-report: build
+	@build/chorale prune --model-path models/tales-moe --report out/prune \
+	  --calibration-file tests/golden/calibration.txt --heldout-file tests/golden/heldout_excerpt.txt \
+	  --variants frequency:12,frequency:8,frequency:1,reap:12,reap:8,reap:1,average \
+	  --variants fit:128:0,fit:256:0,fit:512:0,fit:1024:0,fit:128,fit:512 $(ARGS)
 
 format:
 	@scripts/format.sh

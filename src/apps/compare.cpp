@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,6 +14,7 @@
 #include <unistd.h>
 
 #include "apps/command.h"
+#include "apps/report_files.h"
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -65,35 +65,13 @@ tools::Workload make_workload(const CompareFlags& flags, const io::ModelConfig& 
   return tools::make_from_prompts(prompts, load_tokenizer(flags.load, config), source, context, flags.seed);
 }
 
-// Before anything is run, so that no result is lost to a folder that cannot be written.
-void make_folder(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) throw_error("--output {}: the folder cannot be made: {}", path, error.message());
-  if (access(path.c_str(), W_OK) != 0)
-    throw_error("--output {}: the folder cannot be written: {}", path, io::system_message(errno));
-}
-
-void write_file(const std::filesystem::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  if (!file) throw_error("{} could not be written", path.string());
-}
-
-std::string folder_name(const std::filesystem::path& path) {
-  std::error_code error;
-  const std::filesystem::path full = std::filesystem::weakly_canonical(path, error);
-  return error ? path.filename().string() : full.filename().string();
-}
-
 int run_compare(const CompareFlags& flags) {
   log::set_level(log::parse_level(flags.log_level));
   tools::CompareReport report;
   report.config = io::load_model_config(flags.load.model_path);
   const std::vector<tools::NamedStrategy> strategies = choose_strategies(flags, report.config);
   const tools::Workload workload = make_workload(flags, report.config);
-  make_folder(flags.output);
+  make_report_folder("--output", flags.output);
 
   tools::CompareOptions options;
   options.load = flags.load;
@@ -113,8 +91,8 @@ int run_compare(const CompareFlags& flags) {
   report.outcomes = tools::compare(options, strategies, workload);
 
   const std::filesystem::path folder = flags.output;
-  write_file(folder / "report.json", tools::report_json(report, 2) + "\n");
-  write_file(folder / "report.html", tools::report_html(report));
+  write_report_file(folder / "report.json", tools::report_json(report, 2) + "\n");
+  write_report_file(folder / "report.html", tools::report_html(report));
   fmt::print("{}", flags.json ? tools::report_json(report, -1) + "\n" : tools::report_table(report));
   if (!flags.json) fmt::print("{}\n", log::escape((folder / "report.html").string()));
   return tools::any_ran(report.outcomes) && tools::all_identical(report.outcomes) ? 0 : 1;

@@ -11,21 +11,9 @@
 #include "comm/communicator.h"
 #include "io/model_config.h"
 #include "tools/compare.h"
+#include "tools/machine.h"
 
 namespace chorale::tools {
-
-// Where the comparison ran, and with what.
-struct Machine {
-  std::string processor;
-  std::string system;    // kernel and its version
-  int cores = 0;         // that this process may use
-  uint64_t memory = 0;   // bytes
-  std::string compiler;  // that built this program
-};
-Machine this_machine();
-
-// "2025-11-25 08:16 UTC"
-std::string utc_now();
 
 struct CompareReport {
   std::string version;  // of Chorale

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("CHORALE_BINARY", ROOT / "build" / "chorale"))
 MODEL = ROOT / "models" / "tales-moe"
+ONE_EXPERT = ROOT / "models" / "tales-moe-1e"
 GOLDEN = ROOT / "tests" / "golden"
 
 

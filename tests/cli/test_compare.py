@@ -1,4 +1,4 @@
-"""chorale compare, and the one-expert sibling that `make compare` runs it on."""
+"""chorale compare, on both bundled models."""
 
 import json
 import os
@@ -6,10 +6,9 @@ import re
 import subprocess
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
-from conftest import BINARY, MODEL
+from conftest import BINARY, MODEL, ONE_EXPERT
 
 SMALL = ("--workload", "random:6x20+8")
 PURPOSES = ("attention", "dispatch", "combine", "logits")
@@ -27,16 +26,6 @@ def compare(chorale, tmp_path):
         return report
 
     return run
-
-
-@pytest.fixture(scope="session")
-def one_expert(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("siblings") / "tales-moe-one-expert"
-    subprocess.run(
-        [BINARY, "prune", "--model-path", MODEL, "--output", folder, "--method", "first", "--experts", "1"],
-        capture_output=True, check=True,
-    )  # fmt: skip
-    return folder
 
 
 class Page(HTMLParser):
@@ -111,8 +100,8 @@ def test_all_strategies_give_the_same_bits(compare):
     assert rows["tp"]["ranks"][0]["weight_bytes"] < rows["simple"]["ranks"][0]["weight_bytes"] / 6
 
 
-def test_one_expert_needs_no_expert_traffic(compare, one_expert):
-    report = compare("--config", "both", *SMALL, model=one_expert)
+def test_one_expert_needs_no_expert_traffic(compare):
+    report = compare("--config", "both", *SMALL, model=ONE_EXPERT)
     rows = by_name(report)
     assert report["identical"] is True
     assert report["model"]["num_experts"] == 1
@@ -124,7 +113,7 @@ def test_one_expert_needs_no_expert_traffic(compare, one_expert):
         assert rows["ep"]["traffic"][purpose]["bytes_by_rank"] == [0] * 8
         assert rows["tp"]["traffic"][purpose]["bytes"] > 0
     # All ranks compute with the one copy of the expert that the process has.
-    assert rows["ep"]["stored_weight_bytes"] < one_expert.joinpath("model.safetensors").stat().st_size * 1.05
+    assert rows["ep"]["stored_weight_bytes"] < ONE_EXPERT.joinpath("model.safetensors").stat().st_size * 1.05
 
 
 def test_a_strategy_that_is_refused_is_a_row(compare):
@@ -230,44 +219,12 @@ def test_mistakes(chorale, tmp_path, flags, status, parts):
         assert part in result.stderr.splitlines()[0]
 
 
-def test_the_environment_does_not_choose_strategies(one_expert, tmp_path):
+def test_the_environment_does_not_choose_strategies(tmp_path):
     result = subprocess.run(
-        [BINARY, "compare", "--model-path", one_expert, "--config", "simple", *SMALL, "--output", tmp_path, "--json"],
+        [BINARY, "compare", "--model-path", ONE_EXPERT, "--config", "simple", *SMALL, "--output", tmp_path, "--json"],
         env={**os.environ, "SINGLE_EXPERT_MODE": "neither"}, capture_output=True, check=True,
     )  # fmt: skip
     assert json.loads(result.stdout)["identical"] is True
-
-
-def test_the_sibling_keeps_the_first_expert(chorale, one_expert):
-    source = {}
-    for shard in sorted(MODEL.glob("*.safetensors")):
-        source.update(read_bits(shard))
-    sibling = read_bits(one_expert / "model.safetensors")
-    expected = {name for name in source if not re.search(r"\.experts\.[1-9]", name)}
-    assert set(sibling) == expected
-    for name, values in sibling.items():
-        router = name.endswith(".mlp.gate.weight")
-        assert values.shape == ((1, 256) if router else source[name].shape)
-        assert np.array_equal(values, source[name][:1] if router else source[name]), name
-
-    assert chorale.json("check", one_expert)["warnings"] == []
-    config = json.loads((one_expert / "config.json").read_text(encoding="utf-8"))
-    assert config["num_experts"] == config["num_experts_per_tok"] == 1
-    assert (one_expert / "tokenizer.json").read_bytes() == (MODEL / "tokenizer.json").read_bytes()
-
-
-def read_bits(file):
-    """Tensors by name, as the bits of their bfloat16 values, which numpy has no type for."""
-    data = file.read_bytes()
-    header_end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:header_end])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, tensor in header.items():
-        assert tensor["dtype"] == "BF16"
-        begin, end = (header_end + offset for offset in tensor["data_offsets"])
-        tensors[name] = np.frombuffer(data[begin:end], np.uint16).reshape(tensor["shape"])
-    return tensors
 
 
 def test_help_has_the_flags_that_say_something_here(chorale):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import BINARY, MODEL
+from conftest import BINARY, GOLDEN, MODEL, ONE_EXPERT
 
 MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n")
 
@@ -38,45 +38,26 @@ def write_model(folder, config, tensors=None):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-def bundled_tensors():
-    """(name, dtype, shape, bytes) of every weight of the bundled model."""
-    for file in sorted(MODEL.glob("*.safetensors")):
-        data = file.read_bytes()
-        (length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(data[8 : 8 + length])
-        header.pop("__metadata__", None)
-        for name, tensor in header.items():
-            begin, end = tensor["data_offsets"]
-            yield name, tensor["dtype"], tensor["shape"], data[8 + length + begin : 8 + length + end]
-
-
-def keep_first_experts(folder, count):
-    """The bundled model with the first experts of each layer, and as many rows of the routers."""
-    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
-    config |= {"num_experts": count, "num_experts_per_tok": min(count, config["num_experts_per_tok"])}
-    tensors = {}
-    for name, dtype, shape, data in bundled_tensors():
-        _, is_expert, rest = name.partition(".mlp.experts.")
-        if is_expert and int(rest.partition(".")[0]) >= count:
-            continue
-        if name.endswith(".mlp.gate.weight"):
-            data, shape = data[: len(data) // shape[0] * count], [count, shape[1]]
-        tensors[name] = (dtype, shape, data)
-    write_model(folder, config, tensors)
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(MODEL / name, folder)
+def pruned(folder, count):
+    """The bundled model with `count` experts, chosen with a little text."""
+    flags = ("--method", "reap", "--experts", count, "--calibration-tokens", 2048)
+    text = GOLDEN / "calibration.txt"
+    subprocess.run(
+        [BINARY, "prune", "--model-path", MODEL, "--output", folder, "--calibration-file", text, *map(str, flags)],
+        check=True, capture_output=True,
+    )  # fmt: skip
     return Model(folder, count)
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    made = {f"{count} experts": keep_first_experts(folder / str(count), count) for count in (1, 3, 7)}
+    made = {f"{count} experts": pruned(folder / str(count), count) for count in (3, 7)}
     config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
     sizes = {"num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 3, "moe_intermediate_size": 64}
     write_model(folder / "128", config | sizes)
     dummy = Model(folder / "128", 128, 3, ("--load-format", "dummy"))
-    return made | {"bundled": Model(MODEL, 16), "128 experts": dummy}
+    return made | {"1 experts": Model(ONE_EXPERT, 1), "bundled": Model(MODEL, 16), "128 experts": dummy}
 
 
 class Case(NamedTuple):

@@ -28,7 +28,7 @@ enum class FitLoss {
 
 struct LayerFitOptions {
   int64_t width = 0;
-  int64_t steps = 1500;
+  int64_t steps = kFitSteps;
   FitLoss loss = FitLoss::logits;
   uint64_t seed = 0;
   std::function<void(uint64_t)>

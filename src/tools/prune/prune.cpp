@@ -1,7 +1,8 @@
 #include "tools/prune/prune.h"
 
 #include <algorithm>
-#include <functional>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -30,11 +31,11 @@ struct TokenizedText {
   std::vector<int32_t> token_ids;
 };
 
-TokenizedText read_text(const std::filesystem::path& file, const char* flag, const PruneOptions& options,
-                        const io::ModelConfig& config) {
+TokenizedText read_text(const std::filesystem::path& file, const char* flag,
+                        const std::filesystem::path& model_path, const io::ModelConfig& config) {
   const std::string text = io::read_text_file(file, kMaxTextBytes);
   if (!is_valid_utf8(text)) throw_error("{} {}: the text is not valid UTF-8", flag, file.string());
-  TokenizedText result{sha256_hex(text), load_tokenizer(options.model_path, config).encode(text, true)};
+  TokenizedText result{sha256_hex(text), load_tokenizer(model_path, config).encode(text, true)};
   for (const int32_t id : result.token_ids) {
     if (id < 0 || id >= config.vocab_size) {
       throw_error("{} {}: the tokenizer gives id {}; the model's vocabulary has ids 0 to {}", flag,
@@ -44,100 +45,102 @@ TokenizedText read_text(const std::filesystem::path& file, const char* flag, con
   return result;
 }
 
-// Whole windows of the text's first tokens.
-TokenizedText calibration_text(const PruneOptions& options, const io::ModelConfig& config) {
-  TokenizedText text = read_text(options.calibration_file, "--calibration-file", options, config);
-  auto tokens = static_cast<int64_t>(text.token_ids.size());
-  const bool all = options.method.kind == PruneMethod::Kind::fit;
-  if (options.calibration_tokens || !all) {
-    tokens = std::min(tokens, options.calibration_tokens.value_or(kScoreTokens));
-  }
-  if (tokens < options.window) {
-    throw_error("--calibration-file {}: expected at least one window of {} tokens (--window), found {}",
-                options.calibration_file.string(), options.window, tokens);
-  }
-  text.token_ids.resize(static_cast<size_t>(tokens / options.window * options.window));
-  return text;
-}
-
-void check_width(const PruneOptions& options, const io::ModelConfig& config) {
-  if (options.expert_width == 0) return;
-  if (options.method.kind != PruneMethod::Kind::fit) {
+void check_width(const PruneVariant& variant, const io::ModelConfig& config) {
+  if (variant.expert_width == 0) return;
+  if (variant.method.kind != PruneMethod::Kind::fit) {
     throw_error("--expert-width: expected with --method fit alone; other methods keep the width of {}",
                 config.moe_intermediate_size);
   }
   const int64_t most = config.num_experts * config.moe_intermediate_size;
-  if (options.expert_width < 1 || options.expert_width > most) {
+  if (variant.expert_width < 1 || variant.expert_width > most) {
     throw_error("--expert-width: expected 1 to {}, the neurons of all experts, found {}", most,
-                options.expert_width);
+                variant.expert_width);
   }
 }
 
-// A pruning with what all its stages share.
-class Pruning {
+}  // namespace
+
+class Pruner::Work {
  public:
-  explicit Pruning(const PruneOptions& options)
-      : options_(options),
-        config_(io::load_model_config(options.model_path)),
-        num_experts_(check_prune_method(config_, options.method, options.num_experts)),
-        pool_(options.threads),
-        stream_(pool_, options.isa) {
-    check_width(options, config_);
-    if (needs_calibration(options.method) && options.calibration_file.empty()) {
-      throw_error("--method {}: --calibration-file is required", name_of(options.method.kind));
+  explicit Work(PruneOptions options)
+      : options_(std::move(options)),
+        config_(io::load_model_config(options_.model_path)),
+        pool_(options_.threads),
+        stream_(pool_, options_.isa) {}
+
+  const io::ModelConfig& config() const { return config_; }
+
+  // Returns the number of experts that each layer will have.
+  int64_t check(const PruneVariant& variant) const {
+    const int64_t num_experts = check_prune_method(config_, variant.method, variant.num_experts);
+    check_width(variant, config_);
+    if (needs_calibration(variant.method) && options_.calibration_file.empty()) {
+      throw_error("--method {}: --calibration-file is required", name_of(variant.method.kind));
     }
+    return num_experts;
   }
 
-  PruneResult run() {
-    io::OutputFolder output(options_.output, options_.force, options_.model_path);
-    const io::Checkpoint checkpoint = io::Checkpoint::open(options_.model_path);
-    model::check_tensors(checkpoint, config_);
-    record_.version = options_.version;
-    record_.method = options_.method.kind;
-    record_.num_experts = num_experts_;
-    record_.num_source_experts = config_.num_experts;
-    record_.seed = options_.seed;
-    std::optional<TokenizedText> held_out;
-    if (!options_.heldout_file.empty()) {
-      held_out = read_text(options_.heldout_file, "--heldout-file", options_, config_);
-    }
-    TokenizedText calibration;
-    if (needs_calibration(options_.method)) calibration = calibration_text(options_, config_);
-    if (needs_calibration(options_.method)) {
-      record_.calibration = {.file = options_.calibration_file,
-                             .sha256 = calibration.sha256,
-                             .tokens = static_cast<int64_t>(calibration.token_ids.size()),
-                             .window = options_.window};
-    }
-
-    PruneResult result{.num_experts = num_experts_, .width = config_.moe_intermediate_size};
-    result.calibration_tokens = static_cast<int64_t>(calibration.token_ids.size());
-    if (held_out) result.nll_before = likelihood("Scoring the original", checkpoint, config_, *held_out);
-    if (options_.method.kind == PruneMethod::Kind::fit) {
-      result.width = options_.expert_width > 0 ? options_.expert_width : config_.moe_intermediate_size;
-      result.weight_bytes = write_fitted(checkpoint, calibration.token_ids, result.width, output.path());
-    } else {
-      result.weight_bytes = write_selected(checkpoint, calibration.token_ids, output.path());
-    }
-    if (held_out) {
-      const io::Checkpoint pruned = io::Checkpoint::open(output.path());
-      const io::ModelConfig config = io::load_model_config(output.path());
-      model::check_tensors(pruned, config);
-      result.nll_after = likelihood("Scoring the result", pruned, config, *held_out);
-      record_.held_out = {.file = options_.heldout_file,
-                          .sha256 = held_out->sha256,
-                          .tokens = scored_tokens_,
-                          .window = options_.window,
-                          .nll_before = *result.nll_before,
-                          .nll_after = *result.nll_after};
-    }
-    write_pruning_record(record_, output.path());
+  PruneResult prune(const PruneVariant& variant, const std::filesystem::path& target, bool force) {
+    check(variant);
+    io::OutputFolder output(target, force, options_.model_path);
+    const PruneResult result = make(variant, output.path());
     poll();
     output.commit();
     return result;
   }
 
+  PruneResult try_out(const PruneVariant& variant, const std::filesystem::path& folder) {
+    check(variant);
+    const io::OutputFolder output(folder / "checkpoint", false);
+    return make(variant, output.path());
+  }
+
  private:
+  // Writes the checkpoint into `folder`.
+  PruneResult make(const PruneVariant& variant, const std::filesystem::path& folder) {
+    const int64_t num_experts = check(variant);
+    open();
+    PruningRecord record;
+    record.version = options_.version;
+    record.method = variant.method.kind;
+    record.num_experts = num_experts;
+    record.num_source_experts = config_.num_experts;
+    record.seed = options_.seed;
+    PruneResult result{.num_experts = num_experts, .width = config_.moe_intermediate_size};
+    std::span<const int32_t> token_ids;
+    if (needs_calibration(variant.method)) {
+      token_ids = calibration_tokens(variant.method);
+      result.calibration_tokens = std::ssize(token_ids);
+      record.calibration = {.file = options_.calibration_file,
+                            .sha256 = calibration_->sha256,
+                            .tokens = result.calibration_tokens,
+                            .window = options_.window};
+    }
+
+    result.nll_before = likelihood_before();
+    if (variant.method.kind == PruneMethod::Kind::fit) {
+      result.width = variant.expert_width > 0 ? variant.expert_width : config_.moe_intermediate_size;
+      result.weight_bytes = write_fitted(variant, token_ids, result.width, folder, record);
+    } else {
+      result.weight_bytes = write_selected(variant, num_experts, token_ids, folder, record);
+    }
+    if (result.nll_before) {
+      const io::Checkpoint pruned = io::Checkpoint::open(folder);
+      const io::ModelConfig config = io::load_model_config(folder);
+      model::check_tensors(pruned, config);
+      const EvalResult after = evaluate("Scoring the result", pruned, config);
+      result.nll_after = after.nll;
+      record.held_out = {.file = options_.heldout_file,
+                         .sha256 = held_out_->sha256,
+                         .tokens = after.tokens,
+                         .window = options_.window,
+                         .nll_before = *result.nll_before,
+                         .nll_after = after.nll};
+    }
+    write_pruning_record(record, folder);
+    return result;
+  }
+
   void poll() const {
     if (options_.interruption != nullptr) options_.interruption->throw_if_requested();
   }
@@ -146,37 +149,71 @@ class Pruning {
     return {std::move(label), total, options_.show_progress, unit};
   }
 
-  double likelihood(const char* label, const io::Checkpoint& checkpoint, const io::ModelConfig& config,
-                    const TokenizedText& text) {
+  void open() {
+    if (checkpoint_) return;
+    io::Checkpoint checkpoint = io::Checkpoint::open(options_.model_path);
+    model::check_tensors(checkpoint, config_);
+    checkpoint_.emplace(std::move(checkpoint));
+  }
+
+  // Whole windows of the text's first tokens.
+  std::span<const int32_t> calibration_tokens(const PruneMethod& method) {
+    if (!calibration_) {
+      calibration_ = read_text(options_.calibration_file, "--calibration-file", options_.model_path, config_);
+    }
+    int64_t tokens = std::ssize(calibration_->token_ids);
+    if (options_.calibration_tokens || method.kind != PruneMethod::Kind::fit) {
+      tokens = std::min(tokens, options_.calibration_tokens.value_or(kScoreTokens));
+    }
+    if (tokens < options_.window) {
+      throw_error("--calibration-file {}: expected at least one window of {} tokens (--window), found {}",
+                  options_.calibration_file.string(), options_.window, tokens);
+    }
+    return std::span(calibration_->token_ids)
+        .first(static_cast<size_t>(tokens / options_.window * options_.window));
+  }
+
+  // Of the held-out text, nats per token.
+  EvalResult evaluate(const char* label, const io::Checkpoint& checkpoint, const io::ModelConfig& config) {
     LayerwiseModel model(checkpoint, config, options_.dtype, stream_, options_.window);
     ProgressBar bar = progress(label, static_cast<uint64_t>(config.num_hidden_layers), ProgressUnit::part);
-    const EvalResult result = evaluate_layerwise(model, text.token_ids, options_.heldout_windows, [&] {
-      bar.add(1);
-      poll();
-    });
-    scored_tokens_ = result.tokens;
-    return result.nll;
-  }
-
-  std::vector<ExpertScores> score_experts(const io::Checkpoint& checkpoint,
-                                          const std::vector<int32_t>& token_ids) const {
-    if (!needs_calibration(options_.method)) return {};
-    LayerwiseModel model(checkpoint, config_, options_.dtype, stream_, options_.window);
-    ProgressBar bar =
-        progress("Scoring experts", static_cast<uint64_t>(config_.num_hidden_layers), ProgressUnit::part);
-    return calibrate(model, token_ids, true, [&] {
+    return evaluate_layerwise(model, held_out_->token_ids, options_.heldout_windows, [&] {
       bar.add(1);
       poll();
     });
   }
 
-  uint64_t write_selected(const io::Checkpoint& checkpoint, const std::vector<int32_t>& token_ids,
-                          const std::filesystem::path& folder) {
-    record_.scores = score_experts(checkpoint, token_ids);
-    const bool average = options_.method.kind == PruneMethod::Kind::average;
-    const uint64_t bytes = average ? merged_weight_bytes(checkpoint, config_, config_.moe_intermediate_size,
-                                                         expert_dtype(checkpoint, config_))
-                                   : kept_weight_bytes(checkpoint, config_, num_experts_);
+  std::optional<double> likelihood_before() {
+    if (options_.heldout_file.empty()) return {};
+    if (!held_out_) {
+      held_out_ = read_text(options_.heldout_file, "--heldout-file", options_.model_path, config_);
+    }
+    if (!nll_before_) nll_before_ = evaluate("Scoring the original", *checkpoint_, config_).nll;
+    return nll_before_;
+  }
+
+  // Methods that score experts all score with the same tokens.
+  const std::vector<ExpertScores>& scores(std::span<const int32_t> token_ids) {
+    if (scores_.empty()) {
+      LayerwiseModel model(*checkpoint_, config_, options_.dtype, stream_, options_.window);
+      ProgressBar bar =
+          progress("Scoring experts", static_cast<uint64_t>(config_.num_hidden_layers), ProgressUnit::part);
+      scores_ = calibrate(model, token_ids, true, [&] {
+        bar.add(1);
+        poll();
+      });
+    }
+    return scores_;
+  }
+
+  uint64_t write_selected(const PruneVariant& variant, int64_t num_experts,
+                          std::span<const int32_t> token_ids, const std::filesystem::path& folder,
+                          PruningRecord& record) {
+    if (needs_calibration(variant.method)) record.scores = scores(token_ids);
+    const bool average = variant.method.kind == PruneMethod::Kind::average;
+    const uint64_t bytes = average ? merged_weight_bytes(*checkpoint_, config_, config_.moe_intermediate_size,
+                                                         expert_dtype(*checkpoint_, config_))
+                                   : kept_weight_bytes(*checkpoint_, config_, num_experts);
     io::require_free_space(folder, bytes);
     ProgressBar bar = progress("Writing weights", bytes, ProgressUnit::bytes);
     const WritePrunedOptions write{.on_bytes = [&](uint64_t n) {
@@ -184,21 +221,22 @@ class Pruning {
       poll();
     }};
     if (average) {
-      write_merged(checkpoint, config_, average_experts(checkpoint, config_, record_.scores), folder, write);
+      write_merged(*checkpoint_, config_, average_experts(*checkpoint_, config_, record.scores), folder,
+                   write);
     } else {
-      record_.kept = select_experts(config_, options_.method, num_experts_, record_.scores);
-      write_kept(checkpoint, config_, record_.kept, folder, write);
+      record.kept = select_experts(config_, variant.method, num_experts, record.scores);
+      write_kept(*checkpoint_, config_, record.kept, folder, write);
     }
     return bytes;
   }
 
-  uint64_t write_fitted(const io::Checkpoint& checkpoint, const std::vector<int32_t>& token_ids,
-                        int64_t width, const std::filesystem::path& folder) {
-    const DType dtype = expert_dtype(checkpoint, config_);
-    const uint64_t bytes = merged_weight_bytes(checkpoint, config_, width, dtype);
+  uint64_t write_fitted(const PruneVariant& variant, std::span<const int32_t> token_ids, int64_t width,
+                        const std::filesystem::path& folder, PruningRecord& record) {
+    const DType dtype = expert_dtype(*checkpoint_, config_);
+    const uint64_t bytes = merged_weight_bytes(*checkpoint_, config_, width, dtype);
     io::require_free_space(folder, bytes);
     LayerFitOptions fit{.width = width,
-                        .steps = options_.fit_steps,
+                        .steps = variant.fit_steps,
                         .loss = options_.fit_loss,
                         .seed = options_.seed,
                         .on_work = {}};
@@ -207,29 +245,43 @@ class Pruning {
       bar.add(units);
       poll();
     };
-    LayerwiseModel model(checkpoint, config_, options_.dtype, stream_, options_.window);
+    LayerwiseModel model(*checkpoint_, config_, options_.dtype, stream_, options_.window);
     LayerFitter fitter(model, token_ids, dtype, fit);
-    write_merged(checkpoint, config_,
+    write_merged(*checkpoint_, config_,
                  {.width = width, .dtype = dtype, .make = [&](int64_t layer) { return fitter.fit(layer); }},
                  folder, {.on_bytes = [&](uint64_t) { poll(); }});
-    record_.scores = fitter.scores();
-    record_.fit = {.width = width, .steps = options_.fit_steps, .relative_errors = fitter.relative_errors()};
+    record.scores = fitter.scores();
+    record.fit = {.width = width, .steps = variant.fit_steps, .relative_errors = fitter.relative_errors()};
     return bytes;
   }
 
-  const PruneOptions& options_;
+  PruneOptions options_;
   io::ModelConfig config_;
-  int64_t num_experts_;
   ThreadPool pool_;
   Stream stream_;
-  PruningRecord record_;
-  int64_t scored_tokens_ = 0;
+  std::optional<io::Checkpoint> checkpoint_;
+  std::optional<TokenizedText> calibration_, held_out_;
+  std::optional<double> nll_before_;
+  std::vector<ExpertScores> scores_;
 };
 
-}  // namespace
+Pruner::Pruner(PruneOptions options) : work_(std::make_unique<Work>(std::move(options))) {}
+Pruner::~Pruner() = default;
 
-PruneResult prune(const PruneOptions& options) {
-  return Pruning(options).run();
+const io::ModelConfig& Pruner::config() const {
+  return work_->config();
+}
+
+void Pruner::check(const PruneVariant& variant) const {
+  work_->check(variant);
+}
+
+PruneResult Pruner::prune(const PruneVariant& variant, const std::filesystem::path& output, bool force) {
+  return work_->prune(variant, output, force);
+}
+
+PruneResult Pruner::try_out(const PruneVariant& variant, const std::filesystem::path& folder) {
+  return work_->try_out(variant, folder);
 }
 
 }  // namespace chorale::tools

@@ -1,3 +1,5 @@
+#include "tools/machine.h"
+
 #include <array>
 #include <chrono>
 #include <ctime>
@@ -8,8 +10,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "base/memory_info.h"
 #include "base/thread_pool.h"
-#include "tools/compare_report.h"
 
 namespace chorale::tools {
 namespace {
@@ -46,6 +48,11 @@ Machine this_machine() {
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   machine.compiler = compiler_name();
   return machine;
+}
+
+std::string describe(const Machine& machine) {
+  return fmt::format("{}, {} cores, {} of memory, {}", machine.processor, machine.cores,
+                     format_bytes(machine.memory), machine.system);
 }
 
 std::string utc_now() {

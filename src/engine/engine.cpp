@@ -29,6 +29,7 @@ namespace chorale::engine {
 namespace {
 
 constexpr std::chrono::milliseconds kIdleCheck{500};
+constexpr int kMaskThreads = 2;
 
 EngineOptions checked(EngineOptions options, const ModelRunner& runner) {
   auto positive = [](int64_t value, const char* name) {
@@ -150,6 +151,7 @@ class Engine::Impl {
   std::vector<const StepPlan*> plans_;          // of the groups
   std::vector<std::span<const float>> logits_;  // likewise
   Sampler sampler_;
+  MaskWorkers masks_{kMaskThreads};
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
   std::vector<std::unique_ptr<Sequence>> taken_;
   std::vector<uint64_t> taken_aborts_;
@@ -193,6 +195,9 @@ std::optional<RequestError> Engine::Impl::submit(GenerationRequest request, Even
   auto sequence = std::make_unique<Sequence>(std::move(request), std::move(listener));
   if (auto error = check_length(*sequence)) return error;
   sequence->max_output = output_limit(*sequence);
+  if (const ConstraintFactory& constraint = sequence->request.constraint) {
+    sequence->mask = std::make_shared<MaskTask>(constraint(), vocab_size_);
+  }
   {
     const std::lock_guard lock(mutex_);
     if (auto error = refuse(*sequence)) return error;
@@ -332,6 +337,7 @@ void Engine::Impl::apply_commands() {
     sequence->group = least_busy_group();
     groups_[sequence->group]->scheduler.add(*sequence);
     const uint64_t arrival = sequence->arrival;
+    if (sequence->mask) masks_.start(sequence->mask, std::nullopt);
     sequences_.emplace(arrival, std::move(sequence));
   }
   taken_.clear();
@@ -427,16 +433,22 @@ bool Engine::Impl::score_prompt(Sequence& sequence, int64_t num_rows, std::span<
 
 void Engine::Impl::append_token(Sequence& sequence, std::span<const float> row) {
   const SamplingParams& params = sequence.request.sampling;
+  std::span<const uint32_t> allowed;
+  if (sequence.mask) {
+    masks_.wait(*sequence.mask);
+    if (const auto& error = sequence.mask->error()) return fail(sequence, *error);
+    allowed = sequence.mask->mask();
+  }
   const Sampled sampled = sampler_.sample({.logits = row,
                                            .params = params,
                                            .seed = sequence.seed,
                                            .prompt = sequence.prompt(),
                                            .output = sequence.output(),
-                                           .eos_token_ids = options_.eos_token_ids});
+                                           .eos_token_ids = options_.eos_token_ids,
+                                           .allowed = allowed});
   if (sampled.status == SampleStatus::bad_logits) return fail_for_bad_logits(sequence);
   if (sampled.status == SampleStatus::all_masked) {
-    return fail(sequence,
-                {400, "every token of the vocabulary is masked before min_new_tokens", "min_new_tokens"});
+    return fail(sequence, {400, "no token is left that is allowed before min_new_tokens", "min_new_tokens"});
   }
   sequence.tokens.push_back(sampled.token);
   ++counters_.generated_tokens;
@@ -447,11 +459,15 @@ void Engine::Impl::append_token(Sequence& sequence, std::span<const float> row) 
     auto scored = sampler_.logprobs(row, sampled.token, sequence.request.num_top_logprobs);
     if (scored) event.logprobs.push_back(std::move(*scored));
   }
-  if (is_stop_token(sampled.token, params, options_.eos_token_ids)) {
+  const bool is_end = sequence.mask && std::ranges::find(options_.eos_token_ids, sampled.token) !=
+                                           options_.eos_token_ids.end();
+  if (is_end || is_stop_token(sampled.token, params, options_.eos_token_ids)) {
     event.matched_stop_token = sampled.token;
     finish(sequence, event, FinishReason::stop);
   } else if (sequence.num_output() >= sequence.max_output) {
     finish(sequence, event, FinishReason::length);
+  } else if (sequence.mask) {
+    masks_.start(sequence.mask, sampled.token);  // while the model computes the next logits
   }
 }
 

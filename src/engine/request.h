@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/token_constraint.h"
 
 namespace chorale::engine {
 
@@ -51,6 +52,9 @@ struct GenerationRequest {
   // Also return logprobs of the prompt tokens at positions max(1, start) and up (the first token has none),
   // one entry each; -1: none. At most the prompt's length.
   int64_t prompt_logprobs_start = -1;
+  // What the output must look like; null: anything. The end-of-sequence tokens end it even under ignore_eos,
+  // because nothing can follow.
+  ConstraintFactory constraint;
 
   // As SamplingParams::validate, and the fields above; a prompt must have at least one token.
   std::optional<RequestError> validate(int64_t vocab_size) const;

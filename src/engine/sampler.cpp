@@ -61,8 +61,9 @@ int32_t first_equal(std::span<const float> row, float value) {
 
 bool changes_logits(const SampleInput& input) {
   const SamplingParams& p = input.params;
-  return !p.logit_bias.empty() || p.repetition_penalty != 1 || p.frequency_penalty != 0 ||
-         p.presence_penalty != 0 || static_cast<int64_t>(input.output.size()) < p.min_new_tokens;
+  return !input.allowed.empty() || !p.logit_bias.empty() || p.repetition_penalty != 1 ||
+         p.frequency_penalty != 0 || p.presence_penalty != 0 ||
+         static_cast<int64_t>(input.output.size()) < p.min_new_tokens;
 }
 
 // Adjustments keep finite logits finite, so that nothing a request asks for can make NaN of them.
@@ -193,6 +194,15 @@ void Sampler::apply_penalties(const SampleInput& input) {
 
 void Sampler::apply_mask(const SampleInput& input) {
   const SamplingParams& p = input.params;
+  for (size_t word = 0; word < input.allowed.size(); ++word) {
+    const size_t first = word * 32;
+    const size_t end = std::min(first + 32, adjusted_.size());
+    const uint32_t bits = input.allowed[word];
+    if (bits == ~uint32_t{0}) continue;
+    for (size_t i = first; i < end; ++i) {
+      if ((bits >> (i - first) & 1U) == 0) adjusted_[i] = -kInfinity;
+    }
+  }
   if (static_cast<int64_t>(input.output.size()) >= p.min_new_tokens) return;
   for (const int32_t token : p.stop_token_ids) adjusted_[static_cast<size_t>(token)] = -kInfinity;
   if (p.ignore_eos) return;

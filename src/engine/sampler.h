@@ -3,7 +3,8 @@
 // The token depends on the row, the request and its earlier tokens alone, never on the batch, and the sampler
 // keeps nothing between calls but its buffers. The order is the one users of vLLM know:
 //
-//   logit_bias; repetition, frequency and presence penalty; masking of stop tokens before min_new_tokens
+//   logit_bias; repetition, frequency and presence penalty; masking of stop tokens before min_new_tokens, and
+//   of what a constraint does not allow
 //   temperature 0: the largest logit
 //   else: softmax(logits / temperature); top_k; top_p of what that left; min_p relative to the largest
 //   probability;
@@ -34,12 +35,13 @@ struct SampleInput {
   std::span<const int32_t> prompt;
   std::span<const int32_t> output;
   std::span<const int32_t> eos_token_ids;
+  std::span<const uint32_t> allowed;  // bits, see TokenConstraint::next_mask; empty: all tokens
 };
 
 enum class SampleStatus {
   ok,
   bad_logits,  // NaN, +infinity, or no finite value at all
-  all_masked,  // nothing is left before min_new_tokens
+  all_masked,  // nothing is left of what is allowed
 };
 
 struct Sampled {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -45,6 +46,8 @@ struct Sequence {
   size_t group = 0;        // the data-parallel group that it runs in
   uint64_t seed = 0;       // the request's, or a fresh one
   int64_t max_output = 0;  // max_new_tokens, clipped to the context length and the cache's capacity
+
+  std::shared_ptr<MaskTask> mask;  // of the next token; null: the output is not constrained
 
   Phase phase = Phase::waiting;
   std::vector<int32_t> tokens;  // prompt, then output; the last one is never computed when the sequence ends

@@ -68,7 +68,7 @@ test("an answer grows in several steps", async () => {
     });
     assert.ok(seen.length >= 5, `${seen.length} steps`);
     for (let i = 1; i < seen.length; ++i) assert.ok(seen[i].length > seen[i - 1].length);
-    assert.match(await answers(tab).last().locator(".facts").textContent(), /\d+ tokens · .* tokens\/s · first after/);
+    assert.match(await answers(tab).last().locator(".facts").textContent(), /\d+ tokens · .* tokens\/s · first token after/);
   });
 });
 

@@ -51,12 +51,11 @@ export function ActivityPanel() {
   const { info, history } = useStore(monitor);
   const now = history.at(-1)?.time ?? 0;
   const ages = history.map(({ time }) => time - now);
-  const latest = history.at(-1);
   return (
     <>
       {info !== null && <ServerFacts info={info} />}
       <Chart
-        title="Tokens per second"
+        title="Tokens/s"
         ages={ages}
         series={[
           { label: "Prompt", values: column(history, (point) => point.promptRate) },
@@ -82,11 +81,7 @@ export function ActivityPanel() {
         title="KV cache in use"
         ages={ages}
         series={[{ label: "In use", values: column(history, kvShare) }]}
-        format={(share) =>
-          share === (latest && kvShare(latest)) && latest?.kvUsed != null
-            ? `${formatCount(latest.kvUsed)} tokens, ${formatPercent(share)}`
-            : formatPercent(share)
-        }
+        format={(share, i) => `${formatCount(history[i]?.kvUsed ?? 0)} tokens, ${formatPercent(share)}`}
         formatAxis={formatPercent}
         least={0.001}
       />
@@ -97,6 +92,7 @@ export function ActivityPanel() {
         format={formatSeconds}
         formatAxis={formatAxisSeconds}
         least={0.01}
+        hold
       />
       <Chart
         title="Time between tokens"
@@ -105,8 +101,9 @@ export function ActivityPanel() {
         format={formatSeconds}
         formatAxis={formatAxisSeconds}
         least={0.01}
+        hold
       />
-      <p class="quiet small">Read from /metrics once a second. Times are means over that second.</p>
+      <p class="quiet small">Read from /metrics once a second. Times are means over that second; the latest is kept.</p>
     </>
   );
 }

@@ -19,7 +19,7 @@ function Banner({ onSettings }: { onSettings: () => void }) {
     <div role="alert">
       {link === "lost" && (
         <p class="banner">
-          <span>{problem} Trying again every second.</span>
+          <span>{/[.!?]$/.test(problem) ? problem : `${problem}.`} Trying again every second.</span>
         </p>
       )}
       {link === "refused" && (

@@ -14,10 +14,11 @@ interface ChartProps {
   title: string;
   ages: number[]; // seconds before the latest reading, negative, ascending
   series: Series[];
-  format: (value: number) => string;
+  format: (value: number, index: number) => string;
   formatAxis: (value: number) => string;
   least: number; // the axis reaches at least to here
   whole?: boolean; // marks at whole numbers only
+  hold?: boolean; // the legend keeps the latest known value
 }
 
 const kHeight = 104;
@@ -62,27 +63,33 @@ function plotOptions({ formatAxis, least, whole, labels, width, onPoint }: PlotO
   return {
     width,
     height: kHeight,
-    padding: [6, 10, 0, 0],
+    padding: [6, 16, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 5 } },
     scales: {
       x: { time: false, range: [-kWindow, 0] },
-      y: { range: (_, _min, max) => [0, Math.max(least, (max ?? 0) * 1.15)] },
+      // A line at zero must not be cut by the edge.
+      y: {
+        range: (_, _min, max) => {
+          const top = Math.max(least, (max ?? 0) * 1.15);
+          return [-0.03 * top, top];
+        },
+      },
     },
     axes: [
       {
         ...axis,
-        size: 22,
-        gap: 4,
+        size: 24,
+        gap: 6,
         grid: { show: false },
         splits: () => [-180, -120, -60, 0],
         values: (_, splits) => splits.map(ageLabel),
       },
       {
         ...axis,
-        size: 44,
-        gap: 6,
-        space: 32,
+        size: 52,
+        gap: 8,
+        space: 26,
         ...(whole ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] } : {}),
         grid: { stroke: () => color("--grid"), width: 1 },
         values: (_, splits) => splits.map(formatAxis),
@@ -93,7 +100,7 @@ function plotOptions({ formatAxis, least, whole, labels, width, onPoint }: PlotO
   };
 }
 
-export function Chart({ title, ages, series, format, formatAxis, least, whole = false }: ChartProps) {
+export function Chart({ title, ages, series, format, formatAxis, least, whole = false, hold = false }: ChartProps) {
   const holder = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const [pointed, setPointed] = useState<number | null>(null);
@@ -118,20 +125,23 @@ export function Chart({ title, ages, series, format, formatAxis, least, whole = 
   }, []);
   useEffect(() => plot.current?.setData(data), [ages]);
 
-  const at = pointed !== null && pointed < ages.length ? pointed : ages.length - 1;
+  const shown = (values: Series["values"]): string => {
+    let at = ages.length - 1;
+    if (pointed !== null && pointed < ages.length) at = pointed;
+    else if (hold) at = values.findLastIndex((value) => value !== null);
+    const value = values[at] ?? null;
+    return value === null ? "–" : format(value, at);
+  };
   return (
     <figure class="chart" data-points={ages.length}>
       <figcaption>
         <span class="chart-title">{title}</span>
         <span class="legend">
-          {series.map(({ label, values }, i) => {
-            const value = values[at] ?? null;
-            return (
-              <span class={`key key-${i + 1}`} key={label}>
-                {series.length > 1 && label} <b>{value === null ? "–" : format(value)}</b>
-              </span>
-            );
-          })}
+          {series.map(({ label, values }, i) => (
+            <span class={series.length > 1 ? `key key-${i + 1}` : ""} key={label}>
+              {series.length > 1 && label} <b>{shown(values)}</b>
+            </span>
+          ))}
         </span>
       </figcaption>
       <div class="plot" ref={holder} aria-hidden="true" />

@@ -29,7 +29,8 @@ export function Composer({ input, onInvalid }: ComposerProps) {
   };
   const onKeyDown = (event: KeyboardEvent): void => {
     // While an input method composes, Enter is its own.
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    // (Safari ends the composition before this event; its key code tells.)
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     submit();
   };

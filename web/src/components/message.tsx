@@ -57,7 +57,7 @@ function facts({ answer, state, started, firstToken, ended }: AssistantTurn): st
       out.push(`${formatRate(((usage.completionTokens - 1) * 1000) / (ended - firstToken))} tokens/s`);
     }
   }
-  if (firstToken !== null) out.push(`first after ${formatSeconds((firstToken - started) / 1000)}`);
+  if (firstToken !== null) out.push(`first token after ${formatSeconds((firstToken - started) / 1000)}`);
   return out.join(" · ");
 }
 

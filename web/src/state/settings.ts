@@ -22,15 +22,15 @@ function integer(name: string, label: string, min: number, max: number, hint: st
 }
 
 export const numberFields: NumberField[] = [
-  real("temperature", "Temperature", 0, 100, 0.1, "0 always takes the most likely token."),
-  real("top_p", "Top p", 0, 1, 0.05, "The most likely tokens that together have this probability."),
-  integer("top_k", "Top k", -1, 1e9, "So many of the most likely tokens; 0 or -1: all."),
-  real("min_p", "Min p", 0, 1, 0.01, "Tokens at least this likely, relative to the most likely one."),
+  real("temperature", "Temperature", 0, 100, 0.1, "0: always the likeliest token."),
+  real("top_p", "Top p", 0, 1, 0.05, "The likeliest tokens with this share of probability."),
+  integer("top_k", "Top k", -1, 1e9, "So many of the likeliest tokens; 0 or -1: all."),
+  real("min_p", "Min p", 0, 1, 0.01, "The least likelihood, relative to the likeliest."),
   integer("max_tokens", "Max tokens", 1, 1e9, "The longest answer, thinking included."),
   integer("seed", "Seed", -Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, "The same seed gives the same answer."),
-  real("presence_penalty", "Presence penalty", -2, 2, 0.1, "Against tokens that were there before."),
-  real("frequency_penalty", "Frequency penalty", -2, 2, 0.1, "The same, for each time that they were."),
-  real("repetition_penalty", "Repetition penalty", 0, 100, 0.05, "Divides their likelihood; 1: no effect."),
+  real("presence_penalty", "Presence penalty", -2, 2, 0.1, "Against tokens that have come before."),
+  real("frequency_penalty", "Frequency penalty", -2, 2, 0.1, "The same, for each time they came."),
+  real("repetition_penalty", "Repetition penalty", 0, 100, 0.05, "Makes them less likely; 1: no effect."),
 ];
 
 export type Thinking = "default" | "on" | "off";

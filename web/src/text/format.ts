@@ -2,6 +2,7 @@
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const one = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const twoDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 
 export function formatCount(value: number): string {
   return whole.format(value);
@@ -12,13 +13,13 @@ export function formatRate(value: number): string {
 }
 
 export function formatSeconds(value: number): string {
-  if (value < 0.0995) return `${one.format(value * 1000)} ms`;
+  if (value < 0.00995) return `${one.format(value * 1000)} ms`;
   if (value < 0.9995) return `${whole.format(value * 1000)} ms`;
   return value < 60 ? `${one.format(value)} s` : `${whole.format(value)} s`;
 }
 
 export function formatPercent(value: number): string {
-  return `${one.format(value * 100)} %`;
+  return `${(value < 0.1 ? twoDigits : whole).format(value * 100)} %`;
 }
 
 // 1234 -> 1.2k, for the axes of charts.

@@ -1,5 +1,5 @@
 // One chart with its legend, which shows the latest values, or those under the pointer.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { kWindow } from "../state/monitor.ts";
@@ -106,7 +106,7 @@ export function Chart({ title, ages, series, format, formatAxis, least, whole = 
   const [pointed, setPointed] = useState<number | null>(null);
   const data: uPlot.AlignedData = [ages, ...series.map(({ values }) => values)];
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const element = holder.current;
     if (element === null) return undefined;
     const labels = series.map(({ label }) => label);
@@ -123,7 +123,8 @@ export function Chart({ title, ages, series, format, formatAxis, least, whole = 
       plot.current = null;
     };
   }, []);
-  useEffect(() => plot.current?.setData(data), [ages]);
+  // With the legend, not a frame after it.
+  useLayoutEffect(() => plot.current?.setData(data), [ages]);
 
   const shown = (values: Series["values"]): string => {
     let at = ages.length - 1;

@@ -1,5 +1,9 @@
 #include "base/log.h"
 
+#include <functional>
+#include <mutex>
+#include <set>
+
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -75,6 +79,13 @@ std::string escape(std::string_view text) {
     }
   }
   return out;
+}
+
+bool is_first(std::string_view key) {
+  static std::mutex mutex;
+  static std::set<std::string, std::less<>> keys;
+  const std::lock_guard lock(mutex);
+  return keys.size() < kMostKeys && keys.emplace(key).second;
 }
 
 void write(Level level, std::string_view message) {

@@ -2,6 +2,7 @@
 // so that nothing a client or a file supplies can forge a line or drive a terminal. Thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,6 +34,14 @@ void info(fmt::format_string<Args...> format, Args&&... args) {
 template <typename... Args>
 void warn(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::warn, fmt::format(format, std::forward<Args>(args)...));
+}
+// The same, but only the first time for a key; after kMostKeys keys of the process nothing more is written,
+// so that clients cannot fill the log.
+inline constexpr size_t kMostKeys = 256;
+bool is_first(std::string_view key);
+template <typename... Args>
+void warn_once(std::string_view key, fmt::format_string<Args...> format, Args&&... args) {
+  if (is_first(key)) write(Level::warn, fmt::format(format, std::forward<Args>(args)...));
 }
 template <typename... Args>
 void error(fmt::format_string<Args...> format, Args&&... args) {

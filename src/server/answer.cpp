@@ -45,6 +45,19 @@ const char* error_type(int status) {
 
 }  // namespace
 
+const char* finish_name(FinishReason finish) {
+  switch (finish) {
+    case FinishReason::length:
+      return "length";
+    case FinishReason::aborted:
+      return "abort";
+    case FinishReason::error:
+      return "error";
+    default:
+      return "stop";
+  }
+}
+
 Json error_json(const RequestError& error) {
   return {{"error",
            {{"message", cut_text(error.message, kMaxMessageBytes)},
@@ -101,21 +114,24 @@ void Answer::start(const AnswerServices& services, AnswerPlan plan, std::shared_
 }
 
 void Answer::submit(size_t choice) {
-  const engine::GenerationRequest& request = running_[choice].state.plan.request;
-  Listener listener{std::make_shared<LiveRequests::Ticket>(services_.live, request.id), shared_from_this(),
-                    choice};
+  const PlannedChoice& plan = running_[choice].state.plan;
+  const engine::GenerationRequest& request = plan.request;
+  Listener listener{std::make_shared<LiveRequests::Ticket>(services_.live, request.id, plan.public_id),
+                    shared_from_this(), choice};
   if (auto error = services_.engine.submit(request, std::move(listener))) throw BadRequest(std::move(*error));
 }
 
 // The engine's thread only passes the event on; text is made on the connection's strand.
 void Answer::Listener::operator()(engine::GenerationEvent event) const {
   auto shared = std::make_shared<engine::GenerationEvent>(std::move(event));
-  answer->exchange_->post([answer = answer, choice = choice, shared, time = Clock::now()] {
-    answer->on_event(choice, std::move(*shared), time);
+  const bool cancelled = shared->finish == FinishReason::aborted && ticket->is_cancelled();
+  answer->exchange_->post([answer = answer, choice = choice, shared, time = Clock::now(), cancelled] {
+    answer->on_event(choice, std::move(*shared), time, cancelled);
   });
 }
 
-void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time) {
+void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time,
+                      bool is_cancelled) {
   Running& running = running_[choice];
   if (over_ || running.generation.finished()) return;
   if (event.finish == FinishReason::error) {
@@ -123,7 +139,7 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
     running.generation.consume({.finish = FinishReason::error});
     return fail(event.error.value_or(RequestError{500, "the request failed", ""}));
   }
-  if (event.finish == FinishReason::aborted)
+  if (event.finish == FinishReason::aborted && !is_cancelled)
     return fail({503, "the server ended this request: it is stopping", ""});
 
   TextPiece piece = running.generation.consume(std::move(event));
@@ -149,7 +165,7 @@ void Answer::observe(Running& running, const TextPiece& piece, Clock::time_point
   running.state.seconds = since(arrival_);
   if (piece.finish == FinishReason::none) return;
   services_.metrics.observe_end(running.state.seconds);
-  services_.metrics.count_finished(piece.finish == FinishReason::stop ? "stop" : "length");
+  services_.metrics.count_finished(finish_name(piece.finish));
 }
 
 void Answer::tell(Running& running, TextPiece piece) {

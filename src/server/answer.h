@@ -24,6 +24,7 @@ struct PlannedChoice {
   engine::GenerationRequest request;
   TextOptions text;
   int64_t prompt_index = 0;  // choices with the same index share one prompt
+  std::string public_id;     // what the client knows the request by
   std::string prompt_text;   // for formats that repeat the prompt
   int64_t prompt_characters =
       0;  // of the prompt's tokens, for formats that tell where each token's text starts
@@ -108,7 +109,8 @@ class Answer : public std::enable_shared_from_this<Answer> {
 
   Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange);
   void submit(size_t choice);
-  void on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time);
+  // is_cancelled: a client has asked for the end of the request.
+  void on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time, bool is_cancelled);
   void observe(Running& running, const TextPiece& piece, Clock::time_point time);
   void tell(Running& running, TextPiece piece);
   void finish();
@@ -126,6 +128,9 @@ class Answer : public std::enable_shared_from_this<Answer> {
   Clock::time_point arrival_;
   bool over_ = false;
 };
+
+// "stop", "length", "abort" or "error".
+const char* finish_name(engine::FinishReason finish);
 
 // The error object of all endpoints: {"error": {"message", "type", "param", "code"}}.
 Json error_json(const RequestError& error);

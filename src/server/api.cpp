@@ -15,7 +15,10 @@
 #include "server/bad_request.h"
 #include "server/chat_endpoint.h"
 #include "server/completions_endpoint.h"
+#include "server/fields.h"
 #include "server/generate_endpoint.h"
+#include "server/native_endpoints.h"
+#include "server/page.h"
 
 namespace chorale::server {
 namespace {
@@ -33,19 +36,6 @@ std::string served_name(const ServerOptions& options, const ServerModel& model) 
 std::string random_hex() {
   std::random_device device;
   return fmt::format("{:08x}{:08x}", device(), device());
-}
-
-bool generates(std::string_view path) {
-  return path == "/v1/chat/completions" || path == "/v1/completions" || path == "/generate";
-}
-
-bool records_experts(std::string_view path) {
-  return path == "/start_expert_distribution_record" || path == "/stop_expert_distribution_record" ||
-         path == "/dump_expert_distribution_record";
-}
-
-bool is_page(std::string_view path) {
-  return path == "/health" || path == "/metrics" || path == kModels || path.starts_with("/v1/models/");
 }
 
 // The bytes that %XX stand for in a path. What is not of that form stays as it is.
@@ -79,6 +69,11 @@ void check_content_type(const HttpRequest& request) {
   throw BadRequest({415, fmt::format("the body must be application/json, not {}", quote(type)), ""});
 }
 
+Json json_body(const HttpRequest& request) {
+  check_content_type(request);
+  return parse_json_body(request.body);
+}
+
 }  // namespace
 
 Api::Api(const ServerOptions& options, const ServerModel& model)
@@ -105,32 +100,53 @@ void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange)
   }
 }
 
+// HEAD goes where GET goes. What changes something, or costs much, is not a GET, but for what clients of
+// SGLang send.
+const std::vector<Api::Route>& Api::routes() {
+  static const std::vector<Route> routes = {
+      {"/", true, false, &Api::page},
+      {"/health", true, false, &Api::health},
+      {"/health_generate", true, false, &Api::health_generate},
+      {"/metrics", true, false, &Api::metrics},
+      {kModels, true, false, &Api::models},
+      {"/get_model_info", true, false, &Api::get_model_info},
+      {"/model_info", true, false, &Api::get_model_info},
+      {"/get_server_info", true, false, &Api::get_server_info},
+      {"/server_info", true, false, &Api::get_server_info},
+      {"/v1/chat/completions", false, true, &Api::generate},
+      {"/v1/completions", false, true, &Api::generate},
+      {"/generate", false, true, &Api::generate},
+      {"/abort_request", false, true, &Api::abort_request},
+      {"/flush_cache", true, true, &Api::flush_cache},
+      {"/tokenize", false, true, &Api::tokens},
+      {"/detokenize", false, true, &Api::tokens},
+      {"/start_expert_distribution_record", true, true, &Api::record_experts},
+      {"/stop_expert_distribution_record", true, true, &Api::record_experts},
+      {"/dump_expert_distribution_record", true, true, &Api::record_experts},
+  };
+  return routes;
+}
+
 void Api::route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  const bool is_get = request.method == "GET" || request.method == "HEAD";
-  const bool page = is_page(request.path);
-  const bool records = records_experts(request.path);
-  if (!page && !generates(request.path) && !records) {
+  const std::string_view path = request.path.starts_with("/v1/models/") ? kModels : request.path;
+  const auto found = std::ranges::find(routes(), path, &Route::path);
+  if (found == routes().end())
     throw BadRequest({404, fmt::format("there is no {}", quote(request.path)), ""});
-  }
-  const std::string_view allowed = page      ? "GET, HEAD, OPTIONS"
-                                   : records ? "GET, POST, OPTIONS"
-                                             : "POST, OPTIONS";
+  const std::string allowed =
+      fmt::format("{}{}OPTIONS", found->get ? "GET, HEAD, " : "", found->post ? "POST, " : "");
   if (request.method == "OPTIONS") {
-    return exchange->respond({.status = 204, .headers = {{"Allow", std::string(allowed)}}});
+    return exchange->respond({.status = 204, .headers = {{"Allow", allowed}}});
   }
-  const bool is_allowed = page ? is_get : request.method == "POST" || (records && request.method == "GET");
-  if (!is_allowed) return exchange->respond(method_refused(request, allowed));
-  if (records) return record_experts(request.path, exchange);
-  if (request.path == "/health") return exchange->respond(health());
-  if (request.path == "/metrics") return exchange->respond(metrics());
-  if (page) return exchange->respond(models(request.path));
-  generate(request, exchange);
+  const bool is_get = request.method == "GET" || request.method == "HEAD";
+  if (!(is_get && found->get) && !(request.method == "POST" && found->post)) {
+    return exchange->respond(method_refused(request, allowed));
+  }
+  (this->*found->handle)(request, exchange);
 }
 
 void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   if (draining_) throw BadRequest({503, "the server is stopping", ""});
-  check_content_type(request);
-  const Json body = parse_json_body(request.body);
+  const Json body = json_body(request);
   const AnswerHead head{"", std::time(nullptr), context_.model_name};
   AnswerPlan plan;
   if (request.path == "/generate") {
@@ -143,15 +159,75 @@ void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& 
   Answer::start(services_, std::move(plan), exchange);
 }
 
-HttpResponse Api::health() const {
-  if (draining_) return error_response({503, "the server is stopping", ""});
-  if (context_.model.engine.stats().failed) {
-    return error_response({503, "the model has failed; the server must be restarted", ""});
-  }
-  return {.body = to_text({{"status", "ok"}})};
+void Api::page(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  exchange->respond(page_response());
 }
 
-HttpResponse Api::models(const std::string& path) const {
+void Api::health(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  if (context_.model.engine.stats().failed) {
+    throw BadRequest({503, "the model has failed; the server must be restarted", ""});
+  }
+  exchange->respond({.body = to_text({{"status", "ok"}})});
+}
+
+// One token for the id 0, whatever it is: it must go through the queue, a step and the sampler.
+void Api::health_generate(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  engine::GenerationRequest probe;
+  probe.id = new_id("health-");
+  probe.prompt_ids = {0};
+  probe.sampling.max_new_tokens = 1;
+  probe.sampling.temperature = 0;
+  const auto ticket = std::make_shared<LiveRequests::Ticket>(live_, probe.id, probe.id);
+  auto error = context_.model.engine.submit(probe, [ticket, exchange](engine::GenerationEvent event) {
+    if (event.finish == engine::FinishReason::none) return;
+    exchange->post([exchange, made = !event.token_ids.empty()] {
+      exchange->respond(made ? HttpResponse{.body = to_text({{"status", "ok"}})}
+                             : error_response({503, "the model makes no tokens", ""}));
+    });
+  });
+  if (error) throw BadRequest({503, std::move(error->message), ""});
+  exchange->on_gone([this, id = probe.id] { context_.model.engine.abort(id); });
+}
+
+void Api::get_model_info(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  exchange->respond({.body = to_text(model_info(context_))});
+}
+
+void Api::get_server_info(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  exchange->respond({.body = to_text(server_info(context_, context_.model.engine.stats()))});
+}
+
+void Api::tokens(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const Json body = json_body(request);
+  const bool to_ids = request.path == "/tokenize";
+  exchange->respond({.body = to_text(to_ids ? tokenize(body, context_) : detokenize(body, context_))});
+}
+
+// The id must be exactly the one that the client gave or was told. One that is not known is no error: the
+// request may have just ended.
+void Api::abort_request(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const Json body = json_body(request);
+  Fields fields(body, "");
+  const std::optional<std::string> rid = fields.string("rid");
+  const bool all = fields.boolean("abort_all").value_or(false);
+  fields.accept({"abort_message"});
+  fields.finish();
+  if (!rid && !all) bad_request("rid", "'rid' is missing");
+  const std::vector<std::string> ids = live_.cancel(all ? std::nullopt : rid);
+  for (const std::string& id : ids) context_.model.engine.abort(id);
+  exchange->respond({.body = to_text({{"status", "ok"}, {"aborted", ids.size()}})});
+}
+
+void Api::flush_cache(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  context_.model.engine.flush_prefix_cache();
+  exchange->respond(
+      {.body = to_text({{"status", "ok"}, {"message", "the prefix cache is emptied before the next step"}})});
+}
+
+void Api::models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const std::string& path = request.path;
   Json model = {{"id", context_.model_name},
                 {"object", "model"},
                 {"created", created_},
@@ -160,7 +236,7 @@ HttpResponse Api::models(const std::string& path) const {
   if (path == kModels) {
     Json list = Json::array();
     list.push_back(std::move(model));
-    return {.body = to_text({{"object", "list"}, {"data", std::move(list)}})};
+    return exchange->respond({.body = to_text({{"object", "list"}, {"data", std::move(list)}})});
   }
   const std::string name = percent_decoded(std::string_view(path).substr(kModels.size() + 1));
   if (name != context_.model_name) {
@@ -169,13 +245,14 @@ HttpResponse Api::models(const std::string& path) const {
                                   context_.model_name),
                       "model"});
   }
-  return {.body = to_text(model)};
+  exchange->respond({.body = to_text(model)});
 }
 
 // The counts are asked of the engine, which answers between two steps.
-void Api::record_experts(const std::string& path, const std::shared_ptr<Exchange>& exchange) {
+void Api::record_experts(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   if (!expert_load_->distribution.has_experts()) throw BadRequest({400, "the model has no experts", ""});
-  context_.model.engine.get_expert_load([state = expert_load_, path, exchange](std::vector<int64_t> counts) {
+  context_.model.engine.get_expert_load([state = expert_load_, path = request.path,
+                                         exchange](std::vector<int64_t> counts) {
     HttpResponse response{.body = to_text({{"status", "ok"}})};
     if (path.starts_with("/start")) {
       state->distribution.start(std::move(counts));
@@ -190,7 +267,7 @@ void Api::record_experts(const std::string& path, const std::shared_ptr<Exchange
   });
 }
 
-HttpResponse Api::metrics() {
+void Api::metrics(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
   std::vector<LayerBalance> balance;
   if (expert_load_->distribution.has_experts()) {
     {
@@ -202,8 +279,8 @@ HttpResponse Api::metrics() {
       state->latest = std::move(counts);
     });
   }
-  return {.body = metrics_.serialize(context_.model.engine.stats(), balance),
-          .content_type = "text/plain; version=0.0.4; charset=utf-8"};
+  exchange->respond({.body = metrics_.serialize(context_.model.engine.stats(), balance),
+                     .content_type = "text/plain; version=0.0.4; charset=utf-8"});
 }
 
 }  // namespace chorale::server

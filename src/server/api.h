@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "server/answer.h"
@@ -34,11 +35,26 @@ class Api {
  private:
   // Throws BadRequest.
   void route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  using Handler = void (Api::*)(const HttpRequest&, const std::shared_ptr<Exchange>&);  // throws BadRequest
+  struct Route {
+    std::string_view path;
+    bool get, post;  // which methods it takes
+    Handler handle;
+  };
+  static const std::vector<Route>& routes();
+
   void generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
-  HttpResponse health() const;
-  HttpResponse models(const std::string& path) const;
-  HttpResponse metrics();
-  void record_experts(const std::string& path, const std::shared_ptr<Exchange>& exchange);
+  void page(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void health_generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void metrics(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void get_model_info(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void get_server_info(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void tokens(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void abort_request(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void flush_cache(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void record_experts(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   // Unique in this process and, by its random part, most likely anywhere.
   std::string new_id(const char* prefix);
 

@@ -150,6 +150,10 @@ std::string render(const std::string& variables, const RequestContext& context) 
 
 }  // namespace
 
+std::string render_chat(Fields& fields, const RequestContext& context) {
+  return render(template_variables(fields), context);
+}
+
 AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& context) {
   Fields fields(body, "");
   check_model(fields, context);
@@ -179,6 +183,7 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
     choice.request.prompt_ids = prompt;
     choice.request.sampling = sampling.params;
     choice.request.sampling.choice_index = static_cast<uint32_t>(i);
+    choice.public_id = head.id;
     choice.request.num_top_logprobs = logprobs ? static_cast<int32_t>(top_logprobs.value_or(0)) : -1;
     choice.text = sampling.text;
     plan.choices.push_back(std::move(choice));

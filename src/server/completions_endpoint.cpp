@@ -233,6 +233,7 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
     for (int64_t i = 0; i < n; ++i) {
       choice.request.id = fmt::format("{}-{}", head.id, plan.choices.size());
       choice.request.sampling.choice_index = static_cast<uint32_t>(i);
+      choice.public_id = head.id;
       plan.choices.push_back(choice);
     }
   }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/log.h"
 #include "server/bad_request.h"
 
 namespace chorale::server {
@@ -71,7 +72,7 @@ void Fields::finish() const {
   for (const auto& [key, value] : object_->get_ref<const Json::object_t&>()) {
     if (!known_[i++] && !value.is_null()) {
       const std::string name = param(cut_text(key, 80));
-      bad_request(name, "unknown field {}", quote(name));
+      log::warn_once(name, "requests have the field {}, which is unknown here and ignored", quote(name));
     }
   }
 }

@@ -1,11 +1,12 @@
-// Reads the members of one JSON object from a client: by name, with type and range, and refuses what nobody
-// asked for, so that no field is silently ignored. A member that is null counts as absent.
+// Reads the members of one JSON object from a client: by name, with type and range. Clients send many fields
+// that only some servers know: one that is unknown here is ignored, and the log tells of it once; one that is
+// known to ask for what is not there is refused. A member that is null counts as absent.
 //
 //   Fields fields(body, "");
 //   auto temperature = fields.number("temperature", 0, 100);
 //   fields.accept({"user", "metadata"});            // known to change nothing
 //   fields.refuse("tools", "tools are not supported yet");
-//   fields.finish();                                // anything else is a 400 that names it
+//   fields.finish();                                // logs what is left
 #pragma once
 
 #include <cstdint>

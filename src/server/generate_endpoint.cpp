@@ -57,6 +57,8 @@ class NativeFormat : public AnswerFormat {
 
   Json finish_json(const ChoiceState& choice) const {
     switch (choice.finish) {
+      case engine::FinishReason::aborted:
+        return {{"type", "abort"}, {"message", "a client asked for the end of this request"}};
       case engine::FinishReason::none:
         return nullptr;
       case engine::FinishReason::length:
@@ -258,7 +260,8 @@ AnswerPlan plan_generate(const Json& body, const std::string& id, const RequestC
       added.request.id = fmt::format("{}-{}", id, ids.size());
       added.request.sampling.choice_index = static_cast<uint32_t>(i);
       added.prompt_index = static_cast<int64_t>(p);
-      ids.push_back(given_ids.empty() ? added.request.id : given_ids[p]);
+      added.public_id = given_ids.empty() ? added.request.id : given_ids[p];
+      ids.push_back(added.public_id);
     }
   }
   options.is_list = prompts.is_batch || plan.choices.size() > 1;

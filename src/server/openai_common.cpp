@@ -42,10 +42,6 @@ void refuse_unsupported_fields(Fields& fields) {
   fields.refuse("lora_path", "there are no adapters");
 }
 
-const char* finish_name(engine::FinishReason finish) {
-  return finish == engine::FinishReason::length ? "length" : "stop";
-}
-
 Json usage_json(const std::vector<ChoiceState>& choices) {
   int64_t prompt = 0;
   int64_t cached = 0;

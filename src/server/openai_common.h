@@ -33,9 +33,6 @@ StreamRequest read_stream(Fields& fields);
 void accept_harmless_fields(Fields& fields);
 void refuse_unsupported_fields(Fields& fields);
 
-// "stop" or "length".
-const char* finish_name(engine::FinishReason finish);
-
 // Prompt tokens count once for all choices of a prompt.
 Json usage_json(const std::vector<ChoiceState>& choices);
 

@@ -1,9 +1,15 @@
 // The HTTP server: OpenAI and native endpoints over one engine and one tokenizer.
 //
+//   GET  /                                        the page for people
 //   POST /v1/chat/completions, /v1/completions   OpenAI's schemas, streamed (server-sent events) or not
 //   GET  /v1/models, /v1/models/{name}
 //   POST /generate                                the native schema, as SGLang's
+//   POST /abort_request                           {"rid": ...}: ends the request of that id
+//   POST /flush_cache                             empties the prefix cache
+//   POST /tokenize, /detokenize
+//   GET  /get_model_info, /get_server_info
 //   GET  /health                                  200, or 503 while the server drains
+//   GET  /health_generate                         200 once the model has made a token
 //   GET  /metrics                                 Prometheus text; the names are in server/metrics.h
 //   POST /start_expert_distribution_record, /stop_..., /dump_...
 //                                                 how many tokens go to each expert, as SGLang's
@@ -62,8 +68,12 @@ struct ServerModel {
   int64_t vocab_size = 0;                    // rows of the embedding; bounds token ids. 0: the tokenizer's
   std::string model_path;
   const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
-  std::string dtype;                                     // "bfloat16" or "float32", for information
-  std::string instruction_set;                           // for information
+  // For information:
+  std::string dtype;  // "bfloat16" or "float32"
+  std::string instruction_set;
+  std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"
+  std::string version;   // Chorale's
+  int64_t num_experts = 0;
 };
 
 class Server {

@@ -40,12 +40,12 @@ struct FitProblem {
   const LogitsTarget* logits = nullptr;   // null: the loss is on the output alone
 };
 
-inline constexpr int64_t kFitSteps = 600;  // default of --fit-steps
+inline constexpr int64_t kFitSteps = 700;  // default of --fit-steps
 
 struct FitOptions {
   int64_t width = 0;  // W
   int64_t steps = kFitSteps;
-  float learning_rate = 3e-3F;
+  float learning_rate = 2e-3F;
   int64_t batch_tokens = 8192;
   uint64_t seed = 0;
   uint32_t stream = 0;            // of random numbers: another for each layer

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "server/activity.h"
 #include "server/answer.h"
 #include "server/expert_distribution.h"
 #include "server/http.h"
@@ -30,6 +31,8 @@ class Api {
   void set_draining() { draining_ = true; }
   LiveRequests& live() { return live_; }
   const std::string& model_name() const { return context_.model_name; }
+  Activity& activity() { return activity_; }
+  Metrics& counts() { return metrics_; }
 
  private:
   // Throws BadRequest.
@@ -44,6 +47,7 @@ class Api {
 
   RequestContext context_;
   Metrics metrics_;
+  Activity activity_;
   // Shared with callbacks that the engine may still hold.
   struct ExpertLoad {
     explicit ExpertLoad(const parallel::ExpertPlacement* placement) : distribution(placement) {}

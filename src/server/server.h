@@ -34,6 +34,12 @@ struct ServerOptions {
   double drain_timeout_seconds = 30;
   int io_threads = 2;          // for connections, JSON and tokenization; the engine has its own threads
   bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program
+  bool log_requests = false;   // one line at level info for each request that ends; else at level debug
+  double status_interval_seconds =
+      10;  // between lines that tell what the server does, while it does; 0: none
+  // Also export the metrics' names of other servers.
+  bool sglang_metrics = false;
+  bool vllm_metrics = false;
 
   // Bounds on what clients may send or make the server hold.
   uint64_t max_body_bytes = 8U << 20;
@@ -64,6 +70,11 @@ struct ServerModel {
   const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
   std::string dtype;                                     // "bfloat16" or "float32", for information
   std::string instruction_set;                           // for information
+  std::string version;                                   // of Chorale, for information
+  std::string strategy;                                  // for information
+  int64_t num_layers = 0;                                // for information, as the two below
+  int64_t num_experts = 0;
+  int64_t num_experts_per_token = 0;
 };
 
 class Server {

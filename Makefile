@@ -4,13 +4,14 @@ MODEL ?= models/tales-moe
 PORT ?= 30000
 ARGS ?=
 
-.PHONY: help setup build run test unit format bench compare prune-report clean
+.PHONY: help setup build run package test unit format bench compare prune-report clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run      build a release and serve MODEL on 127.0.0.1:PORT; Ctrl-C ends it'
 	@echo '              MODEL=DIR (models/tales-moe)  PORT=N (30000)  ARGS="more flags of chorale serve"'
 	@echo 'make build    build the release: build/chorale'
+	@echo 'make package  build, then make a Debian package: build-release/chorale_*.deb'
 	@echo 'make test     build, then run every test'
 	@echo 'make unit     build, then run the unit tests alone'
 	@echo 'make bench    build, then run the benchmarks'
@@ -35,6 +36,10 @@ build: setup
 
 run: build
 	@exec scripts/foreground.sh build/chorale serve --model-path '$(MODEL)' --host 127.0.0.1 --port '$(PORT)' $(ARGS)
+
+# build-release/chorale_VERSION_ARCHITECTURE.deb
+package: build
+	@cd build-release && cpack -G DEB
 
 test:
 	@scripts/test.sh

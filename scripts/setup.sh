@@ -42,7 +42,7 @@ case $tier in
     ;;
 esac
 if [[ $tier == ci ]]; then
-  packages+=(clang-14 libclang-rt-14-dev clang-format-14)
+  packages+=(clang-14 libclang-rt-14-dev clang-format-14 dpkg-dev file prometheus)  # the last three for tests/deploy
   command -v rustfmt >/dev/null || [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/rustfmt ]] || packages+=(rustfmt-web)
 fi
 

@@ -21,7 +21,7 @@ struct Command {
   std::function<int()> run;
 };
 
-Command add_serve(CLI::App& root);
+Command add_serve(CLI::App& root, const std::string& version);  // for /metrics
 Command add_generate(CLI::App& root);
 Command add_logits(CLI::App& root);
 Command add_eval(CLI::App& root);

@@ -28,7 +28,12 @@ constexpr int kUsageError = 2;
 
 void print_error(const std::string& message) {
   log::flush();
-  fmt::print(stderr, "chorale: {}\n", log::escape(message));
+  if (log::format() == log::Format::json) {
+    log::write(log::Level::critical, message);
+    log::flush();
+  } else {
+    fmt::print(stderr, "chorale: {}\n", log::escape(message));
+  }
 }
 
 std::vector<std::string> flag_names(const CLI::App& app) {
@@ -110,7 +115,7 @@ int run(int argc, char** argv) {
   root.set_version_flag("--version", std::string("chorale ") + CHORALE_VERSION);
   root.formatter(std::make_shared<HelpFormatter>());
   root.require_subcommand(1);
-  const std::vector<Command> commands = {add_serve(root),
+  const std::vector<Command> commands = {add_serve(root, CHORALE_VERSION),
                                          add_generate(root),
                                          add_tokenize(root),
                                          add_check(root),

@@ -3,12 +3,15 @@
 #include <cstdlib>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
 #include "apps/text_model.h"
 #include "base/log.h"
+#include "base/math.h"
 #include "engine/engine.h"
 #include "server/server.h"
 #include "text/chat_template.h"
@@ -25,10 +28,23 @@ struct ServeFlags {
   server::ServerOptions server;
   bool disable_radix_cache = false;
   std::string log_level = "info";
+  std::string log_format = "text";
+  std::vector<std::string> metrics_compat;
+  std::string version;
 };
+
+// As many requests of full length as the KV cache holds, of all data-parallel groups.
+void log_capacity(const engine::LoadedModel& model) {
+  const int64_t length = model.max_context_len();
+  const int64_t blocks = ceil_div(length, engine::kBlockTokens);
+  const int64_t per_group = model.max_total_tokens() / (blocks * engine::kBlockTokens);
+  const int64_t groups = model.kv_tokens_total() / model.max_total_tokens();
+  log::info("KV cache: {} tokens, {} requests of {}", model.kv_tokens_total(), groups * per_group, length);
+}
 
 int run_serve(const ServeFlags& flags) {
   log::set_level(log::parse_level(flags.log_level));
+  log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
   const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
@@ -45,8 +61,14 @@ int run_serve(const ServeFlags& flags) {
   engine_options.enable_prefix_cache = !flags.disable_radix_cache;
   engine_options.eos_token_ids = model.eos_token_ids();
   engine::Engine engine(model.runner(), engine_options);
+  log_capacity(model);
 
-  server::Server server(flags.server,
+  server::ServerOptions server_options = flags.server;
+  for (const std::string& name : flags.metrics_compat) {
+    if (name == "sglang") server_options.sglang_metrics = true;
+    if (name == "vllm") server_options.vllm_metrics = true;
+  }
+  server::Server server(server_options,
                         {.engine = engine,
                          .tokenizer = tokenizer,
                          .chat = chat ? &*chat : nullptr,
@@ -56,7 +78,12 @@ int run_serve(const ServeFlags& flags) {
                          .model_path = flags.load.model_path.string(),
                          .placement = config.num_experts > 0 ? &model.parallel_plan().placement : nullptr,
                          .dtype = model.dtype_name(),
-                         .instruction_set = model.instruction_set_name()});
+                         .instruction_set = model.instruction_set_name(),
+                         .version = flags.version,
+                         .strategy = parallel::to_string(model.parallel_plan().strategy),
+                         .num_layers = config.num_hidden_layers,
+                         .num_experts = config.num_experts,
+                         .num_experts_per_token = config.num_experts_per_tok});
   server.run();
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
@@ -108,13 +135,36 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
       ->option_text("SECONDS")
       ->check(CLI::Range(0.0, 86400.0))
       ->group(kGroup);
+}
+
+void add_observation_flags(CLI::App& app, ServeFlags& flags) {
+  constexpr const char* kGroup = "Logs and metrics";
   add_log_level_flag(app, flags.log_level)->group(kGroup);
+  app.add_option("--log-format", flags.log_format, "Lines of text, or one JSON object per line (text)")
+      ->option_text("text|json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->group(kGroup);
+  app.add_flag("--log-requests", flags.server.log_requests, "Log one line for each request that ends")
+      ->group(kGroup);
+  app.add_option("--status-interval", flags.server.status_interval_seconds,
+                 "Seconds between lines that tell what is running, while something is (10); 0: none")
+      ->option_text("SECONDS")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->group(kGroup);
+  app.add_option("--metrics-compat", flags.metrics_compat,
+                 "Also export metrics under these servers' names, separated by commas (none)")
+      ->option_text("none|sglang|vllm")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember({"none", "sglang", "vllm"}))
+      ->group(kGroup);
 }
 
 }  // namespace
 
-Command add_serve(CLI::App& root) {
+Command add_serve(CLI::App& root, const std::string& version) {
   auto flags = std::make_shared<ServeFlags>();
+  flags->version = version;
   CLI::App* app = root.add_subcommand("serve", "Serve a model over HTTP: OpenAI's API and a native one");
   app->group(kServing);
   add_model_flags(*app, flags->load);
@@ -126,6 +176,7 @@ Command add_serve(CLI::App& root) {
   add_parallel_flags(*app, flags->load);
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
+  add_observation_flags(*app, *flags);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

@@ -1,9 +1,13 @@
 #include "base/log.h"
 
+#include <chrono>
+#include <cmath>
+#include <cstddef>
 #include <functional>
 #include <mutex>
 #include <set>
 
+#include <fmt/chrono.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -11,6 +15,10 @@
 
 namespace chorale::log {
 namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr const char* kTextPattern = "%Y-%m-%d %H:%M:%S.%e %^%l%$ %v";
+Format chosen_format = Format::text;
 
 spdlog::level::level_enum to_spdlog(Level level) {
   switch (level) {
@@ -30,11 +38,67 @@ spdlog::level::level_enum to_spdlog(Level level) {
   return spdlog::level::info;
 }
 
+const char* name_of(Level level) {
+  switch (level) {
+    case Level::debug:
+      return "debug";
+    case Level::info:
+      return "info";
+    case Level::warn:
+      return "warn";
+    case Level::error:
+      return "error";
+    case Level::critical:
+      return "critical";
+    case Level::off:
+      break;
+  }
+  return "off";
+}
+
+// The bytes of the UTF-8 character that begins the text, or 0 when it is none.
+size_t utf8_length(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  const size_t length = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  if (length == 0 || first > 0xF4 || text.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i)
+    if ((byte(i) & 0xC0U) != 0x80U) return 0;
+  const bool overlong = (first == 0xE0 && byte(1) < 0xA0) || (first == 0xF0 && byte(1) < 0x90);
+  const bool outside = (first == 0xED && byte(1) >= 0xA0) || (first == 0xF4 && byte(1) >= 0x90);
+  return overlong || outside ? 0 : length;
+}
+
+std::string text_value(const Field& field) {
+  if (const auto* integer = std::get_if<int64_t>(&field.value)) return fmt::format("{}", *integer);
+  if (const auto* real = std::get_if<double>(&field.value)) return fmt::format("{:.6g}", *real);
+  const std::string escaped = escape(std::get<std::string_view>(field.value));
+  const bool is_word = !escaped.empty() && escaped.find_first_of(" \"=") == std::string::npos;
+  return is_word ? escaped : fmt::format("\"{}\"", escaped);
+}
+
+std::string json_value(const Field& field) {
+  if (const auto* integer = std::get_if<int64_t>(&field.value)) return fmt::format("{}", *integer);
+  if (const auto* real = std::get_if<double>(&field.value))
+    return std::isfinite(*real) ? fmt::format("{:.9g}", *real) : "null";
+  return json_string(std::get<std::string_view>(field.value));
+}
+
+std::string json_line(Level level, std::string_view message, std::span<const Field> fields) {
+  const auto now = std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(now);
+  std::string line = fmt::format(R"({{"time":"{:%Y-%m-%dT%H:%M:%S}.{:03d}Z","level":"{}","message":{})",
+                                 fmt::gmtime(std::chrono::system_clock::to_time_t(seconds)),
+                                 (now - seconds).count(), name_of(level), json_string(message));
+  for (const Field& field : fields) line += fmt::format(",{}:{}", json_string(field.name), json_value(field));
+  return line + '}';
+}
+
 // The one logger of the process: standard output stays free for results.
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
     auto created = spdlog::stderr_color_mt("chorale");
-    created->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+    created->set_pattern(kTextPattern);
     return created;
   }();
   return *instance;
@@ -54,6 +118,19 @@ Level parse_level(std::string_view name) {
 
 void set_level(Level level) {
   logger().set_level(to_spdlog(level));
+}
+
+bool is_enabled(Level level) {
+  return logger().should_log(to_spdlog(level));
+}
+
+void set_format(Format format) {
+  chosen_format = format;
+  logger().set_pattern(format == Format::json ? "%v" : kTextPattern);
+}
+
+Format format() {
+  return chosen_format;
 }
 
 void flush() {
@@ -88,8 +165,37 @@ bool is_first(std::string_view key) {
   return keys.size() < kMostKeys && keys.emplace(key).second;
 }
 
-void write(Level level, std::string_view message) {
-  if (logger().should_log(to_spdlog(level))) logger().log(to_spdlog(level), "{}", escape(message));
+std::string json_string(std::string_view text) {
+  std::string out = "\"";
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    const auto c = static_cast<unsigned char>(text[0]);
+    const bool c1 = length == 2 && c == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0;
+    if (length == 0) {
+      out += kReplacement;
+    } else if (c == '"' || c == '\\') {
+      out += '\\';
+      out += static_cast<char>(c);
+    } else if (c < 0x20 || c == 0x7F) {
+      out += fmt::format("\\u{:04x}", c);
+    } else if (c1) {
+      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(text[1]));
+    } else {
+      out += text.substr(0, length);
+    }
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return out + '"';
+}
+
+void write(Level level, std::string_view message, std::span<const Field> fields) {
+  if (!is_enabled(level)) return;
+  if (chosen_format == Format::json) {
+    return logger().log(to_spdlog(level), "{}", json_line(level, message, fields));
+  }
+  std::string line = escape(message);
+  for (const Field& field : fields) line += fmt::format(" {}={}", field.name, text_value(field));
+  logger().log(to_spdlog(level), "{}", line);
 }
 
 }  // namespace chorale::log

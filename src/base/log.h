@@ -1,11 +1,15 @@
-// Logging to standard error through spdlog: one line per event. Control characters in the text are escaped,
-// so that nothing a client or a file supplies can forge a line or drive a terminal. Thread-safe.
+// Logging to standard error through spdlog: one line per event, as text or as a JSON object. Control
+// characters in the text are escaped, so that nothing a client or a file supplies can forge a line or drive a
+// terminal. Thread-safe.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 
 #include <fmt/format.h>
 
@@ -13,15 +17,32 @@ namespace chorale::log {
 
 enum class Level { debug, info, warn, error, critical, off };
 
+//   text  2026-01-31 12:00:00.123 info the message name=value name="a value"
+//   json  {"time":"2026-01-31T11:00:00.123Z","level":"info","message":"the message","name":"value"}
+enum class Format { text, json };
+
+// What a message says for programs. The views are read before write() returns.
+struct Field {
+  std::string_view name;  // an identifier
+  std::variant<int64_t, double, std::string_view> value;
+};
+
 // Accepts "debug", "info", "warn", "error", "critical", "off"; throws Error for anything else.
 Level parse_level(std::string_view name);
 void set_level(Level level);
+bool is_enabled(Level level);
+// Before other threads log.
+void set_format(Format format);
+Format format();
 void flush();
 
 // The text with control characters (C0, DEL, and the C1 range in UTF-8) written as \n, \t, \xNN.
 std::string escape(std::string_view text);
 
-void write(Level level, std::string_view message);
+// The text as a JSON string, quotes included. What is not UTF-8 becomes U+FFFD.
+std::string json_string(std::string_view text);
+
+void write(Level level, std::string_view message, std::span<const Field> fields = {});
 
 template <typename... Args>
 void debug(fmt::format_string<Args...> format, Args&&... args) {

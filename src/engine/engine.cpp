@@ -95,6 +95,8 @@ class Engine::Impl {
   bool has_work() const;
   size_t least_busy_group() const;
   void step();
+  bool run_step();
+  StepPhase take_plan_in(std::chrono::steady_clock::time_point now);
   void take_rows(const ScheduledSequence& scheduled, std::span<const float> rows);
   bool score_prompt(Sequence& sequence, int64_t num_rows, std::span<const float> rows);
   void append_token(Sequence& sequence, std::span<const float> row);
@@ -202,6 +204,7 @@ std::optional<RequestError> Engine::Impl::submit(GenerationRequest request, Even
     const std::lock_guard lock(mutex_);
     if (auto error = refuse(*sequence)) return error;
     sequence->arrival = next_arrival_++;
+    sequence->submitted = std::chrono::steady_clock::now();
     sequence->seed = sequence->request.sampling.seed.value_or(random_bits(entropy_, 0, sequence->arrival));
     live_.emplace(sequence->request.id, sequence->arrival);
     incoming_.push_back(std::move(sequence));
@@ -379,10 +382,37 @@ size_t Engine::Impl::least_busy_group() const {
 
 // All groups take part in every step, because their ranks share the experts.
 void Engine::Impl::step() {
+  const auto start = std::chrono::steady_clock::now();
   for (size_t g = 0; g < groups_.size(); ++g) {
     groups_[g]->step = &groups_[g]->scheduler.schedule();
     plans_[g] = &groups_[g]->step->plan;
   }
+  const StepPhase phase = take_plan_in(start);
+  if (!run_step()) return;
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  ++counters_.steps;
+  counters_.step_seconds[static_cast<size_t>(phase)].observe(seconds.count());
+}
+
+// What the step is, and whose first one it is.
+StepPhase Engine::Impl::take_plan_in(std::chrono::steady_clock::time_point now) {
+  bool prefills = false;
+  bool decodes = false;
+  for (const auto& group : groups_) {
+    for (const ScheduledSequence& scheduled : group->step->sequences) {
+      Sequence& sequence = *scheduled.sequence;
+      (sequence.is_decoding() ? decodes : prefills) = true;
+      if (sequence.queue_seconds >= 0) continue;
+      sequence.queue_seconds = std::chrono::duration<double>(now - sequence.submitted).count();
+      counters_.queue_seconds.observe(sequence.queue_seconds);
+    }
+  }
+  if (!decodes) return StepPhase::prefill;
+  return prefills ? StepPhase::mixed : StepPhase::decode;
+}
+
+// False when the model has failed.
+bool Engine::Impl::run_step() {
   try {
     runner_->run_groups(plans_, logits_);
     for (size_t g = 0; g < groups_.size(); ++g) {
@@ -392,9 +422,9 @@ void Engine::Impl::step() {
       }
     }
   } catch (const std::exception& error) {
-    return fail_engine(error.what());
+    fail_engine(error.what());
+    return false;
   }
-  ++counters_.steps;
   for (size_t g = 0; g < groups_.size(); ++g) {
     groups_[g]->scheduler.commit();
     for (const ScheduledSequence& scheduled : groups_[g]->step->sequences) {
@@ -402,6 +432,7 @@ void Engine::Impl::step() {
       take_rows(scheduled, logits_[g].subspan(first, static_cast<size_t>(scheduled.num_rows * vocab_size_)));
     }
   }
+  return true;
 }
 
 void Engine::Impl::take_rows(const ScheduledSequence& scheduled, std::span<const float> rows) {
@@ -478,6 +509,7 @@ GenerationEvent& Engine::Impl::add_event(Sequence& sequence) {
   event.num_prompt_tokens = sequence.num_prompt;
   event.num_completion_tokens = sequence.num_output();
   event.num_cached_tokens = std::max<int64_t>(sequence.num_cached, 0);
+  event.queue_seconds = std::max(sequence.queue_seconds, 0.0);
   return event;
 }
 

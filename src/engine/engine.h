@@ -4,6 +4,7 @@
 // is no work. All public functions are thread-safe.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,6 +15,7 @@
 
 #include "engine/model_runner.h"
 #include "engine/request.h"
+#include "engine/time_histogram.h"
 
 namespace chorale::engine {
 
@@ -29,6 +31,10 @@ struct EngineOptions {
   bool enable_prefix_cache = true;
   std::vector<int32_t> eos_token_ids;
 };
+
+// What the sequences of a step did, over all groups.
+enum class StepPhase { prefill, decode, mixed };
+inline constexpr size_t kNumStepPhases = 3;
 
 // A snapshot over all data-parallel groups; counters are since start.
 struct EngineStats {
@@ -47,7 +53,9 @@ struct EngineStats {
   uint64_t finished_error = 0;
   uint64_t preemptions = 0;
   uint64_t steps = 0;
-  bool failed = false;  // the model runner threw: nothing runs any more, new requests are refused
+  std::array<TimeHistogram, kNumStepPhases> step_seconds;  // by StepPhase, sampling included; `steps` in all
+  TimeHistogram queue_seconds;  // from submission to the first step that computes the request
+  bool failed = false;          // the model runner threw: nothing runs any more, new requests are refused
 };
 
 class Engine {

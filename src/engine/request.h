@@ -81,6 +81,7 @@ struct GenerationEvent {
   int64_t num_prompt_tokens = 0;
   int64_t num_completion_tokens = 0;
   int64_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache at first admission
+  double queue_seconds = 0;       // from submission to the first step that computed the request
 };
 
 // Called on the engine's thread: must not block, must not throw, must not call back into the engine except

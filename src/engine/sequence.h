@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -42,10 +43,12 @@ struct Sequence {
 
   GenerationRequest request;
   EventListener listener;
-  uint64_t arrival = 0;    // order of submission; unique
-  size_t group = 0;        // the data-parallel group that it runs in
-  uint64_t seed = 0;       // the request's, or a fresh one
-  int64_t max_output = 0;  // max_new_tokens, clipped to the context length and the cache's capacity
+  uint64_t arrival = 0;  // order of submission; unique
+  size_t group = 0;      // the data-parallel group that it runs in
+  uint64_t seed = 0;     // the request's, or a fresh one
+  std::chrono::steady_clock::time_point submitted;
+  double queue_seconds = -1;  // until the first step that computes it; -1 before
+  int64_t max_output = 0;     // max_new_tokens, clipped to the context length and the cache's capacity
 
   std::shared_ptr<MaskTask> mask;  // of the next token; null: the output is not constrained
 

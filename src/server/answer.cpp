@@ -1,5 +1,6 @@
 #include "server/answer.h"
 
+#include <array>
 #include <utility>
 
 #include "base/log.h"
@@ -80,7 +81,8 @@ Answer::Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<
       stream_(plan.stream),
       exchange_(std::move(exchange)),
       num_unfinished_(plan.choices.size()),
-      arrival_(Clock::now()) {
+      arrival_(plan.arrival),
+      submitted_(Clock::now()) {
   running_.reserve(plan.choices.size());
   for (PlannedChoice& choice : plan.choices) {
     TextGeneration generation(services.tokenizer, choice.text);
@@ -88,7 +90,7 @@ Answer::Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<
     state.index = static_cast<int64_t>(running_.size());
     state.num_prompt_tokens = static_cast<int64_t>(choice.request.prompt_ids.size());
     state.plan = std::move(choice);
-    running_.push_back({std::move(state), std::move(generation), arrival_});
+    running_.push_back({std::move(state), std::move(generation), arrival_, arrival_});
   }
 }
 
@@ -134,8 +136,10 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
                       bool is_cancelled) {
   Running& running = running_[choice];
   if (over_ || running.generation.finished()) return;
+  running.queue_seconds = event.queue_seconds;
+  running.state.num_cached_tokens = event.num_cached_tokens;
   if (event.finish == FinishReason::error) {
-    services_.metrics.count_finished("error");
+    end_early(running, "error");
     running.generation.consume({.finish = FinishReason::error});
     return fail(event.error.value_or(RequestError{500, "the request failed", ""}));
   }
@@ -149,23 +153,65 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
   if (running.generation.finished() && --num_unfinished_ == 0) finish();
 }
 
+// Before the client is told, so that what it then asks of /metrics has its tokens.
 void Answer::observe(Running& running, const TextPiece& piece, Clock::time_point time) {
-  const auto since = [time](Clock::time_point start) {
-    return std::chrono::duration<double>(time - start).count();
-  };
-  if (!piece.token_ids.empty()) {
-    const double interval = since(running.last_token) / static_cast<double>(piece.token_ids.size());
-    if (running.state.token_ids.empty()) {
-      services_.metrics.observe_first_token(since(arrival_));
-    } else {
-      for (size_t i = 0; i < piece.token_ids.size(); ++i) services_.metrics.observe_next_token(interval);
+  const size_t num_tokens = running.state.plan.discard_output ? 0 : piece.token_ids.size();
+  if (num_tokens > 0) {
+    const std::chrono::duration<double> interval = (time - running.last_token) / num_tokens;
+    for (size_t i = 0; i < num_tokens; ++i) {
+      if (i == 0 && running.state.token_ids.empty()) {
+        services_.metrics.observe_first_token(since_arrival(time));
+        running.first_token = time;
+      } else {
+        services_.metrics.observe_next_token(interval.count());
+      }
     }
     running.last_token = time;
   }
-  running.state.seconds = since(arrival_);
+  running.state.seconds = since_arrival(time);
   if (piece.finish == FinishReason::none) return;
-  services_.metrics.observe_end(running.state.seconds);
-  services_.metrics.count_finished(finish_name(piece.finish));
+  if (piece.finish == FinishReason::aborted) return end_early(running, "abort");
+  observe_end(running, piece, time);
+}
+
+void Answer::observe_end(const Running& running, const TextPiece& piece, Clock::time_point time) {
+  const ChoiceState& state = running.state;
+  const bool tells_tokens = !state.plan.discard_output;
+  const char* reason = tells_tokens ? finish_name(piece.finish) : "length";
+  const std::chrono::duration<double> prefill = running.first_token - submitted_;
+  const std::chrono::duration<double> decode = time - running.first_token;
+  const int64_t num_tokens = tells_tokens ? piece.num_completion_tokens : 0;
+  services_.metrics.observe_finished(reason, {.seconds = state.seconds,
+                                              .prompt_tokens = state.num_prompt_tokens,
+                                              .generated_tokens = num_tokens,
+                                              .prefill_seconds = prefill.count() - running.queue_seconds,
+                                              .decode_seconds = decode.count()});
+  log_end(running, num_tokens, reason);
+}
+
+void Answer::end_early(const Running& running, const char* reason) {
+  services_.metrics.count_unfinished(reason);
+  log_end(running, std::ssize(running.state.token_ids), reason);
+}
+
+void Answer::log_end(const Running& running, int64_t num_tokens, const char* reason) const {
+  const log::Level level = services_.log_requests ? log::Level::info : log::Level::debug;
+  if (!log::is_enabled(level)) return;
+  const bool has_token = running.first_token != arrival_;
+  const std::array<log::Field, 8> fields{
+      {{"id", std::string_view(running.state.plan.request.id)},
+       {"prompt_tokens", running.state.num_prompt_tokens},
+       {"cached_tokens", running.state.num_cached_tokens},
+       {"output_tokens", num_tokens},
+       {"finish_reason", std::string_view(reason)},
+       {"queue_seconds", running.queue_seconds},
+       {"duration_seconds", since_arrival(Clock::now())},
+       {"ttft_seconds", has_token ? since_arrival(running.first_token) : 0.0}}};
+  log::write(level, "request ended", std::span(fields).first(has_token ? 8 : 7));
+}
+
+double Answer::since_arrival(Clock::time_point time) const {
+  return std::chrono::duration<double>(time - arrival_).count();
 }
 
 void Answer::tell(Running& running, TextPiece piece) {
@@ -227,7 +273,7 @@ void Answer::abort_all() {
   for (const Running& running : running_) {
     if (running.generation.finished()) continue;
     services_.engine.abort(running.state.plan.request.id);
-    services_.metrics.count_finished("abort");
+    end_early(running, "abort");
   }
 }
 

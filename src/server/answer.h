@@ -72,6 +72,7 @@ struct AnswerPlan {
   std::vector<PlannedChoice> choices;
   std::unique_ptr<AnswerFormat> format;
   bool stream = false;
+  std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();  // of the HTTP request
 };
 
 // What answers need from their server; outlives them.
@@ -80,6 +81,7 @@ struct AnswerServices {
   const text::Tokenizer& tokenizer;
   Metrics& metrics;
   LiveRequests& live;
+  bool log_requests = false;  // one line for each request that ends, at level info; else at level debug
 };
 
 // All functions run on the exchange's strand.
@@ -95,6 +97,8 @@ class Answer : public std::enable_shared_from_this<Answer> {
     ChoiceState state;
     TextGeneration generation;
     Clock::time_point last_token;
+    Clock::time_point first_token;
+    double queue_seconds = 0;  // in the engine
   };
 
   // What the engine has of a choice. The ticket comes first, to end last: once it has, the server may be
@@ -112,6 +116,11 @@ class Answer : public std::enable_shared_from_this<Answer> {
   // is_cancelled: a client has asked for the end of the request.
   void on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time, bool is_cancelled);
   void observe(Running& running, const TextPiece& piece, Clock::time_point time);
+  void observe_end(const Running& running, const TextPiece& piece, Clock::time_point time);
+  // Counts a request that did not come to an end by itself: "abort" or "error".
+  void end_early(const Running& running, const char* reason);
+  void log_end(const Running& running, int64_t num_tokens, const char* reason) const;
+  double since_arrival(Clock::time_point time) const;
   void tell(Running& running, TextPiece piece);
   void finish();
   void fail(const RequestError& error);
@@ -126,6 +135,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   std::vector<Running> running_;
   size_t num_unfinished_;
   Clock::time_point arrival_;
+  Clock::time_point submitted_;
   bool over_ = false;
 };
 

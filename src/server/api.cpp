@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <ctime>
 #include <filesystem>
 #include <optional>
@@ -31,6 +32,27 @@ std::string served_name(const ServerOptions& options, const ServerModel& model) 
   if (!path.has_filename()) path = path.parent_path();  // "models/x/"
   const std::string name = path.filename().string();
   return name.empty() || name == "." || name == ".." ? "chorale" : name;
+}
+
+MetricsOptions metrics_options(const ServerOptions& options, const ServerModel& model,
+                               const std::string& name) {
+#ifdef __clang__
+  const char* compiler = "clang " __clang_version__;
+#else
+  const char* compiler = "g++ " __VERSION__;
+#endif
+  return {.model_name = name,
+          .build_info = {{"version", model.version},
+                         {"compiler", compiler},
+                         {"instruction_set", model.instruction_set}},
+          .model_info = {{"dtype", model.dtype},
+                         {"strategy", model.strategy},
+                         {"num_layers", std::to_string(model.num_layers)},
+                         {"num_experts", std::to_string(model.num_experts)},
+                         {"num_experts_per_token", std::to_string(model.num_experts_per_token)},
+                         {"max_model_len", std::to_string(model.max_context_len)}},
+          .sglang_names = options.sglang_metrics,
+          .vllm_names = options.vllm_metrics};
 }
 
 std::string random_hex() {
@@ -79,9 +101,9 @@ Json json_body(const HttpRequest& request) {
 Api::Api(const ServerOptions& options, const ServerModel& model)
     : context_{options, model, served_name(options, model),
                model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size()},
-      metrics_(context_.model_name),
+      metrics_(metrics_options(options, model, context_.model_name)),
       expert_load_(std::make_shared<ExpertLoad>(model.placement)),
-      services_{model.engine, model.tokenizer, metrics_, live_},
+      services_{model.engine, model.tokenizer, metrics_, live_, options.log_requests},
       id_base_(random_hex()),
       created_(std::time(nullptr)) {}
 
@@ -145,6 +167,7 @@ void Api::route(const HttpRequest& request, const std::shared_ptr<Exchange>& exc
 }
 
 void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const auto arrival = std::chrono::steady_clock::now();
   if (draining_) throw BadRequest({503, "the server is stopping", ""});
   const Json body = json_body(request);
   const AnswerHead head{"", std::time(nullptr), context_.model_name};
@@ -156,6 +179,7 @@ void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& 
   } else {
     plan = plan_chat(body, {new_id("chatcmpl-"), head.created, head.model}, context_);
   }
+  plan.arrival = arrival;
   Answer::start(services_, std::move(plan), exchange);
 }
 
@@ -279,8 +303,9 @@ void Api::metrics(const HttpRequest& /*request*/, const std::shared_ptr<Exchange
       state->latest = std::move(counts);
     });
   }
-  exchange->respond({.body = metrics_.serialize(context_.model.engine.stats(), balance),
-                     .content_type = "text/plain; version=0.0.4; charset=utf-8"});
+  exchange->respond(
+      {.body = metrics_.serialize(context_.model.engine.stats(), balance, activity_.generation_rate()),
+       .content_type = "text/plain; version=0.0.4; charset=utf-8"});
 }
 
 }  // namespace chorale::server

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "server/activity.h"
 #include "server/answer.h"
 #include "server/expert_distribution.h"
 #include "server/http.h"
@@ -31,6 +32,8 @@ class Api {
   void set_draining() { draining_ = true; }
   LiveRequests& live() { return live_; }
   const std::string& model_name() const { return context_.model_name; }
+  Activity& activity() { return activity_; }
+  Metrics& counts() { return metrics_; }
 
  private:
   // Throws BadRequest.
@@ -60,6 +63,7 @@ class Api {
 
   RequestContext context_;
   Metrics metrics_;
+  Activity activity_;
   // Shared with callbacks that the engine may still hold.
   struct ExpertLoad {
     explicit ExpertLoad(const parallel::ExpertPlacement* placement) : distribution(placement) {}

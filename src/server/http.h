@@ -74,6 +74,9 @@ class HttpServer {
   void listen();
   std::string url() const;
 
+  // Calls back with the status of each answer that is begun, on the serving threads. Call before listen().
+  void on_status(std::function<void(int)> callback);
+
   // Serves on this thread and io_threads - 1 more until finish().
   void run();
   // Calls back on a serving thread, once, after SIGTERM or SIGINT; from then on these signals have their

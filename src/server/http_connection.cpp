@@ -221,7 +221,7 @@ void Connection::refuse(int status, std::string_view message) {
 void Connection::respond(uint64_t serial, HttpResponse response) {
   if (!is_current(serial)) return;
   if (context_.draining) keep_alive_ = false;
-  status_ = response.status;
+  set_status(response.status);
   std::string head = fmt::format("HTTP/1.1 {} {}\r\n", response.status, reason_phrase(response.status));
   if (!response.body.empty()) head += fmt::format("Content-Type: {}\r\n", response.content_type);
   if (response.status != 204) head += fmt::format("Content-Length: {}\r\n", response.body.size());
@@ -232,10 +232,16 @@ void Connection::respond(uint64_t serial, HttpResponse response) {
   write(head);
 }
 
+// Of the answer that is about to be written.
+void Connection::set_status(int status) {
+  status_ = status;
+  if (context_.on_status) context_.on_status(status);
+}
+
 void Connection::begin_stream(uint64_t serial) {
   if (!is_current(serial)) return;
   if (context_.draining || !chunked_) keep_alive_ = false;
-  status_ = 200;
+  set_status(200);
   std::string head =
       "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
       "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";

@@ -26,6 +26,7 @@ struct ConnectionContext {
   ServerOptions options;
   HttpHandler handler;
   HttpErrorBody error_body;
+  std::function<void(int)> on_status;  // may be empty
   std::atomic<bool> draining{false};
   std::atomic<int64_t> active_exchanges{0};
   std::atomic<int64_t> connections{0};
@@ -71,6 +72,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(ErrorCode error);
   void refuse(int status, std::string_view message);
 
+  void set_status(int status);
   void write(std::string_view bytes);
   void write_more();
   void on_written(ErrorCode error, size_t bytes);

@@ -150,6 +150,10 @@ std::string HttpServer::url() const {
   return impl_->url;
 }
 
+void HttpServer::on_status(std::function<void(int)> callback) {
+  impl_->context.on_status = std::move(callback);
+}
+
 void HttpServer::run() {
   std::vector<std::thread> threads;
   for (int i = 1; i < impl_->context.options.io_threads; ++i)

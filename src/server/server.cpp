@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
+#include "base/service_notify.h"
 #include "server/api.h"
 #include "server/http.h"
 
@@ -15,6 +17,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kDrainPoll{20};
 constexpr std::chrono::milliseconds kEngineCheck{100};
+constexpr std::chrono::milliseconds kTick{1000};
+constexpr std::chrono::milliseconds kShortestTick{10};
 constexpr double kFailedDrainSeconds = 1;  // for answers that are being written
 // For telling clients, after the drain's time is over, that their requests were ended.
 constexpr std::chrono::milliseconds kFarewell{2000};
@@ -34,7 +38,9 @@ class Server::Impl {
             },
             [](int status, std::string_view message) {
               return to_text(error_json({status, std::string(message), ""}));
-            }) {}
+            }) {
+    http_.on_status([this](int status) { api_.counts().count_response(status); });
+  }
 
   // run() has ended, or was never called; requests that are left belong to nobody.
   ~Impl() { end_requests(); }
@@ -48,6 +54,8 @@ class Server::Impl {
     if (options_.handle_signals) http_.on_signal([this] { stop(); });
     log::info("Chorale is ready: {} (Ctrl-C stops)", url());
     log::flush();
+    begin_ticks();
+    notify_service("READY=1");
     watch_engine();
     http_.run();
     end_requests();
@@ -56,6 +64,7 @@ class Server::Impl {
 
   void stop() {
     if (stopping_.exchange(true)) return;
+    notify_service("STOPPING=1");
     api_.set_draining();
     http_.set_draining();
     engine_.stop_accepting();
@@ -69,6 +78,41 @@ class Server::Impl {
   std::string url() const { return http_.url(); }
 
  private:
+  void begin_ticks() {
+    const Clock::time_point now = Clock::now();
+    tick_ = kTick;
+    if (const auto limit = service_watchdog()) {
+      watch_.emplace(*limit, now);
+      tick_ =
+          std::clamp(std::chrono::duration_cast<std::chrono::milliseconds>(*limit / 4), kShortestTick, kTick);
+    }
+    last_sample_ = last_status_ = now;
+    const engine::EngineStats stats = engine_.stats();
+    api_.activity().sample(stats, now);
+    api_.activity().status_line(stats, now);
+    http_.after(tick_, [this] { tick(); });
+  }
+
+  // Rates, the line of status, and the watchdog, which hears from here only while steps are done or nothing
+  // is to be done.
+  void tick() {
+    const Clock::time_point now = Clock::now();
+    const engine::EngineStats stats = engine_.stats();
+    if (watch_ && watch_->goes_on(stats.running + stats.waiting > 0, stats.steps, now)) {
+      notify_service("WATCHDOG=1");
+    }
+    if (now - last_sample_ >= kTick) {
+      last_sample_ = now;
+      api_.activity().sample(stats, now);
+    }
+    const double interval = options_.status_interval_seconds;
+    if (interval > 0 && std::chrono::duration<double>(now - last_status_).count() >= interval) {
+      last_status_ = now;
+      if (const auto line = api_.activity().status_line(stats, now)) log::info("{}", *line);
+    }
+    http_.after(tick_, [this] { tick(); });
+  }
+
   // A model that has failed answers nothing any more: its requests have been told, and the server ends.
   void watch_engine() {
     if (stopping_) return;
@@ -101,6 +145,12 @@ class Server::Impl {
   Api api_;
   HttpServer http_;
   std::atomic<bool> stopping_{false};
+
+  // Of the ticks, which come one after the other.
+  std::chrono::milliseconds tick_{kTick};
+  std::optional<ProgressWatch> watch_;
+  Clock::time_point last_sample_;
+  Clock::time_point last_status_;
 };
 
 Server::Server(ServerOptions options, ServerModel model) : impl_(std::make_unique<Impl>(options, model)) {}

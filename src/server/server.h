@@ -40,6 +40,12 @@ struct ServerOptions {
   double drain_timeout_seconds = 30;
   int io_threads = 2;          // for connections, JSON and tokenization; the engine has its own threads
   bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program
+  bool log_requests = false;   // one line at level info for each request that ends; else at level debug
+  double status_interval_seconds =
+      10;  // between lines that tell what the server does, while it does; 0: none
+  // Also export the metrics' names of other servers.
+  bool sglang_metrics = false;
+  bool vllm_metrics = false;
 
   // Bounds on what clients may send or make the server hold.
   uint64_t max_body_bytes = 8U << 20;
@@ -71,9 +77,11 @@ struct ServerModel {
   // For information:
   std::string dtype;  // "bfloat16" or "float32"
   std::string instruction_set;
-  std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"
   std::string version;   // Chorale's
+  std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"
+  int64_t num_layers = 0;
   int64_t num_experts = 0;
+  int64_t num_experts_per_token = 0;
 };
 
 class Server {

@@ -203,4 +203,4 @@ def test_metrics_count_tokens_and_ends(serve):
     assert metrics["chorale_time_to_first_token_seconds_count"] == 2
     assert metrics["chorale_inter_token_latency_seconds_count"] == 14
     assert metrics["chorale_e2e_request_latency_seconds_count"] == 2
-    assert metrics["chorale_kv_cache_tokens_total"] > 0
+    assert metrics["chorale_kv_cache_capacity_tokens"] > 0

@@ -96,6 +96,54 @@ TEST_F(EngineTest, AnswersAsTheModelAloneWould) {
   EXPECT_EQ(stats.kv_tokens_cached, 3 * kBlockTokens) << "109 tokens were computed";
 }
 
+TEST_F(EngineTest, TimesStepsByPhaseAndTheWaitOfEachRequest) {
+  options.max_running_requests = 2;
+  start();
+  runner->close_gate();
+  ASSERT_FALSE(submit(request("a", 100, 5)));  // 64 tokens, then 36
+  runner->wait_until_held();
+  ASSERT_FALSE(submit(request("b", 10, 5)));  // with the second part of the first
+  ASSERT_FALSE(submit(request("c", 10, 3)));  // when one of the two has ended
+  runner->open_gate();
+  for (const char* id : {"a", "b", "c"}) recorder.wait(id);
+  expect_all_free();
+  const EngineStats stats = engine->stats();
+  const auto count = [&](StepPhase phase) { return stats.step_seconds[static_cast<size_t>(phase)].count(); };
+  EXPECT_EQ(count(StepPhase::prefill), 3u);
+  EXPECT_EQ(count(StepPhase::mixed), 0u);
+  EXPECT_EQ(count(StepPhase::decode), 6u);
+  EXPECT_EQ(stats.steps, 9u);
+  EXPECT_EQ(stats.queue_seconds.count(), 3u);
+  EXPECT_GE(stats.queue_seconds.sum, 0);
+}
+
+TEST_F(EngineTest, AStepThatPrefillsAndDecodesIsMixed) {
+  start();
+  runner->close_gate();
+  ASSERT_FALSE(submit(request("a", 10, 3)));
+  runner->wait_until_held();
+  ASSERT_FALSE(submit(request("b", 20, 2)));
+  runner->open_gate();
+  recorder.wait("a");
+  recorder.wait("b");
+  expect_all_free();
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.step_seconds[static_cast<size_t>(StepPhase::prefill)].count(), 1u);
+  EXPECT_EQ(stats.step_seconds[static_cast<size_t>(StepPhase::mixed)].count(), 1u);
+  EXPECT_EQ(stats.step_seconds[static_cast<size_t>(StepPhase::decode)].count(), 1u);
+}
+
+TEST(TimeHistogram, BoundsAreInclusive) {
+  TimeHistogram times;
+  for (const double seconds : {0.0, .0005, .0006, 300.0, 301.0}) times.observe(seconds);
+  EXPECT_EQ(times.count(), 5u);
+  EXPECT_EQ(times.counts.front(), 2u);
+  EXPECT_EQ(times.counts[1], 1u);
+  EXPECT_EQ(times.counts[TimeHistogram::kBounds.size() - 1], 1u);
+  EXPECT_EQ(times.counts.back(), 1u);
+  EXPECT_DOUBLE_EQ(times.sum, 601.0011);
+}
+
 TEST_F(EngineTest, StopsAtEosAndAtStopTokens) {
   start();
   const auto free_run = answer(request("free", 5, 60)).answer.tokens;

@@ -54,7 +54,7 @@ TEST(Answer, IsLiveUntilTheEngineHasLetGoOfTheConnection) {
   options.max_total_tokens = 8192;
   options.max_context_len = 4096;
   engine::Engine engine(runner, options);
-  Metrics metrics("tales");
+  Metrics metrics({.model_name = "tales"});
   LiveRequests live;
 
   AnswerPlan plan;

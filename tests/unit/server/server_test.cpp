@@ -464,7 +464,7 @@ TEST_F(ServerTest, MetricsCount) {
   const std::string text = get("/metrics").body;
   for (const char* line :
        {"# TYPE chorale_num_requests_running gauge", "chorale_num_requests_running{model_name=\"tales\"} 0",
-        "chorale_kv_cache_tokens_total{model_name=\"tales\"} 8192",
+        "chorale_kv_cache_capacity_tokens{model_name=\"tales\"} 8192",
         "chorale_kv_cache_tokens_used{model_name=\"tales\"} 0",
         "# TYPE chorale_generation_tokens_total counter",
         "chorale_generation_tokens_total{model_name=\"tales\"} 14",
@@ -473,6 +473,22 @@ TEST_F(ServerTest, MetricsCount) {
         "chorale_e2e_request_latency_seconds_count{model_name=\"tales\"} 2",
         "chorale_request_finished_total{model_name=\"tales\",reason=\"length\"} 2",
         "chorale_request_finished_total{model_name=\"tales\",reason=\"abort\"} 0"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << " in\n" << text;
+  }
+}
+
+TEST_F(ServerTest, MetricsCountAnErrorOnce) {
+  runner.nan_after = 300;
+  start();
+  error_of(kCompletions, {{"prompt", Json::array({300})}, {"max_tokens", 7}}, 500);
+  const std::string text = get("/metrics").body;
+  for (const char* line : {"chorale_request_finished_total{model_name=\"tales\",reason=\"error\"} 1",
+                           "chorale_request_finished_total{model_name=\"tales\",reason=\"abort\"} 0",
+                           "chorale_num_aborted_requests_total{model_name=\"tales\"} 0",
+                           "chorale_time_to_first_token_seconds_count{model_name=\"tales\"} 0",
+                           "chorale_e2e_request_latency_seconds_count{model_name=\"tales\"} 0",
+                           "chorale_request_queue_time_seconds_count{model_name=\"tales\"} 1",
+                           "chorale_http_responses_total{model_name=\"tales\",code=\"500\"} 1"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << " in\n" << text;
   }
 }

@@ -13,16 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include "server/http_request.h"
 #include "server/server.h"
 
 namespace chorale::server {
-
-struct HttpRequest {
-  std::string method;        // "GET", "POST", ...
-  std::string path;          // without the query
-  std::string content_type;  // lower case, without parameters; empty when not given
-  std::string body;
-};
 
 struct HttpResponse {
   int status = 200;

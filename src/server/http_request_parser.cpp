@@ -90,6 +90,11 @@ std::string_view bearer_token(std::string_view value) {
   return value.substr(std::min(value.find_first_not_of(' '), value.size()));
 }
 
+// An assignment would keep the memory.
+void release(std::string& text) {
+  std::string().swap(text);
+}
+
 // Memory grows with what has arrived, not to what was announced, and never beyond `most`.
 void append(std::string& to, std::string_view bytes, uint64_t most) {
   const size_t size = to.size() + bytes.size();
@@ -267,8 +272,8 @@ void HttpRequestParser::fail(int status, std::string message) {
   state_ = State::failed;
   status_ = status;
   message_ = std::move(message);
-  header_ = {};
-  request_.body = {};
+  release(header_);
+  release(request_.body);
 }
 
 bool HttpRequestParser::header_byte(char byte) {
@@ -332,7 +337,7 @@ void HttpRequestParser::read_header() {
   boost::system::error_code error;
   const size_t used = parser.put(boost::asio::buffer(header_), error);
   const bool agreed = !error && used == header_.size() && parser.is_header_done();
-  header_ = {};
+  release(header_);
   if (!agreed) {
     return fail(400, fmt::format("the request header is malformed: {}", error ? error.message() : "its end"));
   }

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "server/api.h"
+#include "server/authorization.h"
 #include "server/http.h"
 
 namespace chorale::server {
@@ -27,6 +28,7 @@ class Server::Impl {
       : options_(options),
         engine_(model.engine),
         api_(options, model),
+        authorization_(options.api_keys),
         http_(
             options,
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
@@ -34,7 +36,8 @@ class Server::Impl {
             },
             [](int status, std::string_view message) {
               return to_text(error_json({status, std::string(message), ""}));
-            }) {}
+            },
+            [this](const HttpRequest& request) { return authorization_.check(request); }) {}
 
   // run() has ended, or was never called; requests that are left belong to nobody.
   ~Impl() { end_requests(); }
@@ -99,6 +102,7 @@ class Server::Impl {
   ServerOptions options_;
   engine::Engine& engine_;
   Api api_;
+  Authorization authorization_;
   HttpServer http_;
   std::atomic<bool> stopping_{false};
 };

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers of untrusted files with libFuzzer: scripts/fuzz.sh [SECONDS per target, 20 by default].
+# Fuzzes the parsers of untrusted files and requests with libFuzzer: scripts/fuzz.sh [SECONDS per target, 20 by default].
 # Needs clang with its runtime (Debian: clang-14, libclang-rt-14-dev). New inputs are kept in build-fuzz/corpus; an
 # input that fails is left in build-fuzz/findings, and makes the exit status 1.
 set -euo pipefail
@@ -32,11 +32,13 @@ cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 cmake --build "$build" --target fuzzers
 
 status=0
-for target in safetensors_header config; do
+for target in safetensors_header config http_request; do
   mkdir -p "$build/corpus/$target"
+  dictionary=json
+  [[ $target != http_request ]] || dictionary=http
   echo "fuzz.sh: $target for $seconds s"
   if ! "$build/fuzz_$target" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -malloc_limit_mb=256 \
-    -max_len=4096 -dict=tests/fuzz/json.dict -artifact_prefix="$build/findings/$target-" -print_final_stats=1 \
+    -max_len=4096 -dict=tests/fuzz/$dictionary.dict -artifact_prefix="$build/findings/$target-" -print_final_stats=1 \
     "$build/corpus/$target" "tests/fuzz/corpus/$target" >"$build/$target.log" 2>&1; then
     tail -n 60 "$build/$target.log" >&2
     echo "fuzz.sh: $target failed; its input is in $build/findings" >&2

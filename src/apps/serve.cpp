@@ -1,5 +1,7 @@
 // chorale serve: the HTTP server.
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -160,6 +162,50 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
       ->group(kGroup);
 }
 
+// What a client may send, hold and take its time with; the keys that let it in.
+void add_http_flags(CLI::App& app, server::ServerOptions& options) {
+  constexpr const char* kGroup = "Server";
+  app.add_option("--api-key", options.api_keys,
+                 "Key that clients must present; may be given more than once. /health and /metrics stay open")
+      ->option_text("KEY")
+      ->envname("CHORALE_API_KEY")
+      ->allow_extra_args(false)
+      ->check([](const std::string& key) {
+        const bool usable =
+            !key.empty() && std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; });
+        return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
+      })
+      ->group(kGroup);
+  const auto add_count = [&](const char* name, auto& value, const char* text, int64_t least, int64_t most) {
+    app.add_option(name, value, text)->option_text("N")->check(CLI::Range(least, most))->group(kGroup);
+  };
+  add_count("--max-connections", options.max_connections, "Most connections at a time; more get 503 (8192)",
+            1, 1 << 20);
+  add_count("--max-body-bytes", options.max_body_bytes, "Largest request body; more gets 413 (8388608)", 1,
+            1LL << 40);
+  add_count("--max-header-bytes", options.max_header_bytes, "Largest request header; more gets 431 (16384)",
+            256, 1 << 20);
+  add_count("--max-buffered-bytes", options.max_buffered_bytes,
+            "Most bytes of all requests that are still being read; more get 503 (268435456)", 1, 1LL << 50);
+  const auto add_seconds = [&](const char* name, std::chrono::milliseconds& value, const char* text) {
+    app.add_option_function<double>(
+           name,
+           [&value](double seconds) {
+             value = std::chrono::milliseconds(static_cast<int64_t>(std::ceil(seconds * 1000)));
+           },
+           text)
+        ->option_text("SECONDS")
+        ->check(CLI::Range(0.001, 86400.0))
+        ->group(kGroup);
+  };
+  add_seconds("--header-timeout", options.header_timeout, "For a request's header, from its first byte (10)");
+  add_seconds("--body-timeout", options.body_timeout,
+              "For a request's body, from the end of its header (60)");
+  add_seconds("--idle-timeout", options.idle_timeout, "For a connection without a request (75)");
+  add_seconds("--write-timeout", options.write_timeout,
+              "For a client that takes less than 1 KiB per second (30)");
+}
+
 }  // namespace
 
 Command add_serve(CLI::App& root, const std::string& version) {
@@ -177,6 +223,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);
+  add_http_flags(*app, flags->server);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

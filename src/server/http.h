@@ -1,28 +1,23 @@
-// HTTP/1.1 over Boost.Beast, asynchronous: what the endpoints see of it. No Boost in this header.
+// HTTP/1.1, asynchronous: what the endpoints see of it. No Boost in this header.
 //
 // Connections are kept alive and may be pipelined; one request at a time is handled per connection. While a
-// request is being handled the connection watches for the client going away.
+// request is being handled the connection watches for the client going away: the end of its stream, too.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "server/http_request.h"
 #include "server/server.h"
 
 namespace chorale::server {
-
-struct HttpRequest {
-  std::string method;        // "GET", "POST", ...
-  std::string path;          // without the query
-  std::string content_type;  // lower case, without parameters; empty when not given
-  std::string body;
-};
 
 struct HttpResponse {
   int status = 200;
@@ -46,7 +41,7 @@ class Exchange {
   // 200 with server-sent events.
   virtual void begin_stream() = 0;
   // One event: "data: PAYLOAD". The payload must not contain line breaks. A client that lets more than
-  // max_write_queue_bytes pile up and takes nothing for stall_timeout is cut off.
+  // max_write_queue_bytes pile up and takes next to nothing for stall_timeout is cut off.
   virtual void send_event(std::string_view payload) = 0;
   virtual void end_stream() = 0;
   // Bytes that the client has not taken yet.
@@ -63,14 +58,28 @@ using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<Exchange>)>;
 // message.
 using HttpErrorBody = std::function<std::string(int status, std::string_view message)>;
 
+// An answer in place of the handler's.
+struct HttpRefusal {
+  int status = 400;
+  std::string message;
+  std::vector<std::pair<std::string, std::string>> headers;
+};
+
+// Asked after a request's header, before its body is read: the refusal, or nothing. Any serving thread; must
+// not throw.
+using HttpAdmission = std::function<std::optional<HttpRefusal>(const HttpRequest&)>;
+
 class HttpServer {
  public:
-  HttpServer(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body);
+  // Without an admission every request is read.
+  HttpServer(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body,
+             HttpAdmission admission = nullptr);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  // Throws Error that names --host or --port.
+  // Raises the process's limit of open files as far as it goes. Throws Error that names --host, --port
+  // or --max-buffered-bytes.
   void listen();
   std::string url() const;
 

@@ -1,14 +1,10 @@
 #include "server/http_connection.h"
 
-#include <algorithm>
-#include <limits>
 #include <utility>
+#include <vector>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/beast/http/error.hpp>
-#include <boost/beast/http/field.hpp>
-#include <boost/beast/http/rfc7230.hpp>
 #include <fmt/format.h>
 
 #include "base/log.h"
@@ -17,7 +13,6 @@ namespace chorale::server {
 namespace {
 
 namespace asio = boost::asio;
-namespace http = boost::beast::http;
 using asio::ip::tcp;
 
 // What a client may send ahead of the answer to its current request.
@@ -26,6 +21,12 @@ constexpr size_t kMaxPipelinedBytes = 64U << 10;
 // and could destroy the answer on its way.
 constexpr std::chrono::milliseconds kLinger{2000};
 constexpr size_t kMaxLoggedPath = 200;
+constexpr size_t kReadBytes = 64U << 10;
+// What a client must take while more waits for it: ever, and when much waits.
+constexpr uint64_t kMinBytesPerSecond = 1U << 10;
+constexpr uint64_t kMinBytesPerSecondWhenOverfull = 64U << 10;
+// However fast it is, a client may not let more than this many times max_write_queue_bytes wait.
+constexpr size_t kMaxOverfill = 64;
 
 // The exchange of one request: forwards to its connection, which outlives it.
 class ConnectionExchange : public Exchange {
@@ -48,20 +49,31 @@ class ConnectionExchange : public Exchange {
   uint64_t serial_;
 };
 
-std::string media_type(std::string_view content_type) {
-  std::string_view type = content_type.substr(0, content_type.find(';'));
-  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.remove_suffix(1);
-  std::string lower(type);
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-  return lower;
+// The lines that all answers have.
+std::string response_head(int status) {
+  return fmt::format("HTTP/1.1 {} {}\r\nX-Content-Type-Options: nosniff\r\n", status, reason_phrase(status));
 }
 
-std::string_view to_view(boost::beast::string_view text) {
-  return {text.data(), text.size()};
+std::string_view connection_line(bool keep_alive) {
+  return keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
+}
+
+// An assignment would keep the memory.
+void release(std::string& text) {
+  std::string().swap(text);
 }
 
 }  // namespace
+
+void TakeWindow::begin(uint64_t taken) {
+  since_ = Clock::now();
+  taken_ = taken;
+}
+
+bool TakeWindow::is_slow(uint64_t taken, std::chrono::milliseconds length, uint64_t bytes_per_second) const {
+  const auto least = static_cast<uint64_t>(length.count()) * bytes_per_second / 1000;
+  return is_over(length) && taken - taken_ < least;
+}
 
 Connection::Connection(tcp::socket socket, ConnectionContext& context, std::atomic<int64_t>& counter)
     : context_(context),
@@ -73,21 +85,28 @@ Connection::Connection(tcp::socket socket, ConnectionContext& context, std::atom
 }
 
 Connection::~Connection() {
+  charge(0);
   --counter_;
 }
 
 void Connection::turn_away() {
-  refuse(503, "too many connections");
+  open();
+  refuse({503, "too many connections", {}});
   read_more();
 }
 
 void Connection::start() {
-  ErrorCode ignored;
-  socket_.set_option(tcp::no_delay(true), ignored);
-  const tcp::endpoint endpoint = socket_.remote_endpoint(ignored);
-  peer_ = ignored ? "?" : fmt::format("{}:{}", endpoint.address().to_string(), endpoint.port());
+  open();
   set_deadline(read_timer_, context_.options.idle_timeout);
   read_more();
+}
+
+void Connection::open() {
+  ErrorCode ignored;
+  socket_.set_option(tcp::no_delay(true), ignored);
+  socket_.non_blocking(true, ignored);
+  const tcp::endpoint endpoint = socket_.remote_endpoint(ignored);
+  peer_ = ignored ? "?" : fmt::format("{}:{}", endpoint.address().to_string(), endpoint.port());
 }
 
 void Connection::post(std::function<void()> function) {
@@ -98,73 +117,93 @@ void Connection::post(std::function<void()> function) {
 // ---- reading
 
 void Connection::read_more() {
-  socket_.async_read_some(asio::buffer(read_buffer_), [self = shared_from_this()](ErrorCode error, size_t n) {
-    self->on_read(error, n);
-  });
+  socket_.async_wait(tcp::socket::wait_read,
+                     [self = shared_from_this()](ErrorCode error) { self->on_readable(error); });
 }
 
-void Connection::on_read(ErrorCode error, size_t bytes) {
+void Connection::on_readable(ErrorCode error) {
   if (phase_ == Phase::closed) return;
-  if (error) return close();  // the end of the stream, too: a client that no longer listens to its answer
-  if (phase_ != Phase::lingering) {
-    input_.append(read_buffer_.data(), bytes);
-    parse_input();
-    if (phase_ == Phase::closed) return;
-    if (phase_ == Phase::busy && input_.size() > kMaxPipelinedBytes) {
-      log::warn("{} sent more than {} bytes ahead of an answer; closing", peer_, kMaxPipelinedBytes);
-      return close();
+  if (error) return close();
+  thread_local std::vector<char> buffer(kReadBytes);
+  const size_t size = socket_.read_some(asio::buffer(buffer), error);
+  const bool nothing = error == asio::error::would_block || error == asio::error::interrupted;
+  if (error && !nothing) return close();  // the end of the stream, too: nobody listens to the answer
+  if (!nothing && phase_ != Phase::lingering) parse({buffer.data(), size});
+  if (phase_ != Phase::closed) read_more();
+}
+
+void Connection::parse(std::string_view bytes) {
+  while (!bytes.empty() && (phase_ == Phase::idle || phase_ == Phase::header || phase_ == Phase::body)) {
+    if (!parser_) {
+      const ServerOptions& options = context_.options;
+      parser_ = std::make_unique<HttpRequestParser>(
+          HttpLimits{options.max_header_bytes, options.max_target_bytes, options.max_body_bytes});
     }
+    bytes.remove_prefix(parser_->put(bytes));
+    on_parsed();
   }
-  read_more();
+  if (phase_ == Phase::busy) keep(bytes);
 }
 
-void Connection::parse_input() {
-  while (phase_ == Phase::idle || phase_ == Phase::header || phase_ == Phase::body) {
-    if (!parse_step()) return;
-  }
-}
-
-bool Connection::parse_step() {
-  if (phase_ == Phase::idle) {
-    // Some clients end a body with a line break of their own (RFC 9112, 2.2).
-    while (input_.starts_with("\r\n")) input_.erase(0, 2);
-    if (input_.empty()) return false;
+void Connection::on_parsed() {
+  if (phase_ == Phase::idle && parser_->state() != HttpRequestParser::State::idle) {
     phase_ = Phase::header;
-    parser_.emplace();
-    parser_->eager(true);
-    parser_->header_limit(context_.options.max_header_bytes);
-    parser_->body_limit(context_.options.max_body_bytes);
     set_deadline(read_timer_, context_.options.header_timeout);
   }
-  if (input_.empty()) return false;
-  ErrorCode error;
-  const size_t used = parser_->put(asio::buffer(input_), error);
-  input_.erase(0, used);
-  if (error && error != http::error::need_more) {
-    refuse(error);
-    return false;
+  if (phase_ == Phase::header && parser_->has_header()) {
+    on_header();
+    if (!parser_) return;
   }
-  if (phase_ == Phase::header && parser_->is_header_done()) on_header();
-  if (parser_->is_done()) {
-    dispatch();
-    return true;
+  if (parser_->state() == HttpRequestParser::State::failed) {
+    return refuse({parser_->status(), parser_->message(), {}});
   }
-  return used > 0 && error != http::error::need_more;
+  if (!charge(parser_->held_bytes())) {
+    return refuse({503, "the server holds as many unfinished requests as it may", {}});
+  }
+  if (parser_->state() == HttpRequestParser::State::complete) dispatch();
 }
 
+// Whether the body will be read is decided before it is.
 void Connection::on_header() {
   phase_ = Phase::body;
   set_deadline(read_timer_, context_.options.body_timeout);
-  const auto expect = parser_->get().find(http::field::expect);
-  if (expect != parser_->get().end() && boost::beast::iequals(expect->value(), "100-continue") &&
-      !parser_->is_done()) {
-    write("HTTP/1.1 100 Continue\r\n\r\n");
+  method_ = parser_->request().method;
+  path_ = parser_->request().path;
+  keep_alive_ = parser_->keep_alive();
+  chunked_ = parser_->is_http_1_1();
+  const bool complete = parser_->state() == HttpRequestParser::State::complete;
+  if (context_.admission) {
+    if (auto refusal = context_.admission(parser_->request())) {
+      return refuse(std::move(*refusal), complete && keep_alive_);
+    }
   }
+  if (parser_->state() != HttpRequestParser::State::body) return;
+  if (parser_->announced_bytes() + context_.buffered_bytes > context_.options.max_buffered_bytes) {
+    return refuse({503, "the server holds as many unfinished requests as it may", {}});
+  }
+  if (parser_->expects_continue()) write("HTTP/1.1 100 Continue\r\n\r\n");
 }
 
-void Connection::dispatch() {
-  http::request<http::string_body> message = parser_->release();
-  parser_.reset();
+// For when the current request is answered.
+void Connection::keep(std::string_view bytes) {
+  if (bytes.empty() || !keep_alive_) return;
+  if (input_.size() + bytes.size() > kMaxPipelinedBytes) {
+    return cut_off(fmt::format("sent more than {} bytes ahead of an answer", kMaxPipelinedBytes));
+  }
+  input_ += bytes;
+  if (!charge(input_.size())) cut_off("sent requests ahead of an answer while the server holds too many");
+}
+
+// Counts what this connection holds. False when that is more than before and more than all may hold.
+bool Connection::charge(uint64_t bytes) {
+  const uint64_t growth = bytes - charged_;  // modulo 2^64
+  const uint64_t all = context_.buffered_bytes.fetch_add(growth) + growth;
+  const bool grew = bytes > charged_;
+  charged_ = bytes;
+  return !grew || all <= context_.options.max_buffered_bytes;
+}
+
+void Connection::begin_exchange() {
   read_timer_.cancel();
   phase_ = Phase::busy;
   ++serial_;
@@ -172,47 +211,33 @@ void Connection::dispatch() {
   ending_ = false;
   status_ = 0;
   started_ = std::chrono::steady_clock::now();
-  keep_alive_ = message.keep_alive();
-  chunked_ = message.version() >= 11;
-  method_ = std::string(to_view(message.method_string()));
-  path_ = std::string(to_view(message.target()).substr(0, to_view(message.target()).find('?')));
-
-  HttpRequest request;
-  request.method = method_;
-  request.path = path_;
-  request.content_type = media_type(to_view(message[http::field::content_type]));
-  request.body = std::move(message.body());
-  context_.handler(std::move(request), std::make_shared<ConnectionExchange>(shared_from_this(), serial_));
 }
 
-void Connection::refuse(ErrorCode error) {
-  if (error == http::error::body_limit) {
-    refuse(413, fmt::format("the request body is larger than {} bytes", context_.options.max_body_bytes));
-  } else if (error == http::error::header_limit) {
-    refuse(431, fmt::format("the request header is larger than {} bytes", context_.options.max_header_bytes));
-  } else {
-    refuse(400, fmt::format("this is not a valid HTTP/1.1 request: {}", error.message()));
-  }
-}
-
-// Answers a request that was not read to its end; the connection cannot be used any further.
-void Connection::refuse(int status, std::string_view message) {
-  read_timer_.cancel();
+void Connection::dispatch() {
+  HttpRequest request = parser_->take();
+  request.keys.clear();
   parser_.reset();
-  input_.clear();
-  phase_ = Phase::busy;
-  ++serial_;
-  ++context_.active_exchanges;
-  ending_ = false;
-  keep_alive_ = false;
-  chunked_ = false;
-  started_ = std::chrono::steady_clock::now();
-  method_.assign(1, '?');
-  path_ = method_;
+  begin_exchange();
+  context_.handler(std::move(request), std::make_shared<ConnectionExchange>(shared_from_this(), serial_));
+  charge(0);
+}
+
+// Answers without the handler. A request that was not read to its end leaves a connection that cannot be used
+// any further.
+void Connection::refuse(HttpRefusal refusal, bool keep_alive) {
+  if (!parser_ || !parser_->has_header()) {
+    method_.assign(1, '?');
+    path_ = method_;
+  }
+  parser_.reset();
+  charge(0);
+  begin_exchange();
+  keep_alive_ = keep_alive;
   HttpResponse response;
-  response.status = status;
-  response.body = context_.error_body(status, message);
-  if (status == 503) response.headers.emplace_back("Retry-After", "1");
+  response.status = refusal.status;
+  response.body = context_.error_body(refusal.status, refusal.message);
+  response.headers = std::move(refusal.headers);
+  if (refusal.status == 503) response.headers.emplace_back("Retry-After", "1");
   respond(serial_, std::move(response));
 }
 
@@ -222,11 +247,11 @@ void Connection::respond(uint64_t serial, HttpResponse response) {
   if (!is_current(serial)) return;
   if (context_.draining) keep_alive_ = false;
   set_status(response.status);
-  std::string head = fmt::format("HTTP/1.1 {} {}\r\n", response.status, reason_phrase(response.status));
+  std::string head = response_head(response.status);
   if (!response.body.empty()) head += fmt::format("Content-Type: {}\r\n", response.content_type);
   if (response.status != 204) head += fmt::format("Content-Length: {}\r\n", response.body.size());
   for (const auto& [name, value] : response.headers) head += fmt::format("{}: {}\r\n", name, value);
-  head += keep_alive_ ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
+  head += connection_line(keep_alive_);
   ending_ = true;
   if (method_ != "HEAD") head += response.body;
   write(head);
@@ -242,20 +267,18 @@ void Connection::begin_stream(uint64_t serial) {
   if (!is_current(serial)) return;
   if (context_.draining || !chunked_) keep_alive_ = false;
   set_status(200);
-  std::string head =
-      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+  std::string head = response_head(status_);
+  head +=
+      "Content-Type: text/event-stream; charset=utf-8\r\n"
       "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";
   if (chunked_) head += "Transfer-Encoding: chunked\r\n";
-  head += keep_alive_ ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
+  head += connection_line(keep_alive_);
   write(head);
 }
 
 void Connection::send_event(uint64_t serial, std::string_view payload) {
   if (!is_current(serial)) return;
-  if (is_stalled()) {
-    log::warn("{} does not read its stream; cutting it off", peer_);
-    return close();
-  }
+  if (is_stalled()) return cut_off("does not read its stream");
   const std::string frame = sse_frame(payload);
   write(chunked_ ? fmt::format("{:x}\r\n{}\r\n", frame.size(), frame) : frame);
 }
@@ -281,7 +304,8 @@ void Connection::write(std::string_view bytes) {
   queue_ += bytes;
   if (!write_pending_) {
     write_pending_ = true;
-    last_progress_ = std::chrono::steady_clock::now();
+    write_window_.begin(taken_);
+    set_deadline(write_timer_, context_.options.write_timeout);
     // Not at once: what follows in the same handler goes out in the same segment.
     asio::post(socket_.get_executor(), [self = shared_from_this()] { self->write_more(); });
   }
@@ -295,11 +319,11 @@ void Connection::write_more() {
   }
   if (writing_.empty()) {
     write_pending_ = false;
+    release(writing_);
     write_timer_.cancel();
     if (phase_ == Phase::busy && ending_) end_exchange();
     return;
   }
-  set_deadline(write_timer_, context_.options.write_timeout);
   socket_.async_write_some(
       asio::buffer(writing_.data() + written_, writing_.size() - written_),
       [self = shared_from_this()](ErrorCode error, size_t n) { self->on_written(error, n); });
@@ -309,15 +333,21 @@ void Connection::on_written(ErrorCode error, size_t bytes) {
   if (phase_ == Phase::closed) return;
   if (error) return close();
   written_ += bytes;
-  last_progress_ = std::chrono::steady_clock::now();
+  taken_ += bytes;
   write_more();
 }
 
 // The bytes alone do not tell: many sequences that end in one step are a burst that any client needs time
 // for.
-bool Connection::is_stalled() const {
-  return queued_bytes() > context_.options.max_write_queue_bytes &&
-         std::chrono::steady_clock::now() - last_progress_ > context_.options.stall_timeout;
+bool Connection::is_stalled() {
+  const size_t queued = queued_bytes();
+  const bool was_overfull = std::exchange(overfull_, queued > context_.options.max_write_queue_bytes);
+  if (!overfull_) return false;
+  if (queued / kMaxOverfill > context_.options.max_write_queue_bytes) return true;
+  const std::chrono::milliseconds length = context_.options.stall_timeout;
+  if (was_overfull && stall_window_.is_slow(taken_, length, kMinBytesPerSecondWhenOverfull)) return true;
+  if (!was_overfull || stall_window_.is_over(length)) stall_window_.begin(taken_);
+  return false;
 }
 
 // The answer has been written whole.
@@ -325,10 +355,14 @@ void Connection::end_exchange() {
   log_access(fmt::format("{}", status_));
   --context_.active_exchanges;
   gone_ = nullptr;
+  overfull_ = false;
+  release(path_);
   if (!keep_alive_) return linger();
   phase_ = Phase::idle;
   set_deadline(read_timer_, context_.options.idle_timeout);
-  parse_input();
+  const std::string input = std::exchange(input_, {});
+  charge(0);
+  parse(input);
 }
 
 // ---- deadlines and the end
@@ -339,21 +373,16 @@ void Connection::set_deadline(asio::steady_timer& timer, std::chrono::millisecon
     const auto self = weak.lock();
     if (error || !self || self->phase_ == Phase::closed) return;
     if (timer.expiry() > std::chrono::steady_clock::now()) return;  // was set anew meanwhile
-    if (&timer == &self->write_timer_) {
-      log::warn("{} takes no data; cutting it off", self->peer_);
-      self->close();
-    } else {
-      self->on_read_deadline();
-    }
+    &timer == &self->write_timer_ ? self->on_write_deadline() : self->on_read_deadline();
   });
 }
 
 void Connection::on_read_deadline() {
   switch (phase_) {
     case Phase::header:
-      return refuse(408, "the request header did not arrive in time");
+      return refuse({408, "the request header did not arrive in time", {}});
     case Phase::body:
-      return refuse(408, "the request body did not arrive in time");
+      return refuse({408, "the request body did not arrive in time", {}});
     case Phase::idle:
     case Phase::lingering:
       return close();
@@ -363,6 +392,15 @@ void Connection::on_read_deadline() {
   }
 }
 
+// Some progress is not enough: a client could take a byte at a time for ever.
+void Connection::on_write_deadline() {
+  if (!write_pending_) return;
+  const std::chrono::milliseconds length = context_.options.write_timeout;
+  if (write_window_.is_slow(taken_, length, kMinBytesPerSecond)) return cut_off("takes too little data");
+  write_window_.begin(taken_);
+  set_deadline(write_timer_, length);
+}
+
 void Connection::linger() {
   phase_ = Phase::lingering;
   ErrorCode ignored;
@@ -370,10 +408,21 @@ void Connection::linger() {
   set_deadline(read_timer_, kLinger);
 }
 
+// Closes with a reset, so that the system does not keep for the client what it does not take.
+void Connection::cut_off(std::string_view why) {
+  log::warn("{} {}; cutting it off", peer_, why);
+  ErrorCode ignored;
+  socket_.set_option(asio::socket_base::linger(true, 0), ignored);
+  close();
+}
+
 void Connection::close() {
   const bool was_busy = phase_ == Phase::busy;
   phase_ = Phase::closed;
   ErrorCode ignored;
+  parser_.reset();
+  release(input_);
+  charge(0);
   read_timer_.cancel();
   write_timer_.cancel();
   socket_.close(ignored);

@@ -1,22 +1,22 @@
-// One client connection of the HTTP server: a single read loop, a single write queue, three deadlines.
+// One client connection of the HTTP server: a single read loop, a single write queue, two deadlines.
+//
+// A connection that waits for a request holds no buffer: the loop waits until there is something to read, and
+// reads it into a buffer of the serving thread.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 
 #include "server/http.h"
+#include "server/http_request_parser.h"
 #include "server/server.h"
 
 namespace chorale::server {
@@ -27,10 +27,26 @@ struct ConnectionContext {
   HttpHandler handler;
   HttpErrorBody error_body;
   std::function<void(int)> on_status;  // may be empty
+  HttpAdmission admission;
   std::atomic<bool> draining{false};
   std::atomic<int64_t> active_exchanges{0};
   std::atomic<int64_t> connections{0};
-  std::atomic<int64_t> turned_away{0};  // beyond the limit, until they are closed
+  std::atomic<int64_t> turned_away{0};      // beyond the limit, until they are closed
+  std::atomic<uint64_t> buffered_bytes{0};  // of requests that are being read
+};
+
+// How much a client takes over time.
+class TakeWindow {
+ public:
+  using Clock = std::chrono::steady_clock;
+  void begin(uint64_t taken);
+  // Whether less than that many bytes per second have been taken since the begin, and at least `length` ago.
+  bool is_slow(uint64_t taken, std::chrono::milliseconds length, uint64_t bytes_per_second) const;
+  bool is_over(std::chrono::milliseconds length) const { return Clock::now() - since_ >= length; }
+
+ private:
+  Clock::time_point since_;
+  uint64_t taken_ = 0;
 };
 
 // Everything runs on the socket's executor, a strand; the functions with a serial are for the Exchange of
@@ -56,32 +72,35 @@ class Connection : public std::enable_shared_from_this<Connection> {
   size_t queued_bytes() const { return queue_.size() + writing_.size() - written_; }
 
  private:
-  using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   using ErrorCode = boost::system::error_code;
   enum class Phase { idle, header, body, busy, lingering, closed };
 
   bool is_current(uint64_t serial) const { return phase_ == Phase::busy && serial == serial_ && !ending_; }
 
+  void open();
   void read_more();
-  void on_read(ErrorCode error, size_t bytes);
-  void parse_input();
-  // False when no more can be parsed for now.
-  bool parse_step();
+  void on_readable(ErrorCode error);
+  void parse(std::string_view bytes);
+  void on_parsed();
   void on_header();
+  void keep(std::string_view bytes);
+  bool charge(uint64_t bytes);
+  void begin_exchange();
   void dispatch();
-  void refuse(ErrorCode error);
-  void refuse(int status, std::string_view message);
+  void refuse(HttpRefusal refusal, bool keep_alive = false);
 
   void set_status(int status);
   void write(std::string_view bytes);
   void write_more();
   void on_written(ErrorCode error, size_t bytes);
-  bool is_stalled() const;
+  bool is_stalled();
   void end_exchange();
 
   void set_deadline(boost::asio::steady_timer& timer, std::chrono::milliseconds delay);
   void on_read_deadline();
+  void on_write_deadline();
   void linger();
+  void cut_off(std::string_view why);
   void close();
   void log_access(std::string_view outcome) const;
 
@@ -93,9 +112,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Phase phase_ = Phase::idle;
   std::string peer_;
 
-  std::array<char, 16384> read_buffer_{};
-  std::string input_;  // read, not yet parsed
-  std::optional<Parser> parser_;
+  std::unique_ptr<HttpRequestParser> parser_;  // of the request that is being read
+  std::string input_;                          // sent ahead, while another request is being answered
+  uint64_t charged_ = 0;                       // our share of the context's buffered_bytes
 
   // The request that is being answered.
   uint64_t serial_ = 0;
@@ -112,7 +131,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string writing_;  // the operation in progress
   size_t written_ = 0;
   bool write_pending_ = false;
-  std::chrono::steady_clock::time_point last_progress_;  // of what is being written
+  uint64_t taken_ = 0;       // bytes, ever
+  TakeWindow write_window_;  // while anything waits to be taken
+  bool overfull_ = false;    // more than max_write_queue_bytes wait
+  TakeWindow stall_window_;  // while overfull_
 };
 
 }  // namespace chorale::server

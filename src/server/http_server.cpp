@@ -9,6 +9,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -25,6 +26,22 @@ using ErrorCode = boost::system::error_code;
 constexpr std::chrono::milliseconds kAcceptRetry{100};
 // Connections beyond the limit that are told so; more are closed without a word.
 constexpr int64_t kMaxTurnedAway = 64;
+// Open files beside the connections: the checkpoint, the log, the event loop.
+constexpr uint64_t kOtherFiles = 128;
+
+void raise_file_limit(int64_t max_connections) {
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  if (files.rlim_cur < files.rlim_max) {
+    rlimit raised = files;
+    raised.rlim_cur = files.rlim_max;
+    if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) files = raised;
+  }
+  if (files.rlim_cur < static_cast<uint64_t>(max_connections) + kOtherFiles) {
+    log::warn("this process may open {} files: fewer than --max-connections {} needs", files.rlim_cur,
+              max_connections);
+  }
+}
 
 }  // namespace
 
@@ -36,6 +53,8 @@ std::string_view reason_phrase(int status) {
       return "No Content";
     case 400:
       return "Bad Request";
+    case 401:
+      return "Unauthorized";
     case 404:
       return "Not Found";
     case 405:
@@ -44,10 +63,14 @@ std::string_view reason_phrase(int status) {
       return "Request Timeout";
     case 413:
       return "Content Too Large";
+    case 414:
+      return "URI Too Long";
     case 415:
       return "Unsupported Media Type";
     case 431:
       return "Request Header Fields Too Large";
+    case 501:
+      return "Not Implemented";
     case 503:
       return "Service Unavailable";
     default:
@@ -60,11 +83,12 @@ std::string sse_frame(std::string_view payload) {
 }
 
 struct HttpServer::Impl {
-  Impl(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body)
+  Impl(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpAdmission admission)
       : io(std::max(1, options.io_threads)), acceptor(io), signals(io) {
     context.options = options;
     context.handler = std::move(handler);
     context.error_body = std::move(error_body);
+    context.admission = std::move(admission);
   }
 
   void accept() {
@@ -107,8 +131,10 @@ struct HttpServer::Impl {
   std::string url;
 };
 
-HttpServer::HttpServer(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body)
-    : impl_(std::make_unique<Impl>(options, std::move(handler), std::move(error_body))) {
+HttpServer::HttpServer(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body,
+                       HttpAdmission admission)
+    : impl_(
+          std::make_unique<Impl>(options, std::move(handler), std::move(error_body), std::move(admission))) {
   impl_->owner = this;
 }
 
@@ -119,6 +145,11 @@ void HttpServer::listen() {
   if (options.port < 0 || options.port > 65535) {
     throw_error("--port: expected a number from 0 to 65535, found {}", options.port);
   }
+  if (options.max_buffered_bytes < options.max_body_bytes) {
+    throw_error("--max-buffered-bytes: expected at least --max-body-bytes {}, found {}",
+                options.max_body_bytes, options.max_buffered_bytes);
+  }
+  raise_file_limit(options.max_connections);
   ErrorCode error;
   tcp::resolver resolver(impl_->io);
   const auto found = resolver.resolve(options.host, std::to_string(options.port),

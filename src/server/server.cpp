@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/service_notify.h"
 #include "server/api.h"
+#include "server/authorization.h"
 #include "server/http.h"
 
 namespace chorale::server {
@@ -31,6 +32,7 @@ class Server::Impl {
       : options_(options),
         engine_(model.engine),
         api_(options, model),
+        authorization_(options.api_keys),
         http_(
             options,
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
@@ -38,7 +40,8 @@ class Server::Impl {
             },
             [](int status, std::string_view message) {
               return to_text(error_json({status, std::string(message), ""}));
-            }) {
+            },
+            [this](const HttpRequest& request) { return authorization_.check(request); }) {
     http_.on_status([this](int status) { api_.counts().count_response(status); });
   }
 
@@ -143,6 +146,7 @@ class Server::Impl {
   ServerOptions options_;
   engine::Engine& engine_;
   Api api_;
+  Authorization authorization_;
   HttpServer http_;
   std::atomic<bool> stopping_{false};
 

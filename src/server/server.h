@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "io/model_config.h"
@@ -47,10 +48,15 @@ struct ServerOptions {
   bool sglang_metrics = false;
   bool vllm_metrics = false;
 
+  // Empty: no key is needed. Else every path but /, /health and /metrics wants one of these.
+  std::vector<std::string> api_keys;
+
   // Bounds on what clients may send or make the server hold.
   uint64_t max_body_bytes = 8U << 20;
-  uint32_t max_header_bytes = 16U << 10;
-  int64_t max_connections = 2048;           // beyond it a connection gets one 503 and is closed
+  uint64_t max_header_bytes = 16U << 10;     // the request line included
+  uint64_t max_target_bytes = 8U << 10;      // of the request line
+  uint64_t max_buffered_bytes = 256U << 20;  // of all requests that are being read; beyond it they get 503
+  int64_t max_connections = 8192;            // beyond it a connection gets one 503 and is closed
   size_t max_write_queue_bytes = 1U << 20;  // unread bytes of a stream before a client that stalls is cut off
   int64_t max_sequences_per_request = 256;  // prompts times n
   int64_t max_stop_strings = 16;
@@ -60,8 +66,10 @@ struct ServerOptions {
   std::chrono::milliseconds header_timeout{10'000};  // from a request's first byte to the end of its header
   std::chrono::milliseconds body_timeout{60'000};    // from there to the end of its body
   std::chrono::milliseconds idle_timeout{75'000};    // between two requests on one connection
-  std::chrono::milliseconds write_timeout{30'000};   // without any progress of a write
-  std::chrono::milliseconds stall_timeout{1'000};    // the same, beyond max_write_queue_bytes
+  // Clients that take less than 1 KiB per second over this time, while there is more, are cut off;
+  std::chrono::milliseconds write_timeout{30'000};
+  // so are those with more than max_write_queue_bytes to take and less than 64 KiB per second taken.
+  std::chrono::milliseconds stall_timeout{1'000};
 };
 
 // The model that is served. The references must outlive the server.

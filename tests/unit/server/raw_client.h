@@ -84,6 +84,12 @@ class RawClient {
     close();
   }
 
+  // What there is to read now, at most that much of it; it is lost.
+  void read_some(size_t bytes) const {
+    std::string ignored(bytes, 0);
+    ::recv(fd_, ignored.data(), bytes, MSG_DONTWAIT);
+  }
+
   // Reads until `marker` was seen, the peer closed, or ten seconds passed; what was read stays for the next
   // call.
   bool read_until(std::string_view marker) {

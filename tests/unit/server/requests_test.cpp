@@ -251,17 +251,18 @@ TEST_F(RequestsTest, PathsMethodsAndTypes) {
     client.send(request);
     return client.read_response();
   };
-  EXPECT_EQ(status("GET /nowhere HTTP/1.1\r\n\r\n").status, 404);
-  const RawResponse wrong = status("GET /generate HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(status("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").status, 404);
+  const RawResponse wrong = status("GET /generate HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_EQ(wrong.status, 405);
   EXPECT_EQ(wrong.headers.at("Allow"), "POST, OPTIONS");
-  EXPECT_EQ(status("POST /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n").status, 405);
-  EXPECT_EQ(status("OPTIONS /generate HTTP/1.1\r\n\r\n").status, 204);
+  EXPECT_EQ(status("POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").status, 405);
+  EXPECT_EQ(status("OPTIONS /generate HTTP/1.1\r\nHost: x\r\n\r\n").status, 204);
   EXPECT_EQ(
-      status("POST /generate HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}").status,
+      status("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}")
+          .status,
       415);
-  EXPECT_EQ(status("POST /generate HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}").status, 400);
-  EXPECT_EQ(status("POST /generate HTTP/1.1\r\nContent-Length: 1\r\n\r\n{").status, 400);
+  EXPECT_EQ(status("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").status, 400);
+  EXPECT_EQ(status("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{").status, 400);
   EXPECT_EQ(get("/health").status, 200);
   EXPECT_EQ(Json::parse(get("/v1/models").body)["data"][0]["id"], "tales");
   EXPECT_EQ(Json::parse(get("/v1/models/tales").body)["id"], "tales");

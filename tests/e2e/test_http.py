@@ -1,0 +1,398 @@
+"""What the server makes of HTTP that is wrong, hostile or slow; who is let in. Raw sockets against a real server."""
+
+import json
+import statistics
+import subprocess
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+
+from conftest import BINARY, MODEL
+from raw_http import Connection, exchange, post
+
+COMPLETION = {"prompt": "Once", "max_tokens": 4, "temperature": 0}
+GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+TYPES = {400: "invalid_request_error", 401: "invalid_request_error", 408: "timeout_error", 413: "request_too_large",
+         503: "service_unavailable_error"}
+
+
+def assert_healthy(server, **headers):
+    answer = server.post("/v1/completions", COMPLETION, headers=headers)
+    assert answer.status_code == 200 and answer.json()["choices"][0]["text"], answer.text
+
+
+def assert_refused(response, status):
+    assert response.status == status, response
+    error = response.error()
+    assert error["param"] is None
+    assert error["type"] == TYPES.get(status, error["type"])
+    assert response.headers["connection"] == "close"
+    return error
+
+
+MALFORMED = {
+    "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "text": b"hello server\r\n\r\n",
+    "http2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    "http 3": b"GET / HTTP/3.0\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+    "no host": b"GET /v1/models HTTP/1.1\r\n\r\n",
+    "two hosts": GET + b"Host: x\r\n\r\n",
+    "a host that is none": b"GET /v1/models HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "bare LF": b"GET /v1/models HTTP/1.1\nHost: x\n\n",
+    "bare LF in the header": GET + b"X: y\nZ: z\r\n\r\n",
+    "bare CR": GET + b"X: y\rZ: z\r\n\r\n",
+    "obs-fold": GET + b"X: y\r\n z\r\n\r\n",
+    "space before the colon": GET + b"X : y\r\n\r\n",
+    "a name that is no token": GET + b"X(y): z\r\n\r\n",
+    "a name of other letters": GET + "Ä: z\r\n\r\n".encode(),
+    "no name": GET + b": z\r\n\r\n",
+    "NUL in a value": GET + b"X: a\x00b\r\n\r\n",
+    "absolute target of another scheme": b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "negative length": POST + b"Content-Length: -1\r\n\r\n",
+    "length of 2^64": POST + b"Content-Length: 18446744073709551616\r\n\r\n",
+    "length of 2^64 + 5": POST + b"Content-Length: 18446744073709551621\r\n\r\nhello",
+    "hexadecimal length": POST + b"Content-Length: 0x5\r\n\r\nhello",
+    "negative chunk": CHUNKED + b"-1\r\n",
+    "chunk of 2^64": CHUNKED + b"10000000000000000\r\n",
+    "chunk that is no number": CHUNKED + b"zz\r\n",
+    "chunk without an end": CHUNKED + b"5\r\nhelloXX",
+    "bare LF after a chunk's size": CHUNKED + b"5\nhello\r\n",
+    "bare LF in an extension": CHUNKED + b'5;x="\n"\r\nhello\r\n',
+    "chunked in HTTP/1.0": b"POST /generate HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+# What others may read as one request and the smuggled one, or the other way round.
+AMBIGUOUS = {
+    "CL.TE": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "TE.CL": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "two equal lengths": POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+    "a list of lengths": POST + b"Content-Length: 2, 2\r\n\r\n{}",
+    "TE twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "TE folded": POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "TE with a space": POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "TE after a vertical tab": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "TE after a bare LF": POST + b"X: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "leading zeros without end": CHUNKED + b"00000000000000000\r\n\r\n",
+    "a trailer that folds": CHUNKED + b"0\r\nX: y\r\n z\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_requests_get_400(server, name):
+    assert_refused(exchange(server, MALFORMED[name]), 400)
+    assert_healthy(server)
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_nothing_can_be_smuggled(server, name):
+    with Connection(server) as connection:
+        connection.send(AMBIGUOUS[name] + SMUGGLED)
+        assert_refused(connection.response(), 400)
+        assert connection.rest() == b"", "one answer, and the end"
+    assert_healthy(server)
+    assert not any("/smuggled" in line for line in server.log)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, chunked", "identity", "chunked, chunked", "xchunked"])
+def test_other_transfer_encodings_get_501(server, encoding):
+    assert_refused(exchange(server, POST + f"Transfer-Encoding: {encoding}\r\n\r\n0\r\n\r\n".encode() + SMUGGLED), 501)
+    assert_healthy(server)
+    assert not any("/smuggled" in line for line in server.log)
+
+
+def test_limits_of_header_target_and_body(server):
+    assert_refused(exchange(server, GET + b"X: " + b"x" * 65536 + b"\r\n\r\n"), 431)
+    assert_refused(exchange(server, GET + b"X: y\r\n" * 10_000 + b"\r\n"), 431)
+    assert_refused(exchange(server, b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"), 414)
+    announced = exchange(server, POST + b"Content-Length: 8388609\r\n\r\n")
+    assert "8388608" in assert_refused(announced, 413)["message"], "before any of the body"
+    assert_refused(exchange(server, POST + b"Expect: 100-continue\r\nContent-Length: 8388609\r\n\r\n"), 413)
+    assert_refused(exchange(server, CHUNKED + b"ffffffffffffffff\r\n"), 413)
+    assert_refused(exchange(server, CHUNKED + b"1;" + b"x" * 65536), 431)
+    with Connection(server) as connection:
+        connection.send(CHUNKED)
+        for _ in range(9):
+            if not connection.send(b"100000\r\n" + b" " * (1 << 20) + b"\r\n"):
+                break
+        assert_refused(connection.response(), 413)
+    assert_healthy(server)
+
+
+def test_correct_requests_of_all_shapes(server):
+    body = json.dumps(COMPLETION).encode()
+    with Connection(server) as connection:
+        connection.send(b"\r\n\r\n" + post("/v1/completions", body) + b"\r\n" + GET + b"\r\n" + GET + b"\r\n")
+        expected = json.loads(connection.response().body)["choices"]
+        assert [connection.response().status for _ in range(2)] == [200, 200]
+
+        connection.send(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        assert connection.response().status == 100
+        connection.send(body)
+        assert json.loads(connection.response().body)["choices"] == expected
+
+        for byte in CHUNKED + b"5;x=\"y z\"\r\n" + body[:5] + b"\r\n%x\r\n" % len(body[5:]) + body[5:] + b"\r\n0\r\nT: t\r\n\r\n":
+            connection.send(bytes([byte]))
+        assert json.loads(connection.response().body)["choices"] == expected
+
+        connection.send(b"GET http://x/v1/models?y HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.response().status == 200
+
+
+def test_headers_of_all_answers(server):
+    with Connection(server) as connection:
+        for data in (GET, b"GET /health HTTP/1.1\r\nHost: x\r\n", b"GET /none HTTP/1.1\r\nHost: x\r\n",
+                     b"OPTIONS /v1/completions HTTP/1.1\r\nHost: x\r\nAccess-Control-Request-Method: POST\r\n"):
+            connection.send(data + b"Origin: http://elsewhere\r\n\r\n")
+            response = connection.response()
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert not any(name.startswith("access-control") for name in response.headers), "no CORS"
+        connection.send(post("/v1/completions", COMPLETION | {"stream": True}, "Origin: http://elsewhere\r\n"))
+        stream = connection.response()
+        assert stream.headers["x-content-type-options"] == "nosniff"
+        assert not any(name.startswith("access-control") for name in stream.headers)
+    assert exchange(server, b"\x00").headers["x-content-type-options"] == "nosniff"
+
+
+# ---- keys
+
+KEYS = ("sesame-open-1", "sesame-open-2")
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    """A server with two keys, and a log of everything."""
+    from conftest import Server
+
+    server = Server("--api-key", KEYS[0], "--api-key", KEYS[1], "--log-level", "debug")
+    yield server
+    assert server.stop() == 0
+
+
+def request(path, header="", method="GET"):
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/x", "/generate", "/none", "/%68ealth", "/health/", "//metrics",
+                                  "http://x/generate", "/start_expert_distribution_record", "/health_generate"])
+@pytest.mark.parametrize("header", ["", "Authorization: Bearer wrong-key\r\n", "Authorization: Basic sesame-open-1\r\n",
+                                    "Authorization: sesame-open-1\r\n", "Authorization: Bearer sesame-open-11\r\n",
+                                    "Authorization: Bearer sesame-open-\r\n", "x-api-key: wrong-key\r\n"])
+def test_without_a_key_there_is_401(guarded, path, header):
+    response = exchange(guarded, request(path, header))
+    assert response.status == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    error = response.error()
+    assert error["type"] == "invalid_request_error" and error["param"] is None
+    assert "sesame" not in error["message"] and "wrong-key" not in error["message"]
+
+
+@pytest.mark.parametrize("header", ["Authorization: Bearer {}\r\n", "authorization: bearer  {}\r\n", "X-API-Key: {}\r\n",
+                                    "Authorization: Basic abc\r\nx-api-key: {}\r\n"])
+def test_either_key_opens(guarded, header):
+    for key in KEYS:
+        assert exchange(guarded, request("/v1/models", header.format(key))).status == 200
+
+
+def test_health_and_metrics_are_open(guarded):
+    for path in ("/health", "/metrics", "/health?x=y"):
+        assert exchange(guarded, request(path)).status == 200
+    assert exchange(guarded, request("/")).status != 401
+
+
+def test_the_official_client_presents_keys(guarded):
+    client = openai.OpenAI(base_url=guarded.url + "/v1", api_key=KEYS[1], max_retries=0)
+    model = client.models.list().data[0].id
+    assert client.completions.create(model=model, prompt="Once", max_tokens=4).choices[0].text
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong-key").completions.create(model=model, prompt="Once", max_tokens=4)
+
+
+def test_no_body_is_read_without_a_key(guarded):
+    begin = time.monotonic()
+    for framing in ("Content-Length: 8000000\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 9\r\nExpect: 100-continue\r\n",
+                    "Content-Length: 999999999\r\n"):
+        response = exchange(guarded, request("/v1/completions", framing, "POST"))
+        assert response.status == 401 and response.headers["connection"] == "close"
+    assert time.monotonic() - begin < 20, "it does not wait for the body"
+    assert_healthy(guarded, Authorization=f"Bearer {KEYS[0]}")
+
+
+def test_keys_are_not_logged(guarded):
+    exchange(guarded, request("/v1/models?api_key=sesame-in-the-query", "Authorization: Bearer wrong-key\r\n"))
+    exchange(guarded, b"GET / HTTP/1.1\r\nAuthorization: Bearer sesame-open-1\r\n\r\n")
+    assert any(" 401 " in line for line in guarded.log)
+    assert not any("sesame" in line or "wrong-key" in line for line in guarded.log)
+
+
+def test_a_key_from_the_environment(serve, monkeypatch):
+    monkeypatch.setenv("CHORALE_API_KEY", "sesame-env")
+    server = serve()
+    assert exchange(server, request("/v1/models")).status == 401
+    assert exchange(server, request("/v1/models", "x-api-key: sesame-env\r\n")).status == 200
+
+
+@pytest.mark.parametrize("flags, named", [
+    (("--api-key", "two words"), "--api-key"),
+    (("--api-key", ""), "--api-key"),
+    (("--max-buffered-bytes", "1000"), "--max-buffered-bytes"),
+    (("--header-timeout", "0"), "--header-timeout"),
+    (("--max-connections", "0"), "--max-connections"),
+])
+def test_flags_that_cannot_be_are_named(flags, named):
+    result = subprocess.run([BINARY, "serve", "--model-path", MODEL, "--port", "0", *flags], capture_output=True,
+                            encoding="utf-8", timeout=120)
+    assert result.returncode != 0
+    assert named in result.stderr
+    assert "two words" not in result.stderr, "a key is not repeated"
+
+
+# ---- what the server holds, and for how long
+
+
+def test_unread_bodies_are_bounded_together(serve):
+    server = serve("--max-body-bytes", 200_000, "--max-buffered-bytes", 400_000)
+    holders = [Connection(server) for _ in range(2)]
+    for holder in holders:
+        holder.send(POST + b"Content-Length: 200000\r\n\r\n" + b" " * 190_000)
+    deadline = time.monotonic() + 20
+    while (response := exchange(server, POST + b"Expect: 100-continue\r\nContent-Length: 150000\r\n\r\n")).status == 100:
+        assert time.monotonic() < deadline
+    assert_refused(response, 503)
+    assert response.headers["retry-after"] == "1"
+    for holder in holders:
+        holder.close()
+    deadline = time.monotonic() + 20
+    while server.post("/v1/completions", COMPLETION | {"user": "x" * 150_000}).status_code == 503:
+        assert time.monotonic() < deadline
+    assert_healthy(server)
+
+
+class Latency(threading.Thread):
+    """Asks for a short completion over and over. Its .seconds are how long each took."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server = server
+        self.seconds = []
+        self.failures = []
+        self.ends = threading.Event()
+        self.start()
+
+    def run(self):
+        with httpx.Client(timeout=60) as client:
+            while not self.ends.is_set():
+                begin = time.monotonic()
+                response = client.post(self.server.url + "/v1/completions", json=COMPLETION)
+                self.seconds.append(time.monotonic() - begin)
+                if response.status_code != 200:
+                    self.failures.append(response.text)
+
+    def stop(self):
+        self.ends.set()
+        self.join(60)
+        assert self.seconds and not self.failures
+        return self.seconds
+
+
+def latency_alone(server):
+    latency = Latency(server)
+    time.sleep(1)
+    return statistics.median(latency.stop())
+
+
+def assert_sane(seconds, alone):
+    assert statistics.median(seconds) < 10 * alone + 0.5
+    assert max(seconds) < 20 * alone + 5
+
+
+@pytest.mark.parametrize("attack, start", [
+    ("header", b""),
+    ("header", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: "),
+    ("body", POST + b"Content-Length: 1000000\r\n\r\n"),
+    ("body", CHUNKED + b"f4240\r\n"),
+])
+def test_slow_senders_get_408_and_disturb_nobody(serve, attack, start):
+    server = serve("--header-timeout", 2, "--body-timeout", 2)
+    alone = latency_alone(server)
+    latency = Latency(server)
+    begin = time.monotonic()
+    attackers = [Connection(server) for _ in range(100)]
+    for attacker in attackers:
+        attacker.send(start)
+    # A byte at a time: deadlines are absolute, so none of them moves one.
+    while time.monotonic() - begin < 4:
+        for attacker in attackers:
+            attacker.send(b"x")
+        time.sleep(0.05)
+    for attacker in attackers:
+        error = assert_refused(attacker.response(), 408)
+        assert attack in error["message"]
+        attacker.close()
+    assert_sane(latency.stop(), alone)
+    assert_healthy(server)
+
+
+def test_idle_connections_are_closed(serve):
+    server = serve("--idle-timeout", 1)
+    with Connection(server) as silent, Connection(server) as used:
+        used.send(GET + b"\r\n")
+        assert used.response().status == 200
+        assert silent.rest() == b""
+        assert used.rest() == b""
+    assert_healthy(server)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_slow_readers_are_cut_off(serve, stream):
+    server = serve("--write-timeout", 1)
+    alone = latency_alone(server)
+    before = server.metrics()
+    latency = Latency(server)
+    # Far more than the system's buffers take.
+    body = {"prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": True, "n": 32, "logprobs": 5, "stream": stream}
+    readers = [Connection(server, receive_buffer=4096) for _ in range(2)]
+    for reader in readers:
+        reader.send(post("/v1/completions", body))
+    cut = set()
+    deadline = time.monotonic() + 90
+    while len(cut) < len(readers):
+        assert time.monotonic() < deadline, "still served; log:\n" + "".join(server.log[-5:])
+        cut = {line for line in server.log if "cutting it off" in line}
+        for reader in readers:
+            try:
+                reader.socket.recv(1)
+            except OSError:
+                pass
+        time.sleep(0.1)
+    for reader in readers:
+        reader.close()
+    assert_sane(latency.stop(), alone)
+    server.wait_until_empty()
+    if stream:
+        name = 'chorale_request_finished_total{reason="abort"}'
+        assert server.metrics()[name] > before[name]
+    assert_healthy(server)
+
+
+def test_connections_beyond_the_limit_get_503(serve):
+    server = serve("--max-connections", 4)
+    held = [Connection(server) for _ in range(4)]
+    for connection in held:
+        connection.send(GET + b"\r\n")
+        assert connection.response().status == 200
+    response = exchange(server, b"")
+    assert_refused(response, 503)
+    assert response.headers["retry-after"] == "1"
+    for connection in held:
+        connection.close()
+    deadline = time.monotonic() + 20
+    while httpx.get(server.url + "/health").status_code == 503:
+        assert time.monotonic() < deadline
+    assert_healthy(server)

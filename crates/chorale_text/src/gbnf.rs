@@ -225,12 +225,11 @@ impl<'a> Parser<'a> {
         let inner = &self.rest()[1..length];
         let number = |text: &str, missing: Option<u32>| match text.trim() {
             "" => Ok(missing),
-            digits => digits
-                .parse()
-                .ok()
-                .filter(|&number| number <= MAX_REPETITIONS)
-                .map(Some)
-                .ok_or_else(|| self.error(&format!("expected a number up to {MAX_REPETITIONS}, found {digits}"))),
+            digits => {
+                digits.parse().ok().filter(|&number| number <= MAX_REPETITIONS).map(Some).ok_or_else(|| {
+                    self.error(&format!("expected a number up to {MAX_REPETITIONS}, found {digits}"))
+                })
+            }
         };
         let (from, to) = match inner.split_once(',') {
             Some((from, to)) => (number(from, Some(0))?, number(to, None)?),
@@ -354,7 +353,10 @@ impl<'a> Translation<'a> {
             open[index] = names.len();
             for name in names {
                 let Some(&used) = self.index_of.get(name) else {
-                    return Err(format!("the grammar has no rule of the name {name}, which {} uses", rule.name));
+                    return Err(format!(
+                        "the grammar has no rule of the name {name}, which {} uses",
+                        rule.name
+                    ));
                 };
                 users[used].push(index);
             }

@@ -5,20 +5,26 @@
 
 use std::sync::Arc;
 
-use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
-use llguidance::ParserFactory;
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Logger, ParserFactory};
 use serde_json::{json, Value};
-use tokenizers::Tokenizer as HfTokenizer;
 
 use crate::gbnf;
 use crate::tokenizer::Tokenizer;
 
 const MAX_SCHEMA_BYTES: usize = 256 << 10;
 const MAX_GRAMMAR_BYTES: usize = 64 << 10;
-const MAX_REGEX_BYTES: usize = 16 << 10;
+const MAX_REGEX_BYTES: usize = 4 << 10;
+/// Characters of a grammar that make parts optional or repeat them: the first step may take the square of this.
+const MAX_REPEATERS: usize = 2000;
+const MAX_PATTERN_BYTES: usize = 4 << 10;
 const MAX_CHOICES: usize = 4096;
+/// Of all objects of a schema together; the cost grows with their square.
+const MAX_PROPERTIES: usize = 1000;
+/// Of the least common multiple of all `multipleOf`s without their decimal points: a lexer counts that far.
+const MAX_MULTIPLE: u64 = 10_000;
 const MAX_ERROR_BYTES: usize = 600;
 
 /// Compiling descends into nested parts. With this much stack, sources of the sizes above cannot exhaust it; memory is
@@ -29,13 +35,14 @@ const COMPILE_STACK_BYTES: usize = 256 << 20;
 /// may write blanks for ever sometimes does.
 const JSON_WHITESPACE: &str = r"[ \t]{1,2}|(\r?\n){1,2}[ \t]{0,40}";
 
-/// Forced texts are tokenized as the tokenizer would up to here; what lies beyond is looked at when it comes near.
-const MAX_CANONICAL_BYTES: usize = 1024;
-
-fn limits() -> ParserLimits {
+fn limits(kind: Kind) -> ParserLimits {
     ParserLimits {
         max_lexer_states: 50_000, // a state takes 1 to 2 kB, and every matcher has its own
         max_grammar_size: 200_000,
+        // The first step may take the square of this; for schemas the patterns are bounded instead.
+        initial_lexer_fuel: if kind == Kind::JsonSchema { 500_000 } else { 50_000 },
+        step_lexer_fuel: 100_000,
+        precompute_large_lexemes: false, // its time has no bound
         verbose_errors: false,
         ..ParserLimits::default()
     }
@@ -93,12 +100,12 @@ impl Environment {
                 tokens.allow_token(id as u32);
             }
         }
-        let env: TokEnv = Arc::new(TrieEnv { trie, tokenizer: tokenizer.shared() });
+        // Not the tokenizer itself: where the grammar leaves no choice of text, the model keeps that of its tokens.
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = SlicedBiasComputer::json_slices();
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
             .map_err(|error| brief(&error.to_string()))?;
         factory.quiet();
-        *factory.limits_mut() = limits();
         let shared = Shared { eos_ids: eos_ids.to_vec(), tokens, mask_words: vocab_size.div_ceil(32) };
         Ok(Self { factory, shared: Arc::new(shared) })
     }
@@ -107,11 +114,15 @@ impl Environment {
     pub fn compile(&self, kind: Kind, source: &str) -> Result<Grammar, String> {
         let compile = || {
             let grammar = to_top_level(kind, source)?;
-            let matcher = llguidance::Matcher::new(self.factory.create_parser(grammar));
-            match matcher.get_error() {
-                Some(error) => Err(error),
-                None => Ok(Grammar { fresh: matcher, shared: self.shared.clone() }),
-            }
+            let mut matcher = llguidance::Matcher::new(self.factory.create_parser_from_init_ext(
+                GrammarInit::Serialized(grammar),
+                Logger::new(0, 0),
+                InferenceCapabilities::default(),
+                limits(kind),
+            ));
+            // A first mask shows whether the grammar is too complex, or has no text.
+            matcher.compute_mask_or_eos().map_err(|error| error.to_string())?;
+            Ok(Grammar { fresh: matcher, shared: self.shared.clone() })
         };
         let result = std::thread::scope(|scope| {
             let worker = std::thread::Builder::new().stack_size(COMPILE_STACK_BYTES);
@@ -141,47 +152,6 @@ fn trie_words(tokenizer: &Tokenizer, vocab_size: usize) -> Vec<Vec<u8>> {
     words
 }
 
-struct TrieEnv {
-    trie: TokTrie,
-    tokenizer: Arc<HfTokenizer>,
-}
-
-impl TrieEnv {
-    /// The tokenizer's own division of the text, if that is exactly the text: a normalizer may change it, and what
-    /// spells a control token becomes one.
-    fn canonical(&self, text: &str) -> Option<Vec<u32>> {
-        let ids = self.tokenizer.encode_fast(text, false).ok()?.get_ids().to_vec();
-        let mut rest = text.as_bytes();
-        for &id in &ids {
-            let word = self.trie.token(id);
-            if word.is_empty() {
-                return None;
-            }
-            rest = rest.strip_prefix(word)?;
-        }
-        rest.is_empty().then_some(ids)
-    }
-}
-
-impl TokenizerEnv for TrieEnv {
-    fn tok_trie(&self) -> &TokTrie {
-        &self.trie
-    }
-
-    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        let near = &bytes[..bytes.len().min(MAX_CANONICAL_BYTES)];
-        let near = match std::str::from_utf8(near) {
-            Ok(text) => text,
-            Err(error) => std::str::from_utf8(&near[..error.valid_up_to()]).unwrap_or_default(),
-        };
-        let Some(mut ids) = self.canonical(near) else {
-            return self.trie.greedy_tokenize(bytes);
-        };
-        ids.extend(self.trie.greedy_tokenize(&bytes[near.len()..]));
-        ids
-    }
-}
-
 fn to_top_level(kind: Kind, source: &str) -> Result<TopLevelGrammar, String> {
     let (name, max_bytes) = match kind {
         Kind::JsonSchema | Kind::JsonObject => ("JSON schema", MAX_SCHEMA_BYTES),
@@ -196,7 +166,7 @@ fn to_top_level(kind: Kind, source: &str) -> Result<TopLevelGrammar, String> {
         Kind::JsonSchema => json_schema(source),
         Kind::JsonObject => with_options(json!({"type": "object"})),
         Kind::Regex => regex(source),
-        Kind::Ebnf if gbnf::is_gbnf(source) => Ok(TopLevelGrammar::from_lark(gbnf::to_lark(source)?)),
+        Kind::Ebnf if gbnf::is_gbnf(source) => lark(&gbnf::to_lark(source)?),
         Kind::Ebnf | Kind::Lark => lark(source),
         Kind::Choice => choice(source),
     }
@@ -204,15 +174,86 @@ fn to_top_level(kind: Kind, source: &str) -> Result<TopLevelGrammar, String> {
 
 fn json_schema(source: &str) -> Result<TopLevelGrammar, String> {
     // The parser of JSON bounds the nesting.
-    let schema: Value =
-        serde_json::from_str(source).map_err(|error| format!("the JSON schema is not valid JSON: {error}"))?;
+    let schema: Value = serde_json::from_str(source)
+        .map_err(|error| format!("the JSON schema is not valid JSON: {error}"))?;
     match schema {
         Value::Bool(true) => with_options(json!({})),
-        Value::Object(ref keys) if keys.contains_key("x-guidance") => {
-            Err("the JSON schema's key \"x-guidance\" is not supported".to_owned())
+        Value::Object(_) => {
+            SchemaLimits::check(&schema)?;
+            with_options(schema)
         }
-        Value::Object(_) => with_options(schema),
         _ => Err("the JSON schema is neither an object nor true".to_owned()),
+    }
+}
+
+/// What of a schema takes more work than its size tells, and than the library bounds.
+struct SchemaLimits {
+    properties: usize,
+    multiple: u64,
+}
+
+impl SchemaLimits {
+    fn check(schema: &Value) -> Result<(), String> {
+        if schema.get("x-guidance").is_some() {
+            return Err("the JSON schema's key \"x-guidance\" is not supported".to_owned());
+        }
+        Self { properties: 0, multiple: 1 }.visit(schema)
+    }
+
+    fn visit(&mut self, value: &Value) -> Result<(), String> {
+        match value {
+            Value::Array(items) => items.iter().try_for_each(|item| self.visit(item)),
+            Value::Object(entries) => entries.iter().try_for_each(|(key, entry)| {
+                match (key.as_str(), entry) {
+                    ("properties", Value::Object(properties)) => self.add_properties(properties.len())?,
+                    ("pattern", Value::String(pattern)) => check_pattern(pattern)?,
+                    ("patternProperties", Value::Object(patterns)) => {
+                        self.add_properties(patterns.len())?;
+                        patterns.keys().try_for_each(|pattern| check_pattern(pattern))?;
+                    }
+                    ("multipleOf", Value::Number(number)) => self.add_multiple(&number.to_string())?,
+                    _ => {}
+                }
+                self.visit(entry)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_properties(&mut self, count: usize) -> Result<(), String> {
+        self.properties += count;
+        if self.properties > MAX_PROPERTIES {
+            return Err(format!("the JSON schema has more than {MAX_PROPERTIES} properties"));
+        }
+        Ok(())
+    }
+
+    fn add_multiple(&mut self, number: &str) -> Result<(), String> {
+        let digits = number.strip_suffix(".0").unwrap_or(number).replace('.', "");
+        let step = digits.parse().ok().filter(|step| (1..=MAX_MULTIPLE).contains(step));
+        let multiple = step.map(|step| self.multiple / gcd(self.multiple, step) * step);
+        match multiple.filter(|multiple| *multiple <= MAX_MULTIPLE) {
+            Some(multiple) => self.multiple = multiple,
+            None => return Err(format!("the JSON schema's multipleOf {number} is out of range")),
+        }
+        Ok(())
+    }
+}
+
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    if pattern.len() > MAX_PATTERN_BYTES {
+        return Err(format!(
+            "a pattern of the JSON schema has {} bytes; at most {MAX_PATTERN_BYTES} are allowed",
+            pattern.len()
+        ));
+    }
+    Ok(())
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    match b {
+        0 => a,
+        _ => gcd(b, a % b),
     }
 }
 
@@ -240,12 +281,22 @@ fn lark(source: &str) -> Result<TopLevelGrammar, String> {
     if source.trim().is_empty() {
         return Err("the grammar is empty".to_owned());
     }
+    if source.matches(['?', '*', '{']).count() > MAX_REPEATERS {
+        return Err(format!("the grammar has more than {MAX_REPEATERS} of the signs ?, * and {{"));
+    }
+    for (position, mark) in source.match_indices("%json") {
+        // As the library does; what is no JSON it refuses, or it stands in a text.
+        let mut schemas = serde_json::Deserializer::from_str(&source[position + mark.len()..]).into_iter();
+        if let Some(Ok(schema)) = schemas.next() {
+            SchemaLimits::check(&schema)?;
+        }
+    }
     Ok(TopLevelGrammar::from_lark(source.to_owned()))
 }
 
 fn choice(source: &str) -> Result<TopLevelGrammar, String> {
-    let choices: Vec<String> =
-        serde_json::from_str(source).map_err(|error| format!("the choices are not a list of texts: {error}"))?;
+    let choices: Vec<String> = serde_json::from_str(source)
+        .map_err(|error| format!("the choices are not a list of texts: {error}"))?;
     if choices.is_empty() || choices.len() > MAX_CHOICES {
         return Err(format!("expected 1 to {MAX_CHOICES} choices, found {}", choices.len()));
     }
@@ -260,7 +311,10 @@ fn brief(message: &str) -> String {
         .filter_map(|mark| message.find(mark))
         .min()
         .unwrap_or(message.len());
-    let message = message[..end].trim_end();
+    let message = match message[..end].trim_end() {
+        "NoExtensionBias" => "the grammar allows no text from here on",
+        other => other,
+    };
     if message.len() <= MAX_ERROR_BYTES {
         return message.to_owned();
     }

@@ -1,7 +1,5 @@
 //! A byte-level BPE tokenizer with the bytes of every token at hand.
 
-use std::sync::Arc;
-
 use tokenizers::{DecoderWrapper, Tokenizer as HfTokenizer};
 
 use crate::added_tokens;
@@ -13,7 +11,7 @@ const FILE: &str = "tokenizer.json";
 const MAX_TOKENS: u32 = 1 << 24;
 
 pub struct Tokenizer {
-    inner: Arc<HfTokenizer>,
+    inner: HfTokenizer,
     tokens: TokenTable,
 }
 
@@ -31,7 +29,7 @@ impl Tokenizer {
         inner.with_padding(None);
         check_decoder(inner.get_decoder())?;
         let tokens = TokenTable::new(&inner)?;
-        Ok(Self { inner: Arc::new(inner), tokens })
+        Ok(Self { inner, tokens })
     }
 
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String> {
@@ -60,14 +58,12 @@ impl Tokenizer {
     /// Whether the token is for control rather than text: a special one, or an added one that is written as a tag.
     pub fn is_control(&self, id: u32) -> bool {
         self.tokens.is_special(id)
-            || self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| {
-                token.content.starts_with('<') && token.content.ends_with('>')
-            })
-    }
-
-    /// The tokenizer itself, which does not change.
-    pub fn shared(&self) -> Arc<HfTokenizer> {
-        self.inner.clone()
+            || self
+                .inner
+                .get_added_vocabulary()
+                .get_added_tokens_decoder()
+                .get(&id)
+                .is_some_and(|token| token.content.starts_with('<') && token.content.ends_with('>'))
     }
 
     pub fn token_to_id(&self, token: &str) -> Option<u32> {

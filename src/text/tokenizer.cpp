@@ -88,4 +88,8 @@ bool Tokenizer::is_special(int32_t id) const {
   return chorale_tokenizer_is_special(impl_->handle.get(), to_crate(id));
 }
 
+const chorale_tokenizer* Tokenizer::crate_tokenizer() const {
+  return impl_->handle.get();
+}
+
 }  // namespace chorale::text

@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+struct chorale_tokenizer;
+
 namespace chorale::text {
 
 class Tokenizer {
@@ -39,6 +41,9 @@ class Tokenizer {
   int64_t vocab_size() const;
   std::optional<int32_t> token_to_id(std::string_view token) const;
   bool is_special(int32_t id) const;
+
+  // The crate's object, for the other wrappers of this folder; lives as long as this.
+  const chorale_tokenizer* crate_tokenizer() const;
 
  private:
   struct Impl;

@@ -1,11 +1,12 @@
-// The C interface of the crate chorale_text: tokenizers and chat templates. Layouts and names must agree with
+// The C interface of the crate chorale_text: tokenizers, chat templates and grammars. Layouts and names must agree with
 // src/ffi.rs.
 //
 // Ownership: views are only read during the call. Arrays and objects that a function hands out belong to the
 // caller and go back by the matching free or destroy function, once. Texts are UTF-8 with a length, not
 // NUL-terminated. Errors: a function with a status fills `error` when it returns CHORALE_TEXT_FAILED, its
 // result when it returns CHORALE_TEXT_OK, and neither otherwise. No panic leaves the library. Threads:
-// objects do not change after their creation; any number of threads may use one at a time.
+// objects other than matchers do not change after their creation; any number of threads may use one at a time.
+// A matcher is used by one thread at a time.
 #ifndef CHORALE_TEXT_H
 #define CHORALE_TEXT_H
 
@@ -76,6 +77,48 @@ void chorale_chat_template_destroy(chorale_chat_template* chat_template);
 int32_t chorale_chat_template_render(const chorale_chat_template* chat_template,
                                      chorale_text_view variables_json, chorale_text_bytes* text,
                                      chorale_text_bytes* error);
+
+typedef struct chorale_grammar_environment chorale_grammar_environment;
+typedef struct chorale_grammar chorale_grammar;
+typedef struct chorale_grammar_matcher chorale_grammar_matcher;
+
+// What a grammar is written in. A choice is a JSON array of strings; the source of a JSON object is not read.
+enum {
+  CHORALE_GRAMMAR_JSON_SCHEMA = 0,
+  CHORALE_GRAMMAR_JSON_OBJECT = 1,
+  CHORALE_GRAMMAR_REGEX = 2,
+  CHORALE_GRAMMAR_EBNF = 3,
+  CHORALE_GRAMMAR_CHOICE = 4,
+  CHORALE_GRAMMAR_LARK = 5
+};
+
+// Masks have vocab_size bits, padded to whole words of 32. The environment keeps what it needs of the tokenizer, a
+// grammar what it needs of the environment, and a matcher what it needs of the grammar.
+int32_t chorale_grammar_environment_create(const chorale_tokenizer* tokenizer, size_t vocab_size,
+                                           const uint32_t* eos_ids, size_t count,
+                                           chorale_grammar_environment** environment,
+                                           chorale_text_bytes* error);
+void chorale_grammar_environment_destroy(chorale_grammar_environment* environment);
+
+// Time, memory and the error's length are bounded.
+int32_t chorale_grammar_compile(const chorale_grammar_environment* environment, int32_t kind,
+                                chorale_text_view source, chorale_grammar** grammar,
+                                chorale_text_bytes* error);
+void chorale_grammar_destroy(chorale_grammar* grammar);
+
+// At the beginning of a text.
+int32_t chorale_grammar_matcher_create(const chorale_grammar* grammar, chorale_grammar_matcher** matcher,
+                                       chorale_text_bytes* error);
+void chorale_grammar_matcher_destroy(chorale_grammar_matcher* matcher);
+// Which tokens can come next: bit id % 32 of word id / 32. After an error every call fails with it.
+int32_t chorale_grammar_matcher_mask(chorale_grammar_matcher* matcher, uint32_t* mask, size_t count,
+                                     chorale_text_bytes* error);
+// A token that cannot come next is not accepted, and changes nothing.
+int32_t chorale_grammar_matcher_accept(chorale_grammar_matcher* matcher, uint32_t id, bool* accepted,
+                                       chorale_text_bytes* error);
+// Whether the text may end here, and whether it must.
+int32_t chorale_grammar_matcher_state(chorale_grammar_matcher* matcher, bool* accepting, bool* finished,
+                                      chorale_text_bytes* error);
 
 #ifdef __cplusplus
 }

@@ -9,6 +9,7 @@ use std::slice;
 use minijinja::Value;
 
 use crate::chat_template::ChatTemplate;
+use crate::grammar::{Environment, Grammar, Kind, Matcher};
 use crate::tokenizer::Tokenizer;
 
 const OK: i32 = 0;
@@ -254,6 +255,124 @@ pub unsafe extern "C" fn chorale_chat_template_render(
     guard(error, || {
         let rendered = (*chat_template).render(variables_json.bytes())?;
         text.write(rendered.into_bytes().into());
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `tokenizer` lives; `eos_ids` points to `count` ids or `count` is 0; `environment` and `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_environment_create(
+    tokenizer: *const Tokenizer,
+    vocab_size: usize,
+    eos_ids: *const u32,
+    count: usize,
+    environment: *mut *mut Environment,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        let eos_ids = if count == 0 { &[] } else { slice::from_raw_parts(eos_ids, count) };
+        let created = Environment::new(&*tokenizer, vocab_size, eos_ids)?;
+        environment.write(Box::into_raw(Box::new(created)));
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `environment` came from `chorale_grammar_environment_create` and is in no other use.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_environment_destroy(environment: *mut Environment) {
+    drop(Box::from_raw(environment));
+}
+
+/// # Safety
+/// `environment` lives; the view holds; `grammar` and `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_compile(
+    environment: *const Environment,
+    kind: i32,
+    source: View,
+    grammar: *mut *mut Grammar,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        let kind = Kind::from_number(kind).ok_or_else(|| format!("there is no kind {kind} of grammars"))?;
+        let compiled = (*environment).compile(kind, source.text()?)?;
+        grammar.write(Box::into_raw(Box::new(compiled)));
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `grammar` came from `chorale_grammar_compile` and is in no other use.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_destroy(grammar: *mut Grammar) {
+    drop(Box::from_raw(grammar));
+}
+
+/// # Safety
+/// `grammar` lives; `matcher` and `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_matcher_create(
+    grammar: *const Grammar,
+    matcher: *mut *mut Matcher,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        matcher.write(Box::into_raw(Box::new((*grammar).matcher())));
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `matcher` came from `chorale_grammar_matcher_create` and is in no other use.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_matcher_destroy(matcher: *mut Matcher) {
+    drop(Box::from_raw(matcher));
+}
+
+/// # Safety
+/// `matcher` lives and is in no other use; `mask` points to `count` words; `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_matcher_mask(
+    matcher: *mut Matcher,
+    mask: *mut u32,
+    count: usize,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        (*matcher).compute_mask(slice::from_raw_parts_mut(mask, count))?;
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `matcher` lives and is in no other use; `accepted` and `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_matcher_accept(
+    matcher: *mut Matcher,
+    id: u32,
+    accepted: *mut bool,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        accepted.write((*matcher).accept(id)?);
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `matcher` lives and is in no other use; `accepting`, `finished` and `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_matcher_state(
+    matcher: *mut Matcher,
+    accepting: *mut bool,
+    finished: *mut bool,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        accepting.write((*matcher).is_accepting());
+        finished.write((*matcher).is_finished());
         Ok(OK)
     })
 }

@@ -55,6 +55,17 @@ impl Tokenizer {
         self.tokens.is_special(id)
     }
 
+    /// Whether the token is for control rather than text: a special one, or an added one that is written as a tag.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.tokens.is_special(id)
+            || self
+                .inner
+                .get_added_vocabulary()
+                .get_added_tokens_decoder()
+                .get(&id)
+                .is_some_and(|token| token.content.starts_with('<') && token.content.ends_with('>'))
+    }
+
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }

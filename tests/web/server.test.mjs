@@ -45,7 +45,7 @@ test("the page comes with its policy, and is the one that is built", async () =>
 });
 
 test("the model is named, and a suggestion begins a chat", async () => {
-  await withPage(front.url, {}, async (tab) => {
+  await withPage(front.url, { brief: true }, async (tab) => {
     await tab.getByRole("heading", { name: "Chat with tales-moe" }).waitFor();
     assert.equal(await tab.locator(".bar .model").textContent(), "tales-moe");
     await tab.getByRole("button", { name: story }).click();
@@ -57,7 +57,7 @@ test("the model is named, and a suggestion begins a chat", async () => {
 });
 
 test("an answer grows in several steps", async () => {
-  await withPage(front.url, {}, async (tab) => {
+  await withPage(front.url, { brief: true }, async (tab) => {
     await message(tab).fill(story);
     await message(tab).press("Enter");
     const seen = [];
@@ -161,7 +161,7 @@ test("the button stops an answer, and the server's slot is free again", async ()
 
 test("an answer is made again, copied, and a new chat is empty", async () => {
   const permissions = ["clipboard-read", "clipboard-write"];
-  await withPage(front.url, { permissions }, async (tab) => {
+  await withPage(front.url, { permissions, brief: true }, async (tab) => {
     await ask(tab, story);
     await tab.getByRole("button", { name: "Copy this answer" }).click();
     await tab.getByText("Copied").waitFor();
@@ -249,7 +249,7 @@ test("the loss of the server is shown, in the answer too, and the page recovers"
   const { port } = doomed;
   const entrance = await frontOf(doomed.url);
   try {
-    await withPage(entrance.url, { expected }, async (tab) => {
+    await withPage(entrance.url, { expected, brief: true }, async (tab) => {
       await tab.getByRole("img", { name: "Connected", exact: true }).waitFor();
       await neverEnding(tab);
       await message(tab).fill(story);
@@ -277,7 +277,7 @@ test("the loss of the server is shown, in the answer too, and the page recovers"
 });
 
 test("a narrow screen needs no sideways scrolling", async () => {
-  await withPage(front.url, { viewport: { width: 360, height: 640 } }, async (tab) => {
+  await withPage(front.url, { brief: true, viewport: { width: 360, height: 640 } }, async (tab) => {
     await tab.getByRole("heading", { name: "Chat with tales-moe" }).waitFor();
     assert.deepEqual(await overhang(tab), []);
     await ask(tab, "a".repeat(300));

@@ -57,17 +57,31 @@ test("the model is named, and a suggestion begins a chat", async () => {
 });
 
 test("an answer grows in several steps", async () => {
-  await withPage(front.url, { brief: true }, async (tab) => {
+  await withPage(front.url, {}, async (tab) => {
+    await tab.evaluate(() => {
+      window.__seen = [];
+      const look = () => {
+        const text = document.querySelector("article.answer .prose")?.textContent ?? "";
+        if (text !== (window.__seen.at(-1) ?? "")) window.__seen.push(text);
+      };
+      new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+    });
+    await neverEnding(tab);
     await message(tab).fill(story);
     await message(tab).press("Enter");
-    const seen = [];
-    await eventually("the answer has ended", async () => {
-      const text = await tab.evaluate(() => document.querySelector("article.answer .prose")?.textContent ?? "");
-      if (text !== (seen.at(-1) ?? "")) seen.push(text);
-      return (await state(tab)) === "done";
+    const seen = await eventually("there are five steps", async () => {
+      const now = await tab.evaluate(() => window.__seen);
+      return now.length >= 5 ? now : null;
     });
-    assert.ok(seen.length >= 5, `${seen.length} steps`);
+    assert.equal(await state(tab), "streaming");
     for (let i = 1; i < seen.length; ++i) assert.ok(seen[i].length > seen[i - 1].length);
+    await tab.keyboard.press("Escape");
+  });
+});
+
+test("an answer tells its tokens and times", async () => {
+  await withPage(front.url, { brief: true }, async (tab) => {
+    await ask(tab, story);
     assert.match(await answers(tab).last().locator(".facts").textContent(), /\d+ tokens · .* tokens\/s · first token after/);
   });
 });

@@ -13,7 +13,7 @@ const dist = new URL("web/dist/", root);
 export const page = readFileSync(new URL("index.html", dist));
 export const policy = readFileSync(new URL("csp.txt", dist), "utf8").trim();
 
-const kPatience = 30_000; // milliseconds, on a machine that is busy with other things
+const kPatience = 90_000; // milliseconds, on a machine that is busy with other things
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -28,9 +28,10 @@ export async function eventually(what, holds, patience = kPatience) {
   }
 }
 
-// A real server. Its end is waited for, so that its port is free again.
+// A real server, on one thread: the browser needs the others, and threads that wait for each other are slow on a busy
+// machine. Its end is waited for, so that its port is free again.
 export async function startServer({ port = 0 } = {}) {
-  const args = ["serve", "--model-path", model, "--port", String(port), "--max-total-tokens", "16384"];
+  const args = ["serve", "--model-path", model, "--port", String(port), "--threads", "1", "--max-total-tokens", "16384"];
   const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe"] });
   let log = "";
   child.stderr.on("data", (data) => (log += data));
@@ -135,10 +136,13 @@ export async function closeBrowser() {
 
 const chrome = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
+const kBrief = 96; // tokens: enough to stream for a while, also on a fast machine
+
 // Opens the page and runs the body with it. Fails on any error in the console, any violation of the policy and any load
-// from elsewhere; `expected` tells which messages the test itself provokes.
+// from elsewhere; `expected` tells which messages the test itself provokes. A page that is `brief` has a limit of tokens
+// among its settings, as a reader would have set it: the bundled model sometimes tells stories without end.
 export async function withPage(url, options, body) {
-  const { expected = () => false, ...context } = options;
+  const { expected = () => false, brief = false, ...context } = options;
   browser ??= await chromium.launch({ executablePath: chrome, args: ["--no-sandbox"] });
   const opened = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...context });
   opened.setDefaultTimeout(kPatience);
@@ -150,6 +154,11 @@ export async function withPage(url, options, body) {
         window.__violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
       });
     });
+    if (brief) {
+      await opened.addInitScript((limit) => {
+        localStorage.setItem("chorale.settings", JSON.stringify({ numbers: { max_tokens: String(limit) } }));
+      }, kBrief);
+    }
     const tab = await opened.newPage();
     tab.on("pageerror", (error) => problems.push(`error: ${error.message}`));
     tab.on("dialog", (dialog) => {
@@ -200,7 +209,8 @@ export const state = (tab) => answers(tab).last().getAttribute("data-state");
 // Makes answers long: the page has no such switch, and the model likes to be brief.
 export async function neverEnding(tab) {
   await tab.route("**/v1/chat/completions", async (route) => {
-    const body = { ...route.request().postDataJSON(), ignore_eos: true };
+    const { max_tokens: _, ...asked } = route.request().postDataJSON();
+    const body = { ...asked, ignore_eos: true };
     await route.continue({ postData: JSON.stringify(body) });
   });
 }

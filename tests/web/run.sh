@@ -20,7 +20,7 @@ command -v node >/dev/null || fail "node is missing; version 20.19 or newer is n
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 (cd tests/web && npm ci --silent --no-audit --no-fund) || fail "npm ci failed"
-node --test --test-concurrency=1 --test-timeout=180000 \
+node --test --test-concurrency=1 \
   --test-reporter=spec --test-reporter-destination=stdout \
   --test-reporter=tap --test-reporter-destination="$report" \
   "$@" tests/web/server.test.mjs tests/web/stub.test.mjs

@@ -56,7 +56,7 @@ const dark = { colorScheme: "dark" };
 const server = await startServer();
 const front = await frontOf(server.url);
 const stub = await startStub({ info, answer });
-const any = { expected: () => true };
+const any = { expected: () => true, brief: true };
 
 for (const [suffix, options] of [["light", {}], ["dark", dark]]) {
   await withPage(front.url, { ...any, ...options }, async (tab) => {

@@ -45,7 +45,7 @@ test("the page comes with its policy, and is the one that is built", async () =>
 });
 
 test("the model is named, and a suggestion begins a chat", async () => {
-  await withPage(front.url, {}, async (tab) => {
+  await withPage(front.url, { brief: true }, async (tab) => {
     await tab.getByRole("heading", { name: "Chat with tales-moe" }).waitFor();
     assert.equal(await tab.locator(".bar .model").textContent(), "tales-moe");
     await tab.getByRole("button", { name: story }).click();
@@ -58,16 +58,30 @@ test("the model is named, and a suggestion begins a chat", async () => {
 
 test("an answer grows in several steps", async () => {
   await withPage(front.url, {}, async (tab) => {
+    await tab.evaluate(() => {
+      window.__seen = [];
+      const look = () => {
+        const text = document.querySelector("article.answer .prose")?.textContent ?? "";
+        if (text !== (window.__seen.at(-1) ?? "")) window.__seen.push(text);
+      };
+      new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+    });
+    await neverEnding(tab);
     await message(tab).fill(story);
     await message(tab).press("Enter");
-    const seen = [];
-    await eventually("the answer has ended", async () => {
-      const text = await tab.evaluate(() => document.querySelector("article.answer .prose")?.textContent ?? "");
-      if (text !== (seen.at(-1) ?? "")) seen.push(text);
-      return (await state(tab)) === "done";
+    const seen = await eventually("there are five steps", async () => {
+      const now = await tab.evaluate(() => window.__seen);
+      return now.length >= 5 ? now : null;
     });
-    assert.ok(seen.length >= 5, `${seen.length} steps`);
+    assert.equal(await state(tab), "streaming");
     for (let i = 1; i < seen.length; ++i) assert.ok(seen[i].length > seen[i - 1].length);
+    await tab.keyboard.press("Escape");
+  });
+});
+
+test("an answer tells its tokens and times", async () => {
+  await withPage(front.url, { brief: true }, async (tab) => {
+    await ask(tab, story);
     assert.match(await answers(tab).last().locator(".facts").textContent(), /\d+ tokens · .* tokens\/s · first token after/);
   });
 });
@@ -161,7 +175,7 @@ test("the button stops an answer, and the server's slot is free again", async ()
 
 test("an answer is made again, copied, and a new chat is empty", async () => {
   const permissions = ["clipboard-read", "clipboard-write"];
-  await withPage(front.url, { permissions }, async (tab) => {
+  await withPage(front.url, { permissions, brief: true }, async (tab) => {
     await ask(tab, story);
     await tab.getByRole("button", { name: "Copy this answer" }).click();
     await tab.getByText("Copied").waitFor();
@@ -249,7 +263,7 @@ test("the loss of the server is shown, in the answer too, and the page recovers"
   const { port } = doomed;
   const entrance = await frontOf(doomed.url);
   try {
-    await withPage(entrance.url, { expected }, async (tab) => {
+    await withPage(entrance.url, { expected, brief: true }, async (tab) => {
       await tab.getByRole("img", { name: "Connected", exact: true }).waitFor();
       await neverEnding(tab);
       await message(tab).fill(story);
@@ -277,7 +291,7 @@ test("the loss of the server is shown, in the answer too, and the page recovers"
 });
 
 test("a narrow screen needs no sideways scrolling", async () => {
-  await withPage(front.url, { viewport: { width: 360, height: 640 } }, async (tab) => {
+  await withPage(front.url, { brief: true, viewport: { width: 360, height: 640 } }, async (tab) => {
     await tab.getByRole("heading", { name: "Chat with tales-moe" }).waitFor();
     assert.deepEqual(await overhang(tab), []);
     await ask(tab, "a".repeat(300));

@@ -167,7 +167,7 @@ Command add_prune(CLI::App& root, const std::string& version) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24))
       ->group("Method");
   app->add_option("--fit-steps", flags->variant.fit_steps,
-                  "fit: steps of training per layer; 0: closed form (700)")
+                  "fit: steps of training per layer; 0: closed form (500)")
       ->option_text("N")
       ->check(CLI::Range(int64_t{0}, int64_t{1000000}))
       ->group("Method");

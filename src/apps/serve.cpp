@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "server/server.h"
 #include "text/chat_template.h"
+#include "text/grammar.h"
 #include "text/tokenizer.h"
 
 namespace chorale::apps {
@@ -70,10 +71,17 @@ int run_serve(const ServeFlags& flags) {
     if (name == "sglang") server_options.sglang_metrics = true;
     if (name == "vllm") server_options.vllm_metrics = true;
   }
+  std::optional<text::GrammarCompiler> grammars;
+  if (engine_options.eos_token_ids.empty()) {
+    log::warn("the model names no token that ends its output, so structured output is refused");
+  } else {
+    grammars.emplace(tokenizer, config.vocab_size, engine_options.eos_token_ids);
+  }
   server::Server server(server_options,
                         {.engine = engine,
                          .tokenizer = tokenizer,
                          .chat = chat ? &*chat : nullptr,
+                         .grammars = grammars ? &*grammars : nullptr,
                          .defaults = model.generation_defaults(),
                          .max_context_len = model.max_context_len(),
                          .vocab_size = config.vocab_size,

@@ -91,6 +91,18 @@ void check_content_type(const HttpRequest& request) {
   throw BadRequest({415, fmt::format("the body must be application/json, not {}", quote(type)), ""});
 }
 
+// The answer to the exception that is being handled.
+HttpResponse failure_response(std::string_view what) {
+  try {
+    throw;
+  } catch (const BadRequest& bad) {
+    return error_response(bad.error());
+  } catch (const std::exception& error) {
+    log::error("{}: {}", what, error.what());
+    return error_response({500, "the server failed to handle this request", ""});
+  }
+}
+
 Json json_body(const HttpRequest& request) {
   check_content_type(request);
   return parse_json_body(request.body);
@@ -105,51 +117,69 @@ Api::Api(const ServerOptions& options, const ServerModel& model)
       expert_load_(std::make_shared<ExpertLoad>(model.placement)),
       services_{model.engine, model.tokenizer, metrics_, live_, options.log_requests},
       id_base_(random_hex()),
-      created_(std::time(nullptr)) {}
+      created_(std::time(nullptr)),
+      work_(options.io_threads) {}
 
 std::string Api::new_id(const char* prefix) {
   return fmt::format("{}{}{:08x}", prefix, id_base_, next_id_++);
 }
 
 void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+  const std::string what = fmt::format("{} {}", request.method, request.path);
   try {
-    route(request, exchange);
-  } catch (const BadRequest& bad) {
-    exchange->respond(error_response(bad.error()));
-  } catch (const std::exception& error) {
-    log::error("{} {}: {}", request.method, request.path, error.what());
-    exchange->respond(error_response({500, "the server failed to handle this request", ""}));
+    route(std::move(request), exchange);
+  } catch (...) {
+    exchange->respond(failure_response(what));
   }
+}
+
+template <typename Work>
+void Api::answer_from_work(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
+                           const Work& work) {
+  const std::string what = fmt::format("{} {}", request.method, request.path);
+  std::function<void()> answer;
+  try {
+    answer = work();
+  } catch (...) {
+    answer = [exchange, response = failure_response(what)] { exchange->respond(response); };
+  }
+  exchange->post([exchange, what, answer = std::move(answer)] {
+    try {
+      answer();
+    } catch (...) {
+      exchange->respond(failure_response(what));
+    }
+  });
 }
 
 // HEAD goes where GET goes. What changes something, or costs much, is not a GET, but for what clients of
 // SGLang send.
 const std::vector<Api::Route>& Api::routes() {
   static const std::vector<Route> routes = {
-      {"/", true, false, &Api::page},
-      {"/health", true, false, &Api::health},
-      {"/health_generate", true, false, &Api::health_generate},
-      {"/metrics", true, false, &Api::metrics},
-      {kModels, true, false, &Api::models},
-      {"/get_model_info", true, false, &Api::get_model_info},
-      {"/model_info", true, false, &Api::get_model_info},
-      {"/get_server_info", true, false, &Api::get_server_info},
-      {"/server_info", true, false, &Api::get_server_info},
-      {"/v1/chat/completions", false, true, &Api::generate},
-      {"/v1/completions", false, true, &Api::generate},
-      {"/generate", false, true, &Api::generate},
-      {"/abort_request", false, true, &Api::abort_request},
-      {"/flush_cache", true, true, &Api::flush_cache},
-      {"/tokenize", false, true, &Api::tokens},
-      {"/detokenize", false, true, &Api::tokens},
-      {"/start_expert_distribution_record", true, true, &Api::record_experts},
-      {"/stop_expert_distribution_record", true, true, &Api::record_experts},
-      {"/dump_expert_distribution_record", true, true, &Api::record_experts},
+      {"/", true, false, false, &Api::page},
+      {"/health", true, false, false, &Api::health},
+      {"/health_generate", true, false, false, &Api::health_generate},
+      {"/metrics", true, false, false, &Api::metrics},
+      {kModels, true, false, false, &Api::models},
+      {"/get_model_info", true, false, false, &Api::get_model_info},
+      {"/model_info", true, false, false, &Api::get_model_info},
+      {"/get_server_info", true, false, false, &Api::get_server_info},
+      {"/server_info", true, false, false, &Api::get_server_info},
+      {"/v1/chat/completions", false, true, true, &Api::generate},
+      {"/v1/completions", false, true, true, &Api::generate},
+      {"/generate", false, true, true, &Api::generate},
+      {"/abort_request", false, true, false, &Api::abort_request},
+      {"/flush_cache", true, true, false, &Api::flush_cache},
+      {"/tokenize", false, true, true, &Api::tokens},
+      {"/detokenize", false, true, true, &Api::tokens},
+      {"/start_expert_distribution_record", true, true, false, &Api::record_experts},
+      {"/stop_expert_distribution_record", true, true, false, &Api::record_experts},
+      {"/dump_expert_distribution_record", true, true, false, &Api::record_experts},
   };
   return routes;
 }
 
-void Api::route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+void Api::route(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   const std::string_view path = request.path.starts_with("/v1/models/") ? kModels : request.path;
   const auto found = std::ranges::find(routes(), path, &Route::path);
   if (found == routes().end())
@@ -163,12 +193,22 @@ void Api::route(const HttpRequest& request, const std::shared_ptr<Exchange>& exc
   if (!(is_get && found->get) && !(request.method == "POST" && found->post)) {
     return exchange->respond(method_refused(request, allowed));
   }
-  (this->*found->handle)(request, exchange);
+  if (!found->slow) return (this->*found->handle)(request, exchange);
+  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  request.arrival = std::chrono::steady_clock::now();
+  auto shared = std::make_shared<const HttpRequest>(std::move(request));
+  work_.post([this, handle = found->handle, shared, exchange] { (this->*handle)(*shared, exchange); });
 }
 
+// On a thread of the work queue.
 void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  const auto arrival = std::chrono::steady_clock::now();
-  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  answer_from_work(request, exchange, [&] {
+    auto made = std::make_shared<AnswerPlan>(plan(request));
+    return [this, exchange, made] { Answer::start(services_, std::move(*made), exchange); };
+  });
+}
+
+AnswerPlan Api::plan(const HttpRequest& request) {
   const Json body = json_body(request);
   const AnswerHead head{"", std::time(nullptr), context_.model_name};
   AnswerPlan plan;
@@ -179,8 +219,8 @@ void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& 
   } else {
     plan = plan_chat(body, {new_id("chatcmpl-"), head.created, head.model}, context_);
   }
-  plan.arrival = arrival;
-  Answer::start(services_, std::move(plan), exchange);
+  plan.arrival = request.arrival;
+  return plan;
 }
 
 void Api::page(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
@@ -224,9 +264,12 @@ void Api::get_server_info(const HttpRequest& /*request*/, const std::shared_ptr<
 }
 
 void Api::tokens(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  const Json body = json_body(request);
-  const bool to_ids = request.path == "/tokenize";
-  exchange->respond({.body = to_text(to_ids ? tokenize(body, context_) : detokenize(body, context_))});
+  answer_from_work(request, exchange, [&] {
+    const Json body = json_body(request);
+    const bool to_ids = request.path == "/tokenize";
+    const Json answer = to_ids ? tokenize(body, context_) : detokenize(body, context_);
+    return [exchange, text = to_text(answer)] { exchange->respond({.body = text}); };
+  });
 }
 
 // The id must be exactly the one that the client gave or was told. One that is not known is no error: the

@@ -17,6 +17,7 @@
 #include "server/metrics.h"
 #include "server/sampling_fields.h"
 #include "server/server.h"
+#include "server/work_queue.h"
 
 namespace chorale::server {
 
@@ -30,6 +31,8 @@ class Api {
 
   // From now on /health and new requests get 503.
   void set_draining() { draining_ = true; }
+  // Drops requests that are not planned yet. Before the end of the connections that they came from.
+  void stop_work() { work_.stop(); }
   LiveRequests& live() { return live_; }
   const std::string& model_name() const { return context_.model_name; }
   Activity& activity() { return activity_; }
@@ -37,16 +40,24 @@ class Api {
 
  private:
   // Throws BadRequest.
-  void route(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void route(HttpRequest request, const std::shared_ptr<Exchange>& exchange);
+  // On a thread of the work queue: `work` makes the function that answers on the exchange's strand. What
+  // either throws becomes the answer.
+  template <typename Work>
+  void answer_from_work(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
+                        const Work& work);
+
   using Handler = void (Api::*)(const HttpRequest&, const std::shared_ptr<Exchange>&);  // throws BadRequest
   struct Route {
     std::string_view path;
     bool get, post;  // which methods it takes
+    bool slow;       // takes time for a large request: not on a thread that serves connections
     Handler handle;
   };
   static const std::vector<Route>& routes();
 
   void generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  AnswerPlan plan(const HttpRequest& request);
   void page(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void health_generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
@@ -78,6 +89,7 @@ class Api {
   std::atomic<uint32_t> next_id_{0};
   std::string id_base_;
   int64_t created_;
+  WorkQueue work_;  // last: its threads use everything above
 };
 
 }  // namespace chorale::server

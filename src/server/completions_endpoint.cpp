@@ -7,6 +7,7 @@
 
 #include "server/bad_request.h"
 #include "server/prompts.h"
+#include "server/structured_output.h"
 
 namespace chorale::server {
 namespace {
@@ -212,6 +213,7 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
   check_best_of(fields, n);
   const Json* prompt_value = fields.get("prompt");
   if (prompt_value == nullptr) bad_request("prompt", "'prompt' is missing");
+  const std::optional<RequestedFormat> format = read_output_format(fields);
   accept_harmless_fields(fields);
   refuse_unsupported_fields(fields);
   fields.refuse("suffix", "text cannot be inserted", {""});
@@ -225,11 +227,15 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
                 context.options.max_sequences_per_request, sequences);
   }
 
+  engine::ConstraintFactory constraint;
+  if (format) constraint = compile_output_format(*format, Reasoning::none, context);
+
   AnswerPlan plan;
   plan.stream = stream.stream;
   for (size_t p = 0; p < prompts.list.size(); ++p) {
     PlannedChoice choice = plan_choice(prompts.list[p], sampling, options, context);
     choice.prompt_index = static_cast<int64_t>(p);
+    choice.request.constraint = constraint;
     for (int64_t i = 0; i < n; ++i) {
       choice.request.id = fmt::format("{}-{}", head.id, plan.choices.size());
       choice.request.sampling.choice_index = static_cast<uint32_t>(i);

@@ -8,6 +8,7 @@
 #include "server/bad_request.h"
 #include "server/openai_common.h"
 #include "server/prompts.h"
+#include "server/structured_output.h"
 
 namespace chorale::server {
 namespace {
@@ -123,6 +124,7 @@ class NativeFormat : public AnswerFormat {
 
 struct NativeSampling {
   SamplingRequest sampling;
+  engine::ConstraintFactory constraint;
   int64_t n = 1;
 };
 
@@ -131,10 +133,12 @@ NativeSampling read_params(const Json& value, const std::string& path, const Req
   NativeSampling out;
   out.sampling = read_sampling(fields, kNativeSampling, context);
   out.n = fields.integer("n", 1, context.options.max_sequences_per_request).value_or(1);
+  const std::optional<RequestedFormat> format = read_output_format(fields);
   refuse_unsupported_fields(fields);
   fields.refuse("stop_regex", "use stop", {""});
   fields.refuse("custom_params", "there are no custom logit processors");
   fields.finish();
+  if (format) out.constraint = compile_output_format(*format, Reasoning::none, context);
   return out;
 }
 
@@ -225,6 +229,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const NativeSampling& params, co
   PlannedChoice choice;
   choice.request.prompt_ids = prompt.ids;
   choice.request.sampling = params.sampling.params;
+  choice.request.constraint = params.constraint;
   choice.request.sampling.max_new_tokens = std::max<int64_t>(max_tokens, 1);
   choice.request.num_top_logprobs = options.logprobs ? static_cast<int32_t>(options.top_logprobs) : -1;
   choice.request.prompt_logprobs_start = options.logprob_start;

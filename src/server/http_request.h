@@ -1,6 +1,7 @@
 // A request as the endpoints get it, and the bounds on what is read of one.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@ struct HttpRequest {
   std::string content_type;       // lower case, without parameters; empty when not given
   std::vector<std::string> keys;  // what the client presents as its API key; endpoints do not get to see them
   std::string body;
+  std::chrono::steady_clock::time_point arrival;  // when its endpoint got it
 };
 
 struct HttpLimits {

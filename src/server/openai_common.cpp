@@ -29,11 +29,7 @@ void accept_harmless_fields(Fields& fields) {
 }
 
 void refuse_unsupported_fields(Fields& fields) {
-  const std::vector<std::string_view> guided = {
-      "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
-      "json_schema", "regex",        "ebnf",          "grammar",        "structural_tag"};
-  for (const std::string_view name : guided) fields.refuse(name, "output cannot be constrained yet");
-  fields.refuse("response_format", "only {\"type\": \"text\"} is", {Json{{"type", "text"}}});
+  fields.refuse("structural_tag", "use a grammar");
   fields.refuse("use_beam_search", "there is no beam search", {false});
   fields.refuse("length_penalty", "there is no beam search", {1, 1.0, 0});
   fields.refuse("truncate_prompt_tokens", "prompts are never cut");

@@ -46,7 +46,7 @@ class Server::Impl {
   }
 
   // run() has ended, or was never called; requests that are left belong to nobody.
-  ~Impl() { end_requests(); }
+  ~Impl() { end(); }
 
   void listen() {
     if (http_.url().empty()) http_.listen();
@@ -61,7 +61,7 @@ class Server::Impl {
     notify_service("READY=1");
     watch_engine();
     http_.run();
-    end_requests();
+    end();
     log::info("Chorale has stopped");
   }
 
@@ -135,6 +135,11 @@ class Server::Impl {
   void farewell(Clock::time_point deadline) {
     if (http_.active_exchanges() == 0 || Clock::now() >= deadline) return http_.finish();
     http_.after(kDrainPoll, [this, deadline] { farewell(deadline); });
+  }
+
+  void end() {
+    api_.stop_work();
+    end_requests();
   }
 
   // The engine's listeners point into this object.

@@ -30,6 +30,7 @@
 #include "io/model_config.h"
 #include "parallel/expert_placement.h"
 #include "text/chat_template.h"
+#include "text/grammar.h"
 #include "text/tokenizer.h"
 
 namespace chorale::server {
@@ -76,10 +77,11 @@ struct ServerOptions {
 struct ServerModel {
   engine::Engine& engine;
   const text::Tokenizer& tokenizer;
-  const text::ChatTemplate* chat = nullptr;  // nullptr: the checkpoint has none; chat requests get a 400
-  io::GenerationDefaults defaults;           // sampling where a request says nothing
-  int64_t max_context_len = 0;               // tokens, prompt plus output
-  int64_t vocab_size = 0;                    // rows of the embedding; bounds token ids. 0: the tokenizer's
+  const text::ChatTemplate* chat = nullptr;   // nullptr: the checkpoint has none; chat requests get a 400
+  text::GrammarCompiler* grammars = nullptr;  // nullptr: output cannot be constrained
+  io::GenerationDefaults defaults;            // sampling where a request says nothing
+  int64_t max_context_len = 0;                // tokens, prompt plus output
+  int64_t vocab_size = 0;                     // rows of the embedding; bounds token ids. 0: the tokenizer's
   std::string model_path;
   const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
   // For information:

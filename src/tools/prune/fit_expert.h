@@ -40,7 +40,7 @@ struct FitProblem {
   const LogitsTarget* logits = nullptr;   // null: the loss is on the output alone
 };
 
-inline constexpr int64_t kFitSteps = 700;  // default of --fit-steps
+inline constexpr int64_t kFitSteps = 500;  // default of --fit-steps
 
 struct FitOptions {
   int64_t width = 0;  // W

@@ -1,0 +1,38 @@
+// Structured output: which fields of a request ask for it, and the constraint that they put on its tokens.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "engine/token_constraint.h"
+#include "server/fields.h"
+#include "server/output_constraint.h"
+#include "server/sampling_fields.h"
+
+namespace chorale::server {
+
+// What a field asks for, and its name.
+struct RequestedFormat {
+  OutputConstraint constraint;
+  std::string param;
+};
+
+// Reads "response_format" (OpenAI), "json_schema", "regex", "ebnf" (SGLang), "grammar" (llama-server),
+// "guided_json", "guided_regex", "guided_grammar", "guided_choice" and "structured_outputs" (vLLM). nullopt:
+// any text. Throws BadRequest when a field is malformed, or for more than one of them.
+std::optional<RequestedFormat> read_output_format(Fields& fields);
+
+// Where an answer may begin with reasoning, which is not constrained.
+enum class Reasoning {
+  none,      // the output is constrained from its first token
+  possible,  // it may begin with <think>
+  open,      // the prompt has opened the tag: all until </think> is free
+};
+
+// Compiles it, which may take a second: not for a thread that serves connections. Throws BadRequest that
+// names the field.
+engine::ConstraintFactory compile_output_format(const RequestedFormat& format, Reasoning reasoning,
+                                                const RequestContext& context);
+
+}  // namespace chorale::server

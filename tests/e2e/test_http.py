@@ -238,6 +238,15 @@ def test_a_key_from_the_environment(serve, monkeypatch):
     assert exchange(server, request("/v1/models", "x-api-key: sesame-env\r\n")).status == 200
 
 
+def test_a_server_open_to_other_machines_warns_without_a_key(serve):
+    def warns(*flags):
+        return any("there is no --api-key" in line for line in serve(*flags).log)
+
+    assert warns("--host", "0.0.0.0")
+    assert not warns("--host", "0.0.0.0", "--api-key", "sesame")
+    assert not warns()
+
+
 @pytest.mark.parametrize("flags, named", [
     (("--api-key", "two words"), "--api-key"),
     (("--api-key", ""), "--api-key"),

@@ -174,6 +174,9 @@ void HttpServer::listen() {
   const std::string address = bound.address().to_string();
   impl_->url = bound.address().is_v6() ? fmt::format("http://[{}]:{}", address, bound.port())
                                        : fmt::format("http://{}:{}", address, bound.port());
+  if (options.api_keys.empty() && !bound.address().is_loopback()) {
+    log::warn("everybody who reaches {} may use this server: there is no --api-key", impl_->url);
+  }
   impl_->accept();
 }
 

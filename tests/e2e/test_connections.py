@@ -60,6 +60,15 @@ def gauges(server):
     return {name: metrics["chorale_" + name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_tokens_used")}
 
 
+def start_and_measure(serve, *flags):
+    """A server, and how long it may take to let go of requests: 2 seconds, and on a machine that is busy with other
+    things the time that two tokens take there."""
+    server = serve(*flags)
+    begin = time.monotonic()
+    server.ask("/v1/completions", {"prompt": "Once", "max_tokens": 2})
+    return server, 2 + time.monotonic() - begin
+
+
 def assert_empty_within(server, seconds):
     deadline = time.monotonic() + seconds
     while any((held := gauges(server)).values()):
@@ -85,7 +94,7 @@ def vanish(connection, how):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_clients_that_vanish_leave_nothing(serve, seed):
-    server = serve("--max-running-requests", 8, "--chunked-prefill-size", 64)
+    server, seconds = start_and_measure(serve, "--max-running-requests", 8, "--chunked-prefill-size", 64)
     random_ = random.Random(seed)
     clients = []
     for number in range(100):
@@ -97,7 +106,7 @@ def test_clients_that_vanish_leave_nothing(serve, seed):
     for connection, how in clients:
         vanish(connection, how)
         time.sleep(random_.choice([0, 0, 0.02]))
-    assert_empty_within(server, 2)
+    assert_empty_within(server, seconds)
     assert server.metrics()['chorale_request_finished_total{reason="abort"}'] > 0
     assert server.ask("/v1/completions", {"prompt": "Once", "max_tokens": 4})
     for connection, _ in clients:
@@ -107,30 +116,30 @@ def test_clients_that_vanish_leave_nothing(serve, seed):
 @pytest.mark.parametrize("how", ["reset", "close", "half-close"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_vanishes_from_the_queue_is_noticed(serve, how, stream):
-    server = serve("--max-running-requests", 1)
+    server, seconds = start_and_measure(serve, "--max-running-requests", 1)
     body = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": stream}
     running, queued = Connection(server), Connection(server)
     running.send(post("/v1/completions", body))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while gauges(server)["num_requests_running"] != 1:
         assert time.monotonic() < deadline
     queued.send(post("/v1/completions", body))
     while gauges(server)["num_requests_waiting"] != 1:
         assert time.monotonic() < deadline
     vanish(queued, how)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + seconds
     while (held := gauges(server))["num_requests_waiting"] != 0:
         assert time.monotonic() < deadline, held
     assert held["num_requests_running"] == 1, "the other goes on; it must not have ended first"
     vanish(running, how)
-    assert_empty_within(server, 2)
+    assert_empty_within(server, seconds)
     running.close()
     queued.close()
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "half-close"])
 def test_clients_that_vanish_within_a_request_leave_nothing(serve, how):
-    server = serve("--max-connections", 50)
+    server, seconds = start_and_measure(serve, "--max-connections", 50)
     whole = post("/v1/completions", {"prompt": "Once", "max_tokens": 4})
     for length in range(0, len(whole), 3):
         connection = Connection(server)
@@ -151,4 +160,4 @@ def test_clients_that_vanish_within_a_request_leave_nothing(serve, how):
             assert time.monotonic() < deadline
     for connection in connections:
         connection.close()
-    assert_empty_within(server, 2)
+    assert_empty_within(server, seconds)

@@ -15,6 +15,7 @@
 #include "server/json_body.h"
 #include "server/live_requests.h"
 #include "server/metrics.h"
+#include "server/output_constraint.h"
 #include "server/text_generation.h"
 
 namespace chorale::server {
@@ -27,7 +28,8 @@ struct PlannedChoice {
   std::string prompt_text;   // for formats that repeat the prompt
   int64_t prompt_characters =
       0;  // of the prompt's tokens, for formats that tell where each token's text starts
-  bool discard_output = false;  // the client asked for no token, the engine makes at least one
+  std::optional<OutputConstraint> constraint;  // nullopt: any text
+  bool discard_output = false;                 // the client asked for no token, the engine makes at least one
 };
 
 // One choice as far as it has come.
@@ -57,9 +59,9 @@ class AnswerFormat {
   virtual ~AnswerFormat() = default;
   virtual Json whole(const std::vector<ChoiceState>& choices) const = 0;
   // Messages of a stream: before the first token, after each piece (which the choice includes already), at
-  // the end.
+  // the end. What a format must remember of a choice from piece to piece it keeps itself.
   virtual void open(size_t num_choices, const Sink& sink) const = 0;
-  virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) const = 0;
+  virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) = 0;
   virtual void close(const std::vector<ChoiceState>& choices, const Sink& sink) const = 0;
   // Whether each message of a choice contains all before it, so that a slow client may be spared some of
   // them.

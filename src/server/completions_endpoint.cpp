@@ -104,7 +104,7 @@ class CompletionFormat : public AnswerFormat {
 
   void open(size_t, const Sink&) const override {}
 
-  void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) const override {
+  void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) override {
     LogprobLists logprobs(tokenizer_, options_.logprobs.value_or(0) > 0);
     std::string text;
     const bool echo_now = options_.echo && !choice.told_any;

@@ -38,7 +38,7 @@ class NativeFormat : public AnswerFormat {
   }
 
   void open(size_t, const Sink&) const override {}
-  void piece(const ChoiceState& choice, const TextPiece&, const Sink& sink) const override {
+  void piece(const ChoiceState& choice, const TextPiece&, const Sink& sink) override {
     Json out = message(choice);
     if (options_.is_list) out["index"] = choice.index;
     sink(out);

@@ -5,9 +5,6 @@
 namespace chorale::server {
 namespace {
 
-constexpr std::string_view kOpen = "<think>";
-constexpr std::string_view kClose = "</think>";
-
 bool is_space(char c) {
   return c == ' ' || c == '\n' || c == '\t' || c == '\r';
 }
@@ -20,11 +17,11 @@ bool ends_with_tag(std::string_view prompt, std::string_view tag) {
 }  // namespace
 
 bool opens_reasoning(std::string_view prompt) {
-  return ends_with_tag(prompt, kOpen);
+  return ends_with_tag(prompt, kThinkOpen);
 }
 
 bool closes_reasoning(std::string_view prompt) {
-  return ends_with_tag(prompt, kClose);
+  return ends_with_tag(prompt, kThinkClose);
 }
 
 ReasoningParser::Result ReasoningParser::push(std::string_view piece) {
@@ -69,8 +66,8 @@ void ReasoningParser::start(char c, Result& result) {
     return;
   }
   tag_ += c;
-  if (!kOpen.starts_with(tag_)) return begin(result);
-  if (tag_ != kOpen) return;
+  if (!kThinkOpen.starts_with(tag_)) return begin(result);
+  if (tag_ != kThinkOpen) return;
   if (options_.verbatim) result.reasoning += space_ + tag_;
   space_.clear();
   tag_.clear();
@@ -86,14 +83,14 @@ void ReasoningParser::begin(Result& result) {
 void ReasoningParser::reason(char c, Result& result) {
   if (!tag_.empty() || c == '<') {
     tag_ += c;
-    if (tag_ == kClose) {
+    if (tag_ == kThinkClose) {
       if (options_.verbatim) result.reasoning += space_ + tag_;
       space_.clear();
       tag_.clear();
       state_ = State::after;
       return;
     }
-    if (kClose.starts_with(tag_)) return;
+    if (kThinkClose.starts_with(tag_)) return;
     // Not the tag; only its last byte may begin another.
     tag_.pop_back();
     result.reasoning += std::exchange(space_, {}) + std::exchange(tag_, {});

@@ -16,6 +16,9 @@
 
 namespace chorale::server {
 
+inline constexpr std::string_view kThinkOpen = "<think>";
+inline constexpr std::string_view kThinkClose = "</think>";
+
 // Not thread-safe.
 class ReasoningParser {
  public:

@@ -1,0 +1,21 @@
+// What the output of a request must look like, as text for the grammar engine.
+#pragma once
+
+#include <string>
+
+namespace chorale::server {
+
+struct OutputConstraint {
+  enum class Kind {
+    json_schema,  // text: the schema
+    json_object,  // any JSON object; no text
+    regex,
+    ebnf,
+    lark,    // llguidance's dialect of Lark
+    choice,  // text: a JSON list of strings
+  };
+  Kind kind = Kind::json_schema;
+  std::string text;
+};
+
+}  // namespace chorale::server

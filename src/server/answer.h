@@ -58,9 +58,9 @@ class AnswerFormat {
   virtual ~AnswerFormat() = default;
   virtual Json whole(const std::vector<ChoiceState>& choices) const = 0;
   // Messages of a stream: before the first token, after each piece (which the choice includes already), at
-  // the end.
+  // the end. What a format must remember of a choice from piece to piece it keeps itself.
   virtual void open(size_t num_choices, const Sink& sink) const = 0;
-  virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) const = 0;
+  virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) = 0;
   virtual void close(const std::vector<ChoiceState>& choices, const Sink& sink) const = 0;
   // Whether each message of a choice contains all before it, so that a slow client may be spared some of
   // them.

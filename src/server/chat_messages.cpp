@@ -1,5 +1,6 @@
 #include "server/chat_messages.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -68,6 +69,15 @@ Json read_tool_calls(const Json& value, const std::string& path) {
   return calls;
 }
 
+Json parse_arguments(const std::string& text) {
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) return Json::object();
+  try {
+    return parse_json_body(text);
+  } catch (const BadRequest&) {
+    return {{"arguments", text}};
+  }
+}
+
 Json read_message(const Json& value, const std::string& path) {
   Fields fields(value, path);
   std::string role = fields.string("role").value_or("");
@@ -105,6 +115,21 @@ Json read_messages(const Json& value) {
     messages.push_back(read_message(value[i], fmt::format("messages[{}]", i)));
   }
   return messages;
+}
+
+bool has_tool_calls(const Json& messages) {
+  return std::any_of(messages.begin(), messages.end(),
+                     [](const Json& message) { return message.contains("tool_calls"); });
+}
+
+void parse_tool_arguments(Json& messages) {
+  for (Json& message : messages) {
+    if (!message.contains("tool_calls")) continue;
+    for (Json& call : message["tool_calls"]) {
+      Json& arguments = call["function"]["arguments"];
+      if (arguments.is_string()) arguments = parse_arguments(arguments.get_ref<const std::string&>());
+    }
+  }
 }
 
 }  // namespace chorale::server

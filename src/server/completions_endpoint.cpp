@@ -105,7 +105,7 @@ class CompletionFormat : public AnswerFormat {
 
   void open(size_t, const Sink&) const override {}
 
-  void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) const override {
+  void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) override {
     LogprobLists logprobs(tokenizer_, options_.logprobs.value_or(0) > 0);
     std::string text;
     const bool echo_now = options_.echo && !choice.told_any;
@@ -228,7 +228,7 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
   }
 
   engine::ConstraintFactory constraint;
-  if (format) constraint = compile_output_format(*format, Reasoning::none, context);
+  if (format) constraint = compile_output_format(*format, ReasoningStart::none, context);
 
   AnswerPlan plan;
   plan.stream = stream.stream;

@@ -39,7 +39,7 @@ class NativeFormat : public AnswerFormat {
   }
 
   void open(size_t, const Sink&) const override {}
-  void piece(const ChoiceState& choice, const TextPiece&, const Sink& sink) const override {
+  void piece(const ChoiceState& choice, const TextPiece&, const Sink& sink) override {
     Json out = message(choice);
     if (options_.is_list) out["index"] = choice.index;
     sink(out);
@@ -138,7 +138,7 @@ NativeSampling read_params(const Json& value, const std::string& path, const Req
   fields.refuse("stop_regex", "use stop", {""});
   fields.refuse("custom_params", "there are no custom logit processors");
   fields.finish();
-  if (format) out.constraint = compile_output_format(*format, Reasoning::none, context);
+  if (format) out.constraint = compile_output_format(*format, ReasoningStart::none, context);
   return out;
 }
 

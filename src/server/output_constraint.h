@@ -18,4 +18,11 @@ struct OutputConstraint {
   std::string text;
 };
 
+// Where the output begins.
+enum class ReasoningStart {
+  none,     // no reasoning comes
+  allowed,  // reasoning between <think> and </think> may come first
+  opened,   // inside <think>: it must end first
+};
+
 }  // namespace chorale::server

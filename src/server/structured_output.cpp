@@ -134,7 +134,7 @@ void clear_bit(std::span<uint32_t> mask, int32_t token) {
 
 class GrammarConstraint : public engine::TokenConstraint {
  public:
-  GrammarConstraint(std::shared_ptr<const text::Grammar> grammar, Reasoning reasoning,
+  GrammarConstraint(std::shared_ptr<const text::Grammar> grammar, ReasoningStart reasoning,
                     std::shared_ptr<const ReasoningTokens> tokens, std::string param)
       : matcher_(std::move(grammar)),
         reasoning_(reasoning),
@@ -142,23 +142,23 @@ class GrammarConstraint : public engine::TokenConstraint {
         param_(std::move(param)) {}
 
   std::optional<RequestError> next_mask(std::span<uint32_t> mask) override {
-    if (reasoning_ == Reasoning::open) {  // which must be closed before the end
+    if (reasoning_ == ReasoningStart::opened) {  // which must be closed before the end
       std::ranges::fill(mask, ~uint32_t{0});
       for (const int32_t token : tokens_->eos) clear_bit(mask, token);
       return std::nullopt;
     }
     if (auto error = matcher_.compute_mask(mask)) return named(std::move(*error));
-    if (reasoning_ == Reasoning::possible) set_bit(mask, tokens_->open);
+    if (reasoning_ == ReasoningStart::allowed) set_bit(mask, tokens_->open);
     return std::nullopt;
   }
 
   std::optional<RequestError> accept(int32_t token) override {
-    if (reasoning_ == Reasoning::open) {
-      if (token == tokens_->close) reasoning_ = Reasoning::none;
+    if (reasoning_ == ReasoningStart::opened) {
+      if (token == tokens_->close) reasoning_ = ReasoningStart::none;
       return std::nullopt;
     }
-    const bool opens = reasoning_ == Reasoning::possible && token == tokens_->open;
-    reasoning_ = opens ? Reasoning::open : Reasoning::none;
+    const bool opens = reasoning_ == ReasoningStart::allowed && token == tokens_->open;
+    reasoning_ = opens ? ReasoningStart::opened : ReasoningStart::none;
     if (opens) return std::nullopt;
     std::variant<bool, RequestError> accepted = matcher_.accept(token);
     if (auto* error = std::get_if<RequestError>(&accepted)) return named(std::move(*error));
@@ -173,7 +173,7 @@ class GrammarConstraint : public engine::TokenConstraint {
   }
 
   text::GrammarMatcher matcher_;
-  Reasoning reasoning_;
+  ReasoningStart reasoning_;
   std::shared_ptr<const ReasoningTokens> tokens_;
   std::string param_;
 };
@@ -197,7 +197,7 @@ std::optional<RequestedFormat> read_output_format(Fields& fields) {
   return std::move(found.front());
 }
 
-engine::ConstraintFactory compile_output_format(const RequestedFormat& format, Reasoning reasoning,
+engine::ConstraintFactory compile_output_format(const RequestedFormat& format, ReasoningStart reasoning,
                                                 const RequestContext& context) {
   const ServerModel& model = context.model;
   if (model.grammars == nullptr) bad_request(format.param, "this model's output cannot be constrained");
@@ -208,14 +208,14 @@ engine::ConstraintFactory compile_output_format(const RequestedFormat& format, R
   }
   const auto tokens = std::make_shared<ReasoningTokens>();
   tokens->eos = model.engine.options().eos_token_ids;
-  if (reasoning != Reasoning::none) {
+  if (reasoning != ReasoningStart::none) {
     const std::optional<int32_t> open = model.tokenizer.token_to_id("<think>");
     const std::optional<int32_t> close = model.tokenizer.token_to_id("</think>");
     if (open && close) {
       tokens->open = *open;
       tokens->close = *close;
     } else {
-      reasoning = Reasoning::none;  // this model has no such tags
+      reasoning = ReasoningStart::none;  // this model has no such tags
     }
   }
   return [grammar = std::get<std::shared_ptr<const text::Grammar>>(std::move(compiled)), reasoning, tokens,

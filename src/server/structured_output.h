@@ -23,16 +23,9 @@ struct RequestedFormat {
 // any text. Throws BadRequest when a field is malformed, or for more than one of them.
 std::optional<RequestedFormat> read_output_format(Fields& fields);
 
-// Where an answer may begin with reasoning, which is not constrained.
-enum class Reasoning {
-  none,      // the output is constrained from its first token
-  possible,  // it may begin with <think>
-  open,      // the prompt has opened the tag: all until </think> is free
-};
-
 // Compiles it, which may take a second: not for a thread that serves connections. Throws BadRequest that
 // names the field.
-engine::ConstraintFactory compile_output_format(const RequestedFormat& format, Reasoning reasoning,
+engine::ConstraintFactory compile_output_format(const RequestedFormat& format, ReasoningStart reasoning,
                                                 const RequestContext& context);
 
 }  // namespace chorale::server

@@ -157,7 +157,8 @@ def test_a_repeated_prompt_is_found_in_the_cache(server):
 @pytest.mark.parametrize(
     "more, param",
     [
-        (dict(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
+        (dict(tools=[{"type": "function", "function": {"name": "a b"}}]), "tools[0].function.name"),
+        (dict(functions=[{"name": "f"}]), "functions"),
         (dict(response_format={"type": "json_object"}), "response_format"),
         (dict(modalities=["text", "audio"]), "modalities"),
         (dict(temperature=-1), "temperature"),

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <span>
 #include <thread>
@@ -39,6 +40,9 @@ class FakeRunner : public engine::ModelRunner {
   std::atomic<int64_t> step_microseconds{0};
   std::atomic<int32_t> forced_token{-1};  // always the likeliest, where it is not negative
   std::atomic<int32_t> nan_after{-1};     // this token is followed by NaN logits
+  // The likeliest tokens after the positions from this one on. To be set while nothing runs.
+  std::vector<int32_t> script;
+  int64_t script_position = 0;
 
  private:
   void fill(std::span<float> row, int32_t token, int64_t position) const {
@@ -52,6 +56,10 @@ class FakeRunner : public engine::ModelRunner {
       logit = static_cast<float>(state >> 40U) * 0x1p-22F;  // 0 to 4
     }
     if (forced_token >= 0) row[static_cast<size_t>(forced_token.load())] = 20.0F;
+    const int64_t line = position - script_position;
+    if (line >= 0 && line < std::ssize(script)) {
+      row[static_cast<size_t>(script[static_cast<size_t>(line)])] = 30.0F;
+    }
   }
 
   int64_t vocab_;

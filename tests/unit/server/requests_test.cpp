@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "unit/server/server_fixture.h"
@@ -97,25 +98,87 @@ TEST_F(RequestsTest, Chat) {
   const char* path = "/v1/chat/completions";
   check(path, hello, kSamplingCases);
   check(path, hello, kOpenAiCases);
-  check(path, hello,
+  check(
+      path, hello,
+      {{"", nullptr},
+       {R"("max_completion_tokens":3,"max_tokens":100000)", nullptr},
+       {R"("logprobs":true,"top_logprobs":20)", nullptr},
+       {R"("tools":[],"tool_choice":"none","modalities":["text"],"parallel_tool_calls":true)", nullptr},
+       {R"("chat_template_kwargs":{"enable_thinking":false})", nullptr},
+       {R"("max_completion_tokens":0)", "max_completion_tokens"},
+       {R"("logprobs":1)", "logprobs"},
+       {R"("top_logprobs":2)", "top_logprobs"},
+       {R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
+       {R"("functions":[{"name":"f"}])", "functions"},
+       {R"("audio":{"voice":"x"})", "audio"},
+       {R"("modalities":["text","audio"])", "modalities"},
+       {R"("reasoning_effort":"low","separate_reasoning":false,"include_reasoning":true,"stream_reasoning":false)",
+        nullptr},
+       {R"("reasoning_effort":"none","chat_template_kwargs":{"enable_thinking":true})", nullptr},
+       {R"("reasoning_effort":1)", "reasoning_effort"},
+       {R"("separate_reasoning":"no")", "separate_reasoning"},
+       {R"("include_reasoning":0)", "include_reasoning"},
+       {R"("stream_reasoning":1)", "stream_reasoning"},
+       {R"("web_search_options":{})", "web_search_options"},
+       {R"("chat_template_kwargs":{"messages":[]})", "chat_template_kwargs.messages"},
+       {R"("chat_template_kwargs":1)", "chat_template_kwargs"}});
+}
+
+TEST_F(RequestsTest, ChatTools) {
+  runner.forced_token = kEos;
+  start();
+  const char* path = "/v1/chat/completions";
+  const std::string hello = R"("messages":[{"role":"user","content":"Hello"}])";
+  check(
+      path, hello,
+      {{R"("tool_choice":"auto")", nullptr},
+       {R"("tools":[],"tool_choice":"none")", nullptr},
+       {R"("tool_choice":"required")", "tool_choice"},
+       {R"("tools":[],"tool_choice":{"type":"function","function":{"name":"f"}})", "tool_choice"},
+       {R"("tools":{})", "tools"},
+       {R"("tools":["f"])", "tools[0]"},
+       {R"("tools":[{"function":{"name":"f"}}])", "tools[0].type"},
+       {R"("tools":[{"type":"custom","custom":{"name":"f"}}])", "tools[0].type"},
+       {R"("tools":[{"type":"function"}])", "tools[0].function"},
+       {R"("tools":[{"type":"function","function":{}}])", "tools[0].function.name"},
+       {R"("tools":[{"type":"function","function":{"name":""}}])", "tools[0].function.name"},
+       {R"("tools":[{"type":"function","function":{"name":"a b"}}])", "tools[0].function.name"},
+       {R"("tools":[{"type":"function","function":{"name":5}}])", "tools[0].function.name"},
+       {R"("tools":[{"type":"function","function":{"name":"f","description":5}}])",
+        "tools[0].function.description"},
+       {R"("tools":[{"type":"function","function":{"name":"f","strict":5}}])", "tools[0].function.strict"},
+       {R"("tools":[{"type":"function","function":{"name":"f","parameters":[]}}])",
+        "tools[0].function.parameters"},
+       {R"("tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}])",
+        "tools[1].function.name"}});
+  const std::string tools = hello + R"(,"tools":[{"type":"function","function":{"name":"f.g-h_1",
+      "description":"It.","strict":true,"parameters":{"type":"object","properties":{}},"more":1}}])";
+  check(path, tools,
         {{"", nullptr},
-         {R"("max_completion_tokens":3,"max_tokens":100000)", nullptr},
-         {R"("logprobs":true,"top_logprobs":20)", nullptr},
-         {R"("tools":[],"tool_choice":"none","modalities":["text"],"parallel_tool_calls":true)", nullptr},
-         {R"("chat_template_kwargs":{"enable_thinking":false})", nullptr},
-         {R"("max_completion_tokens":0)", "max_completion_tokens"},
-         {R"("logprobs":1)", "logprobs"},
-         {R"("top_logprobs":2)", "top_logprobs"},
-         {R"("logprobs":true,"top_logprobs":21)", "top_logprobs"},
-         {R"("tools":[{"type":"function","function":{"name":"f"}}])", "tools"},
-         {R"("tool_choice":"auto")", "tool_choice"},
-         {R"("functions":[{"name":"f"}])", "functions"},
-         {R"("audio":{"voice":"x"})", "audio"},
-         {R"("modalities":["text","audio"])", "modalities"},
-         {R"("reasoning_effort":"low")", "reasoning_effort"},
-         {R"("web_search_options":{})", "web_search_options"},
-         {R"("chat_template_kwargs":{"messages":[]})", "chat_template_kwargs.messages"},
-         {R"("chat_template_kwargs":1)", "chat_template_kwargs"}});
+         {R"("tool_choice":"auto","parallel_tool_calls":false)", nullptr},
+         {R"("tool_choice":"none")", nullptr},
+         {R"("parallel_tool_calls":1)", "parallel_tool_calls"},
+         {R"("tool_choice":"any")", "tool_choice"},
+         {R"("tool_choice":5)", "tool_choice"},
+         {R"("tool_choice":"required")", "tool_choice"},
+         {R"("tool_choice":{"type":"function","function":{"name":"f.g-h_1"}})", "tool_choice"},
+         {R"("tool_choice":{"type":"function","function":{"name":"other"}})", "tool_choice.function.name"},
+         {R"("tool_choice":{"type":"function"})", "tool_choice.function"},
+         {R"("tool_choice":{"type":"custom","custom":{"name":"f"}})", "tool_choice.type"}});
+  Json body = {{"messages", Json::array({{{"role", "user"}, {"content", "Hi"}}})}, {"tools", Json::array()}};
+  for (int i = 0; i < 129; ++i) {
+    body["tools"].push_back({{"type", "function"}, {"function", {{"name", fmt::format("f{}", i)}}}});
+  }
+  EXPECT_EQ(error_of(path, body, 400).value("param", ""), "tools");
+}
+
+TEST_F(RequestsTest, ToolsNeedATemplateThatShowsThem) {
+  chat = text::ChatTemplate::from_source("{{ messages[0].content }}", "", "");
+  runner.forced_token = kEos;
+  start();
+  check("/v1/chat/completions", R"("messages":[{"role":"user","content":"Hello"}])",
+        {{R"("tools":[{"type":"function","function":{"name":"f"}}])", "tools"},
+         {R"("tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"none")", nullptr}});
 }
 
 TEST_F(RequestsTest, ChatMessages) {

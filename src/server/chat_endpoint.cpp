@@ -109,7 +109,7 @@ std::optional<RequestedFormat> tool_format(const ToolRequest& tools, ToolCallFor
   const ToolGrammarOptions options{form, reasoning_start(prompt), has_tag_tokens(tokenizer)};
   RequestedFormat format;
   format.constraint = {OutputConstraint::Kind::lark, tool_grammar(tools, options)};
-  format.param = "tools";
+  format.param = "tool_choice";
   return format;
 }
 

@@ -104,7 +104,7 @@ TEST(Fields, NamesTheFieldThatIsWrong) {
       {R"({"i":"1"})", "p.i"},  {R"({"i":true})", "p.i"},   {R"({"i":18446744073709551615})", "p.i"},
       {R"({"i":1e30})", "p.i"}, {R"({"x":2.1})", "p.x"},    {R"({"x":"1"})", "p.x"},
       {R"({"b":1})", "p.b"},    {R"({"s":1})", "p.s"},      {R"({"r":true})", "p.r"},
-      {R"({"r":[]})", "p.r"},   {R"({"what":0})", "p.what"}};
+      {R"({"r":[]})", "p.r"}};
   for (const auto& [text, param] : cases) {
     const RequestError error = field_error(text, read);
     EXPECT_EQ(error.http_status, 400) << text;
@@ -112,7 +112,7 @@ TEST(Fields, NamesTheFieldThatIsWrong) {
     EXPECT_NE(error.message.find(param), std::string::npos) << error.message;
   }
   for (const char* text :
-       {R"({"i":10,"x":2,"b":false,"s":"","r":false,"any":[1]})", R"({"r":1,"what":null})"}) {
+       {R"({"i":10,"x":2,"b":false,"s":"","r":false,"any":[1]})", R"({"r":1,"what":0})"}) {
     EXPECT_EQ(field_error(text, read).http_status, 200) << field_error(text, read).message;
   }
 }

@@ -25,8 +25,8 @@ constexpr size_t kReadBytes = 64U << 10;
 // What a client must take while more waits for it: ever, and when much waits.
 constexpr uint64_t kMinBytesPerSecond = 1U << 10;
 constexpr uint64_t kMinBytesPerSecondWhenOverfull = 64U << 10;
-// However fast it is, a client may not let more than this many times max_write_queue_bytes wait.
-constexpr size_t kMaxOverfill = 64;
+// However fast the client is, and however small max_write_queue_bytes: far more than any burst.
+constexpr size_t kMaxWaitingBytes = 64U << 20;
 
 // The exchange of one request: forwards to its connection, which outlives it.
 class ConnectionExchange : public Exchange {
@@ -343,7 +343,7 @@ bool Connection::is_stalled() {
   const size_t queued = queued_bytes();
   const bool was_overfull = std::exchange(overfull_, queued > context_.options.max_write_queue_bytes);
   if (!overfull_) return false;
-  if (queued / kMaxOverfill > context_.options.max_write_queue_bytes) return true;
+  if (queued > kMaxWaitingBytes) return true;
   const std::chrono::milliseconds length = context_.options.stall_timeout;
   if (was_overfull && stall_window_.is_slow(taken_, length, kMinBytesPerSecondWhenOverfull)) return true;
   if (!was_overfull || stall_window_.is_over(length)) stall_window_.begin(taken_);

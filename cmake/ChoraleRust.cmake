@@ -1,6 +1,6 @@
 # The crates under crates/, built by cargo into one static library each.
 
-set(CHORALE_MIN_RUST 1.78)
+set(CHORALE_MIN_RUST 1.87)
 
 # Sets CHORALE_CARGO to a cargo that is new enough, or stops with what to install.
 function(chorale_find_cargo)

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 tier=${1:-run}
-readonly min_rust_minor=78  # the crates need Rust 1.78
+readonly min_rust_minor=87  # the crates need Rust 1.87
 
 packages=(g++ cmake ninja-build ccache mold ca-certificates pkg-config python3
   libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libeigen3-dev

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 const MAX_DEPTH: usize = 100;
+/// Of regular rules that use regular rules, and so on.
+const MAX_RULE_DEPTH: usize = 200;
 const MAX_REPETITIONS: u32 = 10_000;
 
 /// Whether the text is of this form rather than Lark, which has single colons.
@@ -362,10 +364,15 @@ impl<'a> Translation<'a> {
             }
         }
         let mut regular = vec![false; self.rules.len()];
+        let mut depth = vec![0; self.rules.len()];
         let mut ready: Vec<usize> = (0..open.len()).filter(|&index| open[index] == 0).collect();
         while let Some(index) = ready.pop() {
             regular[index] = true;
+            if depth[index] > MAX_RULE_DEPTH {
+                return Err(format!("the grammar has more than {MAX_RULE_DEPTH} rules that use one another"));
+            }
             for &user in &users[index] {
+                depth[user] = depth[user].max(depth[index] + 1);
                 open[user] -= 1;
                 if open[user] == 0 {
                     ready.push(user);

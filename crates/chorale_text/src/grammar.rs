@@ -17,8 +17,11 @@ use crate::tokenizer::Tokenizer;
 const MAX_SCHEMA_BYTES: usize = 256 << 10;
 const MAX_GRAMMAR_BYTES: usize = 64 << 10;
 const MAX_REGEX_BYTES: usize = 4 << 10;
-/// Characters of a grammar that make parts optional or repeat them: the first step may take the square of this.
-const MAX_REPEATERS: usize = 2000;
+/// Signs that make parts optional or repeat them: the first step may take the square of this.
+const MAX_REPEATERS_OF_GRAMMAR: usize = 1000;
+const MAX_REPEATERS_OF_REGEX: usize = 500;
+/// Of a grammar in Lark; they are looked into by recursion.
+const MAX_TERMINALS: usize = 512;
 const MAX_PATTERN_BYTES: usize = 4 << 10;
 const MAX_CHOICES: usize = 4096;
 /// Of all objects of a schema together; the cost grows with their square.
@@ -166,7 +169,7 @@ fn to_top_level(kind: Kind, source: &str) -> Result<TopLevelGrammar, String> {
         Kind::JsonSchema => json_schema(source),
         Kind::JsonObject => with_options(json!({"type": "object"})),
         Kind::Regex => regex(source),
-        Kind::Ebnf if gbnf::is_gbnf(source) => lark(&gbnf::to_lark(source)?),
+        Kind::Ebnf if gbnf::is_gbnf(source) => from_lark(gbnf::to_lark(source)?),
         Kind::Ebnf | Kind::Lark => lark(source),
         Kind::Choice => choice(source),
     }
@@ -247,7 +250,7 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
             pattern.len()
         ));
     }
-    Ok(())
+    check_repeaters(pattern, MAX_REPEATERS_OF_REGEX)
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -274,6 +277,7 @@ fn regex(source: &str) -> Result<TopLevelGrammar, String> {
     if body.is_empty() {
         return Err("the regular expression is empty".to_owned());
     }
+    check_repeaters(body, MAX_REPEATERS_OF_REGEX)?;
     Ok(TopLevelGrammar::from_regex(body))
 }
 
@@ -281,8 +285,12 @@ fn lark(source: &str) -> Result<TopLevelGrammar, String> {
     if source.trim().is_empty() {
         return Err("the grammar is empty".to_owned());
     }
-    if source.matches(['?', '*', '{']).count() > MAX_REPEATERS {
-        return Err(format!("the grammar has more than {MAX_REPEATERS} of the signs ?, * and {{"));
+    let is_terminal = |line: &&str| {
+        let name = line.trim_start().split([':', '.', ' ', '\t']).next().unwrap_or_default();
+        name.contains(|character: char| character.is_ascii_uppercase())
+    };
+    if source.lines().filter(is_terminal).count() > MAX_TERMINALS {
+        return Err(format!("the grammar has more than {MAX_TERMINALS} terminals"));
     }
     for (position, mark) in source.match_indices("%json") {
         // As the library does; what is no JSON it refuses, or it stands in a text.
@@ -291,7 +299,19 @@ fn lark(source: &str) -> Result<TopLevelGrammar, String> {
             SchemaLimits::check(&schema)?;
         }
     }
-    Ok(TopLevelGrammar::from_lark(source.to_owned()))
+    from_lark(source.to_owned())
+}
+
+fn from_lark(source: String) -> Result<TopLevelGrammar, String> {
+    check_repeaters(&source, MAX_REPEATERS_OF_GRAMMAR)?;
+    Ok(TopLevelGrammar::from_lark(source))
+}
+
+fn check_repeaters(source: &str, limit: usize) -> Result<(), String> {
+    if source.matches(['?', '*', '+', '{']).count() > limit {
+        return Err(format!("it has more than {limit} of the signs ?, *, + and {{"));
+    }
+    Ok(())
 }
 
 fn choice(source: &str) -> Result<TopLevelGrammar, String> {

@@ -157,7 +157,8 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
 void Answer::observe(Running& running, const TextPiece& piece, Clock::time_point time) {
   const size_t num_tokens = running.state.plan.discard_output ? 0 : piece.token_ids.size();
   if (num_tokens > 0) {
-    const std::chrono::duration<double> interval = (time - running.last_token) / num_tokens;
+    const auto interval =
+        std::chrono::duration<double>(time - running.last_token) / static_cast<double>(num_tokens);
     for (size_t i = 0; i < num_tokens; ++i) {
       if (i == 0 && running.state.token_ids.empty()) {
         services_.metrics.observe_first_token(since_arrival(time));

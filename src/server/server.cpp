@@ -83,11 +83,14 @@ class Server::Impl {
  private:
   void begin_ticks() {
     const Clock::time_point now = Clock::now();
-    tick_ = kTick;
+    if (options_.status_interval_seconds > 0) {
+      const auto interval = static_cast<int64_t>(std::min(options_.status_interval_seconds, 1.0) * 1000);
+      tick_ = std::clamp(std::chrono::milliseconds(interval), kShortestTick, kTick);
+    }
     if (const auto limit = service_watchdog()) {
       watch_.emplace(*limit, now);
       tick_ =
-          std::clamp(std::chrono::duration_cast<std::chrono::milliseconds>(*limit / 4), kShortestTick, kTick);
+          std::clamp(std::chrono::duration_cast<std::chrono::milliseconds>(*limit / 4), kShortestTick, tick_);
     }
     last_sample_ = last_status_ = now;
     const engine::EngineStats stats = engine_.stats();

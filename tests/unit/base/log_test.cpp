@@ -42,7 +42,7 @@ TEST(Log, TextLineHasFieldsBehindTheMessage) {
                                      {"seconds", 0.25},
                                      {"note", std::string_view("two words\n")}}};
   const std::string line = logged(Format::text, [&] { write(Level::warn, "it\nended", fields); });
-  EXPECT_THAT(line, EndsWith(" warn it\\nended id=cmpl-1 n=3 seconds=0.25 note=\"two words\\n\"\n"));
+  EXPECT_THAT(line, EndsWith(" warning it\\nended id=cmpl-1 n=3 seconds=0.25 note=\"two words\\n\"\n"));
 }
 
 TEST(Log, JsonLineIsOneObject) {

@@ -34,6 +34,15 @@ Json arguments_schema(const Tool& tool) {
   return schema;
 }
 
+// A schema as a rule of the grammar. On one line, as the models' own calls are: where any white space may
+// stand, a model may go on with it for ever.
+std::string json_rule(Json schema) {
+  if (schema.is_object()) {
+    schema["x-guidance"] = {{"whitespace_flexible", true}, {"whitespace_pattern", " "}};
+  }
+  return "%json " + to_text(schema);
+}
+
 bool has_reference(const Json& schema) {
   if (!schema.is_structured()) return false;
   if (schema.is_object() && schema.contains("$ref")) return true;
@@ -66,7 +75,7 @@ class Grammar {
     const std::string open = fmt::format("\n{{\"name\": {}, \"arguments\": ", literal(tool.name));
     add(rule, fmt::format("{} {} {}_arguments {} {}", tag(kToolCallOpen), literal(open), rule, literal("}\n"),
                           tag(kToolCallClose)));
-    add(rule + "_arguments", "%json " + to_text(arguments_schema(tool)));
+    add(rule + "_arguments", json_rule(arguments_schema(tool)));
   }
 
   void add_xml_call(const std::string& rule, const Tool& tool) {
@@ -115,7 +124,7 @@ class Grammar {
       return;
     }
     add(rule, fmt::format("{} {}_value \"\\n</parameter>\\n\"", open, rule));
-    add(rule + "_value", "%json " + to_text(schema));
+    add(rule + "_value", json_rule(schema));
   }
 
   ToolGrammarOptions options_;

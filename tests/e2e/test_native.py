@@ -75,9 +75,9 @@ def test_what_is_served(server):
 
 
 def test_health_generate_makes_a_token(server):
-    before = server.metrics()["chorale_generation_tokens_total"]
+    before = server.metrics()["chorale_engine_steps_total"]
     assert get(server, "/health_generate") == {"status": "ok"}
-    assert server.metrics()["chorale_generation_tokens_total"] == before + 1
+    assert server.metrics()["chorale_engine_steps_total"] == before + 1
 
 
 def test_flushing_empties_the_prefix_cache(server):

@@ -201,7 +201,8 @@ TEST_F(ChatMessageTest, EveryCallHasAnIdOfItsOwn) {
   script(std::string(kCall) + "\n" + kCall, body);
   std::set<std::string> ids;
   for (int i = 0; i < 2; ++i) {
-    for (const Json& choice : ask(kChat, body)["choices"]) {
+    const Json answer = ask(kChat, body);
+    for (const Json& choice : answer["choices"]) {
       for (const Json& call : choice["message"]["tool_calls"]) ids.insert(call["id"]);
     }
   }
@@ -271,7 +272,7 @@ TEST_F(ChatMessageTest, EarlierCallsComeBackToTheModel) {
     start();
     for (const Json& arguments :
          {Json(R"({"city": "Rome"})"), Json({{"city", "Rome"}}), Json(""), Json("{\"city")}) {
-      Json body = with_tools();
+      Json body = with_tools({{"max_tokens", 100}});
       body["messages"].push_back(
           {{"role", "assistant"},
            {"content", nullptr},

@@ -1,0 +1,242 @@
+"""Structured output: what is asked for comes, in every endpoint, streamed or not, alone or in a batch."""
+
+import json
+import random
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import jsonschema
+import pytest
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["king", "queen", "fox"]}, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
+MESSAGES = [{"role": "user", "content": "Tell me about the king."}]
+
+
+def schema_format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def complete(server, **body):
+    answer = server.ask("/v1/completions", {"prompt": "Once upon a time ", "max_tokens": 200, "seed": 3} | body)
+    assert answer["choices"][0]["finish_reason"] == "stop", answer
+    return answer["choices"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": schema_format(PERSON)},
+        {"json_schema": PERSON},
+        {"json_schema": json.dumps(PERSON)},
+        {"guided_json": PERSON},
+        {"structured_outputs": {"json": PERSON}},
+        {"response_format": {"type": "json_object", "schema": PERSON}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_schema_under_every_name(server, fields):
+    jsonschema.validate(json.loads(complete(server, **fields)), PERSON)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"regex": r"[a-z]{3}-[0-9]{2}"}, r"[a-z]{3}-[0-9]{2}"),
+        ({"guided_regex": r"(yes|no), \d{1,3}"}, r"(yes|no), \d{1,3}"),
+        ({"structured_outputs": {"regex": "ab?c"}}, "ab?c"),
+        ({"ebnf": 'root ::= "the " animal\nanimal ::= "fox" | "cat"'}, "the (fox|cat)"),
+        ({"grammar": 'root ::= [a-f]{1,4} "!"'}, "[a-f]{1,4}!"),
+        ({"guided_grammar": 'root ::= "x" "y"?'}, "xy?"),
+        ({"guided_choice": ["red", "green"]}, "red|green"),
+        ({"structured_outputs": {"choice": ["a b", "c"]}}, "a b|c"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_matches_a_pattern(server, fields, pattern):
+    assert re.fullmatch(pattern, complete(server, **fields))
+
+
+def test_a_json_object_is_an_object(server):
+    body = {"prompt": "{", "max_tokens": 300, "response_format": {"type": "json_object"}, "seed": 1, "n": 8}
+    for choice in server.ask("/v1/completions", body)["choices"]:
+        assert choice["text"].lstrip().startswith("{")
+        if choice["finish_reason"] == "stop":
+            assert isinstance(json.loads(choice["text"]), dict)
+
+
+def test_the_native_endpoint_and_batches(server):
+    params = [{"json_schema": json.dumps(PERSON)}, {"regex": "[0-9]{4}"}, {}]
+    body = {"text": ["a", "b", "c"], "sampling_params": [p | {"max_new_tokens": 150} for p in params]}
+    answers = server.ask("/generate", body)
+    jsonschema.validate(json.loads(answers[0]["text"]), PERSON)
+    assert re.fullmatch("[0-9]{4}", answers[1]["text"])
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_stream_equals_its_unstreamed_twin(server, path):
+    body = {"response_format": schema_format(PERSON), "max_tokens": 200, "seed": 7} | NO_THINKING
+    body |= {"prompt": "A fox "} if path == "/v1/completions" else {"messages": MESSAGES}
+    whole = server.ask(path, body)["choices"][0]
+    text = ""
+    for message in server.stream(path, body):
+        for choice in message["choices"]:
+            text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+    assert text == (whole.get("text") or whole["message"]["content"])
+    jsonschema.validate(json.loads(text), PERSON)
+
+
+def test_a_batch_does_not_change_the_output(server):
+    def ask(seed):
+        return complete(server, json_schema=PERSON, seed=seed)
+
+    alone = [ask(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == alone
+
+
+TOOLS = [
+    {"type": "function",
+     "function": {"name": "weather",
+                  "parameters": {"type": "object",
+                                 "properties": {"city": {"type": "string", "maxLength": 10},
+                                                "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+                                 "required": ["city", "days"], "additionalProperties": False}}},
+    {"type": "function",
+     "function": {"name": "clock",
+                  "parameters": {"type": "object",
+                                 "properties": {"zone": {"enum": ["UTC", "CET"]}},
+                                 "required": ["zone"], "additionalProperties": False}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "clock"}}], ids=["required", "named"]
+)
+def test_calls_can_be_forced(client, model, choice, stream):
+    options = {"model": model, "messages": MESSAGES, "tools": TOOLS, "tool_choice": choice, "max_tokens": 250,
+               "parallel_tool_calls": False, "seed": 5, "extra_body": NO_THINKING}  # fmt: skip
+    calls, finish = {}, None
+    if stream:
+        for chunk in client.chat.completions.create(**options, stream=True):
+            for delta in chunk.choices[0].delta.tool_calls or []:
+                name, arguments = calls.get(delta.index, ("", ""))
+                calls[delta.index] = (name + (delta.function.name or ""), arguments + (delta.function.arguments or ""))
+            finish = chunk.choices[0].finish_reason or finish
+    else:
+        answer = client.chat.completions.create(**options).choices[0]
+        calls = dict(enumerate((c.function.name, c.function.arguments) for c in answer.message.tool_calls))
+        finish = answer.finish_reason
+    assert finish == "tool_calls"
+    assert list(calls) == [0]
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+    name, arguments = calls[0]
+    assert choice == "required" or name == "clock"
+    jsonschema.validate(json.loads(arguments), schemas[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"json_schema": {"type": "what"}}, "json_schema"),
+        ({"json_schema": 5}, "json_schema"),
+        ({"json_schema": "{"}, "json_schema"),
+        ({"json_schema": {"not": {"type": "string"}}}, "json_schema"),
+        ({"regex": "(a"}, "regex"),
+        ({"regex": 5}, "regex"),
+        ({"ebnf": "root ::= nothing"}, "ebnf"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": [1]}, "guided_choice"),
+        ({"regex": "a", "json_schema": {}}, "regex"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+         "response_format.json_schema.schema"),
+        ({"response_format": "json"}, "response_format"),
+    ],
+)  # fmt: skip
+def test_refusals(server, fields, param):
+    answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 5} | fields)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert len(answer.text) < 4000
+
+
+HOSTILE = [
+    {"regex": "(a{1000}){1000}{1000}"},
+    {"regex": "((x+x+)+y)+" * 50},
+    {"regex": "(" * 2000},
+    {"json_schema": {"$ref": "#"}},
+    {"json_schema": {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}},
+    {"json_schema": {"enum": [str(i) * 20 for i in range(5000)]}},
+    {"json_schema": {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(2000)}}},
+    {"ebnf": "root ::= root root"},
+    {"ebnf": "\n".join(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(2000)) + '\nr2000 ::= "a"\nroot ::= r0'},
+]
+
+
+@pytest.mark.parametrize("fields", HOSTILE, ids=lambda fields: str(next(iter(fields))))
+def test_hostile_grammars_end_soon_and_hurt_nobody(server, fields):
+    answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 8} | fields)
+    assert answer.status_code in (200, 400), answer.text
+    assert server.generate("Hello", max_new_tokens=2)["meta_info"]["completion_tokens"] == 2
+    server.wait_until_empty()
+
+
+def random_schema(rng, depth=0):
+    """A schema of the kinds that applications use; what it allows is bounded, so that most outputs end."""
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "pattern"]
+    if depth < 3:
+        kinds += ["object"] * 4 + ["array"] * 2 + ["anyOf"]
+    kind = "object" if depth == 0 else rng.choice(kinds)
+    if kind == "object":
+        names = rng.sample(["name", "age", "kind", "a b", "ünï", "items", "x"], rng.randint(1, 4))
+        return {
+            "type": "object",
+            "properties": {name: random_schema(rng, depth + 1) for name in names},
+            "required": rng.sample(names, rng.randint(0, len(names))),
+            "additionalProperties": False,
+        }
+    if kind == "array":
+        return {"type": "array", "items": random_schema(rng, depth + 1), "minItems": rng.randint(0, 1),
+                "maxItems": rng.randint(1, 3)}  # fmt: skip
+    if kind == "anyOf":
+        return {"anyOf": [random_schema(rng, depth + 1) for _ in range(2)]}
+    if kind == "string":
+        return {"type": "string", "minLength": rng.randint(0, 2), "maxLength": rng.randint(2, 12)}
+    if kind == "integer":
+        return {"type": "integer", "minimum": rng.randint(-5, 5), "maximum": rng.randint(6, 999)}
+    if kind == "enum":
+        return {"enum": rng.sample(["red", "a\"b", "", 1, 2.5, None, True, "grün"], rng.randint(1, 4))}
+    if kind == "const":
+        return {"const": rng.choice(["x", 7, None, [1, "a"], {"k": 1}])}
+    if kind == "pattern":
+        return {"type": "string", "pattern": rng.choice(["^[a-z]{2,5}$", "^\\d{4}-\\d{2}$", "^(a|bc)+z$"])}
+    return {"type": kind}
+
+
+def test_outputs_of_500_random_schemas_validate(server):
+    schemas = [random_schema(random.Random(seed)) for seed in range(500)]
+
+    def ask(seed):
+        body = {"prompt": "The answer: ", "max_tokens": 160, "seed": seed, "json_schema": schemas[seed]}
+        return server.ask("/v1/completions", body)["choices"][0]
+
+    with ThreadPoolExecutor(32) as pool:
+        choices = list(pool.map(ask, range(500)))
+    completed = 0
+    for schema, choice in zip(schemas, choices, strict=True):
+        if choice["finish_reason"] == "stop":
+            completed += 1
+            jsonschema.validate(json.loads(choice["text"]), schema)
+    assert completed >= 400, completed

@@ -32,7 +32,7 @@ class ChatMessageTest : public ServerTest {
   static Json request() {
     return {{"messages", Json::array({{{"role", "user"}, {"content", "Hello"}}})},
             {"temperature", 0},
-            {"max_tokens", 200}};
+            {"max_tokens", 150}};
   }
   static Json with_tools(Json more = Json::object()) {
     Json body = request();
@@ -201,7 +201,8 @@ TEST_F(ChatMessageTest, EveryCallHasAnIdOfItsOwn) {
   script(std::string(kCall) + "\n" + kCall, body);
   std::set<std::string> ids;
   for (int i = 0; i < 2; ++i) {
-    for (const Json& choice : ask(kChat, body)["choices"]) {
+    const Json whole = ask(kChat, body);
+    for (const Json& choice : whole["choices"]) {
       for (const Json& call : choice["message"]["tool_calls"]) ids.insert(call["id"]);
     }
   }

@@ -32,7 +32,7 @@ class ChatMessageTest : public ServerTest {
   static Json request() {
     return {{"messages", Json::array({{{"role", "user"}, {"content", "Hello"}}})},
             {"temperature", 0},
-            {"max_tokens", 200}};
+            {"max_tokens", 150}};
   }
   static Json with_tools(Json more = Json::object()) {
     Json body = request();

@@ -105,13 +105,13 @@ TEST(ToolCallParser, LeavesOtherTextAsItIs) {
 
 TEST(ToolCallParser, ReadsSeveralCallsAndTheTextBetween) {
   const Call rome = {"weather", kRomeArguments};
-  EXPECT_EQ(json(tagged(kRome) + "\n" + tagged(R"({"name": "now", "arguments": {}})") + "\n"),
+  const std::string call = tagged(kRome);
+  EXPECT_EQ(json(call + "\n" + tagged(R"({"name": "now", "arguments": {}})") + "\n"),
             (Parsed{"", {rome, {"now", "{}"}}}));
-  EXPECT_EQ(json(tagged(kRome) + tagged(kRome)), (Parsed{"", {rome, rome}}));
-  EXPECT_EQ(json("I look.\n\n" + tagged(kRome)), (Parsed{"I look.", {rome}}));
-  EXPECT_EQ(json("I look.\n" + tagged(kRome) + "\nAnd?\n " + tagged(kRome) + "\n"),
-            (Parsed{"I look.\nAnd?", {rome, rome}}));
-  EXPECT_EQ(json("\n" + tagged(kRome) + "\nDone. "), (Parsed{"Done. ", {rome}}));
+  EXPECT_EQ(json(call + call), (Parsed{"", {rome, rome}}));
+  EXPECT_EQ(json("I look.\n\n" + call), (Parsed{"I look.", {rome}}));
+  EXPECT_EQ(json("I look.\n" + call + "\nAnd?\n " + call + "\n"), (Parsed{"I look.\nAnd?", {rome, rome}}));
+  EXPECT_EQ(json("\n" + call + "\nDone. "), (Parsed{"Done. ", {rome}}));
 }
 
 TEST(ToolCallParser, OneCallOnlyWhereNoMoreMayBeMade) {

@@ -59,6 +59,10 @@ const char* finish_name(FinishReason finish) {
   }
 }
 
+const char* AnswerFormat::finish_reason(const ChoiceState& /*before*/, const TextPiece& last) const {
+  return finish_name(last.finish);
+}
+
 Json error_json(const RequestError& error) {
   return {{"error",
            {{"message", cut_text(error.message, kMaxMessageBytes)},
@@ -178,7 +182,7 @@ void Answer::observe(Running& running, const TextPiece& piece, Clock::time_point
 void Answer::observe_end(const Running& running, const TextPiece& piece, Clock::time_point time) {
   const ChoiceState& state = running.state;
   const bool tells_tokens = !state.plan.discard_output;
-  const char* reason = tells_tokens ? finish_name(piece.finish) : "length";
+  const char* reason = tells_tokens ? format_->finish_reason(state, piece) : "length";
   const std::chrono::duration<double> prefill = running.first_token - submitted_;
   const std::chrono::duration<double> decode = time - running.first_token;
   const int64_t num_tokens = tells_tokens ? piece.num_completion_tokens : 0;

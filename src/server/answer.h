@@ -62,6 +62,9 @@ class AnswerFormat {
   virtual void open(size_t num_choices, const Sink& sink) const = 0;
   virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) = 0;
   virtual void close(const std::vector<ChoiceState>& choices, const Sink& sink) const = 0;
+  // The reason that whole() or piece() will tell for the choice, of which `last` is the last piece; for
+  // /metrics.
+  virtual const char* finish_reason(const ChoiceState& before, const TextPiece& last) const;
   // Whether each message of a choice contains all before it, so that a slow client may be spared some of
   // them.
   virtual bool cumulative() const { return false; }

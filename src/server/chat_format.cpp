@@ -38,9 +38,9 @@ std::string call_id(const AnswerHead& head, int64_t choice, int64_t call) {
 }
 
 // A call as far as it has come is a "tool_calls"; one that the length has cut off is not.
-const char* message_finish_name(const ChoiceState& choice, const MessageParser& parser) {
-  const bool cut_off = choice.finish == engine::FinishReason::length && parser.cut_off_call();
-  return parser.made_calls() && !cut_off ? "tool_calls" : finish_name(choice.finish);
+const char* message_finish_name(engine::FinishReason finish, const MessageParser& parser) {
+  const bool cut_off = finish == engine::FinishReason::length && parser.cut_off_call();
+  return parser.made_calls() && !cut_off ? "tool_calls" : finish_name(finish);
 }
 
 void append(MessagePiece&& more, MessagePiece& piece) {
@@ -65,7 +65,7 @@ class ChatFormat : public AnswerFormat {
       list.push_back({{"index", choice.index},
                       {"message", message(choice.index, std::move(piece))},
                       {"logprobs", logprobs(choice.token_ids, choice.logprobs)},
-                      {"finish_reason", message_finish_name(choice, parser)}});
+                      {"finish_reason", message_finish_name(choice.finish, parser)}});
     }
     Json answer = answer_json(head_, "chat.completion", std::move(list));
     answer["usage"] = usage_json(choices);
@@ -93,7 +93,18 @@ class ChatFormat : public AnswerFormat {
     for (Json& delta : deltas) {
       sink(chunk(choice.index, std::move(delta), std::exchange(list, nullptr), nullptr));
     }
-    if (finished) sink(chunk(choice.index, Json::object(), nullptr, message_finish_name(choice, parser)));
+    if (finished)
+      sink(chunk(choice.index, Json::object(), nullptr, message_finish_name(choice.finish, parser)));
+  }
+
+  const char* finish_reason(const ChoiceState& before, const TextPiece& last) const override {
+    MessageParser parser(options_.message);
+    if (options_.message->parse_calls) {
+      parser.push(before.text);
+      parser.push(last.text);
+      parser.finish();
+    }
+    return message_finish_name(last.finish, parser);
   }
 
   void close(const std::vector<ChoiceState>& choices, const Sink& sink) const override {

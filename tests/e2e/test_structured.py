@@ -123,7 +123,8 @@ TOOLS = [
 @pytest.mark.parametrize(
     "choice", ["required", {"type": "function", "function": {"name": "clock"}}], ids=["required", "named"]
 )
-def test_calls_can_be_forced(client, model, choice, stream):
+def test_calls_can_be_forced(server, client, model, choice, stream):
+    counted = server.metrics()['chorale_request_finished_total{reason="tool_calls"}']
     options = {"model": model, "messages": MESSAGES, "tools": TOOLS, "tool_choice": choice, "max_tokens": 250,
                "parallel_tool_calls": False, "seed": 5, "extra_body": NO_THINKING}  # fmt: skip
     calls, finish = {}, None
@@ -138,6 +139,7 @@ def test_calls_can_be_forced(client, model, choice, stream):
         calls = dict(enumerate((c.function.name, c.function.arguments) for c in answer.message.tool_calls))
         finish = answer.finish_reason
     assert finish == "tool_calls"
+    assert server.metrics()['chorale_request_finished_total{reason="tool_calls"}'] == counted + 1
     assert list(calls) == [0]
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
     name, arguments = calls[0]

@@ -102,7 +102,7 @@ def test_stop_token_ids_and_stop_strings(server):
         ({}, "text"),
         ({"text": "a", "sampling_params": {"max_new_tokens": -1}}, "sampling_params.max_new_tokens"),
         ({"input_ids": [4096]}, "input_ids[0]"),
-        ({"text": "a", "sampling_params": {"json_schema": "{}"}}, "sampling_params.json_schema"),
+        ({"text": "a", "sampling_params": {"regex": "(a"}}, "sampling_params.regex"),
         ({"text": "a", "image_data": "x"}, "image_data"),
     ],
 )

@@ -63,8 +63,8 @@ def test_json_lines(serve):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert line["level"] in ("info", "warn")
     assert not any("\x1b" in line for line in server.log)
-    (request,) = (line for line in lines if line["message"] == "request ended")
-    assert request["id"] == answer["id"] + "-0"
+    request, other = (line for line in lines if line["message"] == "request ended")
+    assert request["id"] == answer["id"] + "-0" != other["id"]
     assert (request["output_tokens"], request["finish_reason"]) == (3, "length")
     assert isinstance(request["ttft_seconds"], float)
 

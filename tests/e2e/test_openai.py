@@ -159,11 +159,11 @@ def test_a_repeated_prompt_is_found_in_the_cache(server):
     [
         (dict(tools=[{"type": "function", "function": {"name": "a b"}}]), "tools[0].function.name"),
         (dict(functions=[{"name": "f"}]), "functions"),
-        (dict(response_format={"type": "json_object"}), "response_format"),
+        (dict(response_format={"type": "xml"}), "response_format.type"),
         (dict(modalities=["text", "audio"]), "modalities"),
         (dict(temperature=-1), "temperature"),
         (dict(max_tokens=100_000), "max_tokens"),
-        (dict(extra_body={"temprature": 0}), "temprature"),
+        (dict(extra_body={"regex": "(a"}), "regex"),
         (dict(stream_options={"include_usage": True}), "stream_options"),
     ],
 )

@@ -135,7 +135,8 @@ void add(const std::string& name, Vocabulary& vocabulary) {
       };
     };
     benchmark::RegisterBenchmark(named("compile").c_str(), bind(compile_bench))
-        ->Unit(benchmark::kMicrosecond);
+        ->Unit(benchmark::kMicrosecond)
+        ->MeasureProcessCPUTime();
     benchmark::RegisterBenchmark(named("matcher").c_str(), bind(matcher_bench))
         ->Unit(benchmark::kMicrosecond);
     benchmark::RegisterBenchmark(named("walk").c_str(), bind(mask_bench))

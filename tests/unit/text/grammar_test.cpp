@@ -81,8 +81,11 @@ bool is_allowed(const std::vector<uint32_t>& mask, int64_t id) {
 
 std::vector<int32_t> allowed_tokens(const std::vector<uint32_t>& mask) {
   std::vector<int32_t> ids;
-  for (int64_t id = 0; id < static_cast<int64_t>(mask.size()) * 32; ++id) {
-    if (is_allowed(mask, id)) ids.push_back(static_cast<int32_t>(id));
+  for (size_t word = 0; word < mask.size(); ++word) {
+    for (uint32_t bit = 0; mask[word] >> bit != 0; ++bit) {
+      if ((mask[word] >> bit & 1U) != 0) ids.push_back(static_cast<int32_t>(word * 32 + bit));
+      if (bit == 31) break;
+    }
   }
   return ids;
 }
@@ -112,22 +115,21 @@ struct Walk {
   bool ended = false;
 };
 
-int32_t draw(const Vocabulary& vocabulary, const std::vector<int32_t>& allowed, size_t step,
-             std::mt19937& random) {
+int32_t draw(const Vocabulary& vocabulary, const std::vector<uint32_t>& mask,
+             const std::vector<int32_t>& allowed, size_t step, std::mt19937& random) {
   constexpr size_t kHurry = 24;
   if (step > kHurry) {
-    if (std::count(allowed.begin(), allowed.end(), vocabulary.eos[0]) != 0) return vocabulary.eos[0];
-    for (const std::string_view closing : {"\"", "}", "]", ")", "<end>"}) {
-      for (const int32_t id : allowed) {
-        if (vocabulary.tokenizer().token_bytes(id) == closing) return id;
-      }
+    if (is_allowed(mask, vocabulary.eos[0])) return vocabulary.eos[0];
+    for (const char* closing : {"\"", "}", "]", ")"}) {
+      const int32_t id = vocabulary.tokenizer().token_to_id(closing).value();
+      if (is_allowed(mask, id)) return id;
     }
   }
   return allowed[random() % allowed.size()];
 }
 
 Walk walk(const Vocabulary& vocabulary, const std::shared_ptr<const Grammar>& grammar, uint32_t seed) {
-  constexpr size_t kMaxSteps = 400;
+  constexpr size_t kMaxSteps = 200;
   std::mt19937 random(seed);
   GrammarMatcher matcher(grammar);
   Walk walk;
@@ -144,7 +146,7 @@ Walk walk(const Vocabulary& vocabulary, const std::shared_ptr<const Grammar>& gr
     for (const int32_t eos : vocabulary.eos) {
       EXPECT_EQ(is_allowed(mask, eos), matcher.is_accepting()) << walk.text;
     }
-    const int32_t id = draw(vocabulary, allowed, walk.tokens.size(), random);
+    const int32_t id = draw(vocabulary, mask, allowed, walk.tokens.size(), random);
     EXPECT_TRUE(accept(matcher, id)) << id << " after " << walk.text;
     walk.tokens.push_back(id);
     if (std::count(vocabulary.eos.begin(), vocabulary.eos.end(), id) != 0) {
@@ -264,8 +266,8 @@ std::vector<Language> languages() {
                text == "<|im_end|>";
       });
   add("Gbnf", ebnf, kJsonGbnf, is_json([](const Json& value) { return value.is_object(); }));
-  add("GbnfRegular", ebnf, "root ::= [a-z]* \"end\" num?\nnum ::= \"-\"? [1-9] [0-9]{0,2}",
-      matches_regex("[a-z]*end(-?[1-9][0-9]{0,2})?"));
+  add("GbnfRegular", ebnf, "root ::= [a-z]{0,5} \"end\" num?\nnum ::= \"-\"? [1-9] [0-9]{0,2}",
+      matches_regex("[a-z]{0,5}end(-?[1-9][0-9]{0,2})?"));
   add("GbnfBalanced", ebnf, R"g(root ::= ("(" root? ")")+)g", is_balanced);
   add("Lark", ebnf, "start: (\"(\" start? \")\")+", is_balanced);
   add("LarkTerminals", GrammarKind::kLark, "start: WORD (\", \" WORD)*\nWORD: /[a-z]{1,5}/",
@@ -280,14 +282,14 @@ TEST_P(GrammarWalk, EndsInATextOfTheLanguage) {
     SCOPED_TRACE(language.name);
     const auto grammar = compile(GetParam().compiler(), language.source.kind, language.source.text);
     size_t ended = 0;
-    constexpr uint32_t kWalks = 12;
-    for (uint32_t seed = 0; seed < kWalks; ++seed) {
+    const uint32_t walks = GetParam().size == kBundledVocab ? 12 : 4;
+    for (uint32_t seed = 0; seed < walks; ++seed) {
       const Walk result = walk(GetParam(), grammar, seed);
       if (!result.ended) continue;  // nested without end
       ++ended;
       EXPECT_TRUE(language.holds(result.text)) << result.text;
     }
-    EXPECT_GE(ended, kWalks / 2);
+    EXPECT_GE(ended, walks / 2);
   }
 }
 

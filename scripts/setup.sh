@@ -42,7 +42,9 @@ case $tier in
     ;;
 esac
 if [[ $tier == ci ]]; then
-  packages+=(clang-14 libclang-rt-14-dev clang-format-14 dpkg-dev file prometheus)  # the last three for tests/deploy
+  packages+=(clang-14 libclang-rt-14-dev clang-format-14)
+  packages+=(dpkg-dev file prometheus)  # for tests/deploy
+  packages+=(chromium)                  # for tests/web
   command -v rustfmt >/dev/null || [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/rustfmt ]] || packages+=(rustfmt-web)
 fi
 

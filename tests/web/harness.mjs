@@ -92,7 +92,7 @@ export async function frontOf(url) {
 const metrics = `chorale_num_requests_running{model_name="stub"} 1
 chorale_num_requests_waiting{model_name="stub"} 0
 chorale_kv_cache_tokens_used{model_name="stub"} 64
-chorale_kv_cache_tokens_total{model_name="stub"} 1024
+chorale_kv_cache_capacity_tokens{model_name="stub"} 1024
 `;
 
 // A server that says what a test wants. Its handlers are by path; what they return is sent as JSON.

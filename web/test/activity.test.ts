@@ -23,7 +23,7 @@ test("rates are per second, latencies are means of the interval", () => {
     num_requests_running: 2,
     num_requests_waiting: 7,
     kv_cache_tokens_used: 64,
-    kv_cache_tokens_total: 512,
+    kv_cache_capacity_tokens: 512,
     time_to_first_token_seconds_sum: 2,
     time_to_first_token_seconds_count: 8,
     inter_token_latency_seconds_sum: 3,

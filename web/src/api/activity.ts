@@ -51,7 +51,7 @@ export function activity(before: Reading | null, after: Reading): Activity {
     running: gauge(after, "chorale_num_requests_running"),
     waiting: gauge(after, "chorale_num_requests_waiting"),
     kvUsed: gauge(after, "chorale_kv_cache_tokens_used"),
-    kvTotal: gauge(after, "chorale_kv_cache_tokens_total"),
+    kvTotal: gauge(after, "chorale_kv_cache_capacity_tokens"),
     firstToken: since((from) => mean(from, after, "chorale_time_to_first_token_seconds")),
     interToken: since((from) => mean(from, after, "chorale_inter_token_latency_seconds")),
   };

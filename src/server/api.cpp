@@ -21,6 +21,11 @@
 #include "server/native_endpoints.h"
 #include "server/page.h"
 
+// src/server/openapi.json, see cmake/ChoraleEmbed.cmake.
+extern "C" {
+extern const char chorale_embedded_openapi[], chorale_embedded_openapi_end[];
+}
+
 namespace chorale::server {
 namespace {
 
@@ -160,6 +165,7 @@ const std::vector<Api::Route>& Api::routes() {
       {"/health", true, false, false, &Api::health},
       {"/health_generate", true, false, false, &Api::health_generate},
       {"/metrics", true, false, false, &Api::metrics},
+      {"/openapi.json", true, false, false, &Api::openapi},
       {kModels, true, false, false, &Api::models},
       {"/get_model_info", true, false, false, &Api::get_model_info},
       {"/model_info", true, false, false, &Api::get_model_info},
@@ -225,6 +231,10 @@ AnswerPlan Api::plan(const HttpRequest& request) {
 
 void Api::page(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
   exchange->respond(page_response());
+}
+
+void Api::openapi(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
+  exchange->respond({.body = std::string(chorale_embedded_openapi, chorale_embedded_openapi_end)});
 }
 
 void Api::health(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {

@@ -62,6 +62,7 @@ class Api {
   void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void health_generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void metrics(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void openapi(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void get_model_info(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void get_server_info(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);

@@ -3,6 +3,7 @@
 //   GET  /                                        the page for people
 //   POST /v1/chat/completions, /v1/completions   OpenAI's schemas, streamed (server-sent events) or not
 //   GET  /v1/models, /v1/models/{name}
+//   GET  /openapi.json                            describes all of this
 //   POST /generate                                the native schema, as SGLang's
 //   POST /abort_request                           {"rid": ...}: ends the request of that id
 //   POST /flush_cache                             empties the prefix cache

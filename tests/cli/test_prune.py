@@ -51,19 +51,12 @@ def test_methods_reach_the_reference_likelihood(tmp_path, method, experts, nll):
     subprocess.run([BINARY, "check", tmp_path / "out"], check=True, capture_output=True)
 
 
-# Goals of the closed form, with all of the calibration text.
-@pytest.mark.parametrize(("width", "goal"), [(128, 4.96), (256, 4.68), (512, 4.43), (1024, 4.25)])
-def test_the_closed_form_of_a_fit_reaches_its_goals(tmp_path, width, goal):
-    result = scored(tmp_path / "out", "--method", "fit", "--fit-steps", 0, "--expert-width", width)
-    assert result["moe_intermediate_size"] == width
-    assert result["nll_after"] <= goal
-    subprocess.run([BINARY, "check", tmp_path / "out"], check=True, capture_output=True)
-
-
-def test_a_short_training_reaches_the_goal_at_the_models_own_width(tmp_path):
-    result = scored(tmp_path / "out", "--method", "fit", "--fit-steps", 100)
+# The goals of other widths, and of training, are those of `make prune-report`, which takes a quarter of an hour.
+def test_the_closed_form_of_a_fit_reaches_its_goal(tmp_path):
+    result = scored(tmp_path / "out", "--method", "fit", "--fit-steps", 0)
     assert result["moe_intermediate_size"] == 128
-    assert result["nll_after"] <= 4.40
+    assert result["nll_after"] <= 4.96
+    subprocess.run([BINARY, "check", tmp_path / "out"], check=True, capture_output=True)
 
 
 def test_the_bundled_one_expert_model_is_as_good_as_its_record_says(chorale):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import socket
@@ -19,7 +20,9 @@ DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "chorale.json").read_text(
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 LOAD_SECONDS = 6  # at least
 
-pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None or shutil.which("promtool") is None,
+# CI installs both, and fails without them.
+MISSING = shutil.which("prometheus") is None or shutil.which("promtool") is None
+pytestmark = pytest.mark.skipif(MISSING and "CI" not in os.environ,
                                 reason="there is no prometheus (Debian package prometheus)")
 
 

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/memory_info.h"
+#include "tools/machine_json.h"
 
 namespace chorale::tools {
 namespace {
@@ -258,12 +259,7 @@ std::string report_json(const CompareReport& report, int indent) {
   Json json = {
       {"version", report.version},
       {"date", report.date},
-      {"machine",
-       {{"processor", report.machine.processor},
-        {"system", report.machine.system},
-        {"cores", report.machine.cores},
-        {"memory_bytes", report.machine.memory},
-        {"compiler", report.machine.compiler}}},
+      {"machine", machine_json(report.machine)},
       {"model",
        {{"name", report.model},
         {"architecture", c.architecture},

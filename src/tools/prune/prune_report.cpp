@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "tools/machine_json.h"
 #include "tools/report_charts.h"
 #include "tools/report_page.h"
 
@@ -151,12 +152,7 @@ std::string PruneReport::verdict() const {
 std::string prune_report_json(const PruneReport& report, int indent) {
   Json json = {{"version", report.version},
                {"date", report.date},
-               {"machine",
-                {{"processor", report.machine.processor},
-                 {"system", report.machine.system},
-                 {"cores", report.machine.cores},
-                 {"memory_bytes", report.machine.memory},
-                 {"compiler", report.machine.compiler}}},
+               {"machine", machine_json(report.machine)},
                {"model", report.model},
                {"num_experts", report.config.num_experts},
                {"num_experts_per_tok", report.config.num_experts_per_tok},

@@ -234,3 +234,15 @@ export function overhang(tab) {
     return out;
   });
 }
+
+// What a stub may answer to /get_server_info.
+export const aServersInfo = {
+  served_model_name: "Qwen3-30B-A3B",
+  dtype: "bfloat16",
+  instruction_set: "avx512_bf16",
+  strategy: "tp=4,dp=2,ep=8,moe_tp=1,moe_dp=1",
+  num_experts: 128,
+  max_context_len: 40960,
+  max_total_num_tokens: 262144,
+  version: "0.1.0",
+};

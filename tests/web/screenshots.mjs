@@ -1,7 +1,7 @@
 // Pictures of the page, to look at: node tests/web/screenshots.mjs FOLDER
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { ask, closeBrowser, delta, frontOf, message, neverEnding, sleep, startServer, startStub, withPage } from "./harness.mjs";
+import { aServersInfo as info, ask, closeBrowser, delta, frontOf, message, neverEnding, sleep, startServer, startStub, withPage } from "./harness.mjs";
 
 const folder = process.argv[2];
 if (folder === undefined) throw new Error("usage: screenshots.mjs FOLDER");
@@ -9,17 +9,6 @@ mkdirSync(folder, { recursive: true });
 
 // The browser's own ways of quieting a page for a picture would need inline styles, which the policy forbids.
 const shoot = (tab, name) => tab.screenshot({ path: join(folder, `${name}.png`), caret: "initial", animations: "allow" });
-
-const info = {
-  served_model_name: "Qwen3-30B-A3B",
-  dtype: "bfloat16",
-  instruction_set: "avx512_bf16",
-  strategy: "tp=4,dp=2,ep=8,moe_tp=1,moe_dp=1",
-  num_experts: 128,
-  max_context_len: 40960,
-  max_total_num_tokens: 262144,
-  version: "0.1.0",
-};
 
 const rich = `Here is a **short** answer with \`code\` in it.
 

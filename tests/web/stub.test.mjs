@@ -1,7 +1,7 @@
 // The page with a stub of a server, which says what a real one hardly ever does.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { answers, ask, closeBrowser, delta, eventually, message, sleep, startStub, state, withPage } from "./harness.mjs";
+import { aServersInfo, answers, ask, closeBrowser, delta, eventually, message, sleep, startStub, state, withPage } from "./harness.mjs";
 
 after(closeBrowser);
 
@@ -238,16 +238,7 @@ test("a server that wants a key gets it, and it is not kept beyond the tab", asy
 
 test("what the server tells about itself is shown, and what it does not tell is left out", async () => {
   const answer = async () => {};
-  const info = {
-    served_model_name: "Qwen3-30B-A3B",
-    dtype: "bfloat16",
-    instruction_set: "avx512_bf16",
-    strategy: "tp=4,dp=2,ep=8,moe_tp=1,moe_dp=1",
-    num_experts: 128,
-    max_context_len: 40960,
-    max_total_num_tokens: 262144,
-    version: "0.1.0",
-  };
+  const info = aServersInfo;
   await withStub({ answer, info }, {}, async (tab) => {
     const facts = tab.locator(".server-facts");
     await facts.waitFor();

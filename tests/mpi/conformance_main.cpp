@@ -42,6 +42,8 @@ double cpu_seconds() {
   return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
+// A rank that sleeps wakes up every 2 ms, which takes 10 to 50 us, that is 0.5 to 2.5%, depending on the
+// machine; one that spins, or only gives way to others, takes all the time there is.
 TEST(MpiWorld, WaitingForTheNextStepTakesNextToNoCpu) {
   constexpr double kSeconds = 2;
   Transport& t = *world->transport();
@@ -50,7 +52,7 @@ TEST(MpiWorld, WaitingForTheNextStepTakesNextToNoCpu) {
   const double before = cpu_seconds();
   if (t.rank() == 0) std::this_thread::sleep_for(std::chrono::duration<double>(kSeconds));
   t.await_broadcast({&message, 1}, 0);
-  EXPECT_LT(cpu_seconds() - before, 0.02 * kSeconds) << "of " << kSeconds << " s, on rank " << t.rank();
+  EXPECT_LT(cpu_seconds() - before, 0.1 * kSeconds) << "of " << kSeconds << " s, on rank " << t.rank();
 }
 
 class Failures : public testing::EmptyTestEventListener {

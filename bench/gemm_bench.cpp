@@ -9,8 +9,8 @@
 #include <fmt/format.h>
 
 #include "base/random.h"
-#include "ceilings.h"
 #include "kernels/gemm.h"
+#include "tools/bench/ceilings.h"
 
 namespace chorale::bench {
 namespace {

@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "bench_model.h"
-#include "ceilings.h"
+#include "tools/bench/ceilings.h"
 
 namespace chorale::bench {
 namespace {

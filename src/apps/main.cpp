@@ -123,7 +123,8 @@ int run(int argc, char** argv) {
                                          add_logits(root),
                                          add_plan(root),
                                          add_compare(root, CHORALE_VERSION),
-                                         add_prune(root, CHORALE_VERSION)};
+                                         add_prune(root, CHORALE_VERSION),
+                                         add_bench(root, CHORALE_VERSION)};
   root.footer([&] { return serve_flags(*commands.front().app); });
 
   try {

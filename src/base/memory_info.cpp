@@ -1,6 +1,7 @@
 #include "base/memory_info.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -43,6 +44,15 @@ uint64_t available_memory() {
   return std::min({system_available(), left_of("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
                    left_of("/sys/fs/cgroup/memory/memory.limit_in_bytes",
                            "/sys/fs/cgroup/memory/memory.usage_in_bytes")});
+}
+
+uint64_t peak_resident_memory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    uint64_t kibibytes = 0;
+    if (std::sscanf(line.c_str(), "VmHWM: %lu kB", &kibibytes) == 1) return kibibytes * 1024;
+  }
+  return 0;
 }
 
 std::string format_bytes(uint64_t bytes) {

@@ -10,6 +10,9 @@ namespace chorale {
 // limit (cgroup v1 or v2).
 uint64_t available_memory();
 
+// Bytes that this process has had in memory at most; 0 where the system does not tell.
+uint64_t peak_resident_memory();
+
 // "27.8 MB", "1.75 GB": decimal units, as disks and bandwidths are told.
 std::string format_bytes(uint64_t bytes);
 

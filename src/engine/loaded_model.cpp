@@ -46,9 +46,9 @@ bool is_dummy(const LoadOptions& options) {
 
 void log_model(const io::ModelConfig& config, const LoadOptions& options) {
   log::info("{}: {}, {} layers, hidden size {}, {} experts, {} per token, {} attention heads, {} KV heads",
-            options.model_path.string(), config.architecture, config.num_hidden_layers, config.hidden_size,
-            config.num_experts, config.num_experts_per_tok, config.num_attention_heads,
-            config.num_key_value_heads);
+            options.config ? "no files" : options.model_path.string(), config.architecture,
+            config.num_hidden_layers, config.hidden_size, config.num_experts, config.num_experts_per_tok,
+            config.num_attention_heads, config.num_key_value_heads);
 }
 
 void warn_of_nan(const std::vector<std::string>& names) {
@@ -178,8 +178,9 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   impl->dtype = compute_dtype(options.dtype);
   impl->isa = select_instruction_set(options.instruction_set);
   const bool dummy = is_dummy(options);
-  impl->config = io::load_model_config(options.model_path);
-  impl->defaults = io::load_generation_defaults(options.model_path);
+  CHORALE_CHECK(dummy || !options.config, "a configuration without files");
+  impl->config = options.config ? *options.config : io::load_model_config(options.model_path);
+  if (!options.config) impl->defaults = io::load_generation_defaults(options.model_path);
   std::optional<io::Checkpoint> checkpoint;
   if (!dummy) {
     checkpoint = io::Checkpoint::open(options.model_path);
@@ -230,7 +231,8 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
                           .isa = impl->isa,
                           .threads_per_rank = impl->threads_per_rank,
                           .collective_timeout = options.parallel.collective_timeout,
-                          .fault = options.parallel.fault};
+                          .fault = options.parallel.fault,
+                          .profile = options.profile};
   if (impl->mpi != nullptr) {
     impl->mpi_runner = std::make_unique<MpiRunner>(parts, *impl->mpi);
   } else {
@@ -307,6 +309,9 @@ int64_t LoadedModel::max_total_tokens() const {
 }
 int64_t LoadedModel::max_context_len() const {
   return std::min(impl_->memory.context_length, impl_->memory.kv_tokens);
+}
+DType LoadedModel::dtype() const {
+  return impl_->dtype;
 }
 std::string LoadedModel::dtype_name() const {
   return std::string(name_of(impl_->dtype));

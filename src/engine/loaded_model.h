@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/op_profile.h"
 #include "comm/communicator.h"
 #include "engine/model_runner.h"
 #include "engine/parallel_plan.h"
@@ -18,6 +19,8 @@ namespace chorale::engine {
 
 struct LoadOptions {
   std::filesystem::path model_path;
+  // In place of model_path's config.json, for a model without files; load_format is then "dummy".
+  std::optional<io::ModelConfig> config;
   std::string load_format = "auto";      // "auto": the checkpoint's files; "dummy": seeded random weights
   std::string dtype = "auto";            // compute: "auto" (bfloat16), "bfloat16", "float32"
   std::string instruction_set = "auto";  // "auto", "avx512_bf16", "avx512", "avx2", "portable"
@@ -30,6 +33,7 @@ struct LoadOptions {
   int64_t context_length = 0;   // 0: max_position_embeddings
   int64_t max_logits_rows = 0;  // most rows of one step; 0: max_running_requests
   bool show_progress = true;
+  OpProfile* profile = nullptr;  // of the first rank's steps; must outlive the model
   ParallelOptions parallel;
 };
 
@@ -56,6 +60,7 @@ class LoadedModel {
   std::vector<int32_t> eos_token_ids() const;
   int64_t max_total_tokens() const;          // KV capacity in tokens, a multiple of kBlockTokens
   int64_t max_context_len() const;           // the smaller of context_length and max_total_tokens
+  DType dtype() const;                       // of the computation
   std::string dtype_name() const;            // "bfloat16" or "float32"
   std::string instruction_set_name() const;  // what was chosen
   int num_threads() const;                   // of each rank

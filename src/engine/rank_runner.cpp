@@ -6,7 +6,7 @@ namespace chorale::engine {
 
 RankRunner::RankRunner(Parts parts)
     : pool_(parts.num_threads),
-      stream_(pool_, parts.isa),
+      stream_(pool_, parts.isa, parts.profile),
       inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank),
       cache_(parts.config, parts.part.extent.kv_heads, parts.weights.embed_tokens.dtype(), parts.num_blocks),
       model_({.config = parts.config,

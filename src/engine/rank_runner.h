@@ -28,6 +28,7 @@ class RankRunner {
     int64_t num_blocks = 0;
     InstructionSet isa = InstructionSet::portable;
     int num_threads = 1;
+    OpProfile* profile = nullptr;
   };
   explicit RankRunner(Parts parts);
 

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/instruction_set.h"
+#include "base/op_profile.h"
 #include "comm/communicator.h"
 #include "engine/parallel_plan.h"
 #include "io/model_config.h"
@@ -26,6 +27,7 @@ struct RunnerParts {
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds
   std::optional<InjectedFault> fault;
+  OpProfile* profile = nullptr;  // of the first rank
 };
 
 // The groups of a rank, split off the world's communicator. Collective.

@@ -33,10 +33,23 @@ cpu::AttentionArgs to_args(const KvCacheView& cache, const AttentionBatch& batch
           .out_stride = 0};
 }
 
+// Each key and value that a chunk sees is read once; a token attends to its own position and all before it.
+void add_work(OpScope& scope, const cpu::AttentionArgs& args) {
+  for (int64_t c = 0; c < args.num_chunks; ++c) {
+    const int32_t* chunk = args.chunks + c * ChunkColumn::count;
+    const double tokens = chunk[ChunkColumn::num_tokens], before = chunk[ChunkColumn::first_position];
+    const auto head_bytes = static_cast<double>(args.key_bytes + args.value_bytes) / kKvBlockTokens;
+    const double pairs = tokens * before + tokens * (tokens + 1) / 2;
+    scope.add_work((before + tokens) * static_cast<double>(args.num_kv_heads) * head_bytes,
+                   4.0 * pairs * static_cast<double>(args.num_heads * args.head_dim));
+  }
+}
+
 }  // namespace
 
 void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvCacheView& cache) {
+  const OpScope scope(stream.profile(), "append_kv");
   const int64_t columns = cache.layout.num_kv_heads * cache.layout.head_dim;
   check_matrix(k, cache.layout.dtype, k.rows(), columns, "k");
   check_matrix(v, DType::f32, k.rows(), columns, "v");
@@ -49,6 +62,7 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
 
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
                int64_t num_heads, const Tensor& out) {
+  OpScope scope(stream.profile(), "attention");
   CHORALE_CHECK(num_heads % cache.layout.num_kv_heads == 0, "{} heads over {} KV heads", num_heads,
                 cache.layout.num_kv_heads);
   CHORALE_CHECK(cache.layout.head_dim <= kMaxHeadDim, "head_dim {}", cache.layout.head_dim);
@@ -59,6 +73,7 @@ void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, 
   args.num_heads = num_heads;
   args.out = cpu::mutable_bytes_of(out);
   args.out_stride = out.row_stride();
+  if (scope.is_recording()) add_work(scope, args);
   cpu::kernels_for(stream.instruction_set()).attention(stream.pool(), args);
 }
 

@@ -33,16 +33,28 @@ cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const Ex
           .out_stride = 0};
 }
 
+void add_work(OpScope& scope, const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
+  const PackedLayout& layout = experts.layout;
+  const bool sorted = !rows.all_tokens();
+  const int64_t active = sorted ? rows.active.data<int32_t>()[0] : 1;
+  const int64_t pairs = sorted ? rows.offsets.data<int32_t>()[experts.data.size()] : x.rows();
+  const int64_t halves = layout.fused_pair ? 2 : 1;
+  scope.add_work(static_cast<double>(active * layout.bytes()),
+                 2.0 * static_cast<double>(pairs * halves * layout.n * layout.k));
+}
+
 }  // namespace
 
 void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,
                   const ExpertRows& rows, const Tensor& out) {
+  OpScope scope(stream.profile(), "gated_matmul");
   const PackedLayout& layout = gate_up.layout;
   CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1 && layout.k == x.columns() &&
                 layout.dtype == x.dtype());
   CHORALE_CHECK(out.dtype() == x.dtype() && out.columns() == layout.n);
   check_rows(gate_up, rows);
   if (x.empty()) return;
+  if (scope.is_recording()) add_work(scope, x, gate_up, rows);
   cpu::ExpertArgs args = to_args(x, gate_up, rows);
   args.out = cpu::mutable_bytes_of(out);
   args.out_stride = out.row_stride();
@@ -51,12 +63,14 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
 
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums) {
+  OpScope scope(stream.profile(), "order_free_matmul");
   const PackedLayout& layout = down.layout;
   CHORALE_CHECK(!layout.fused_pair && layout.n_chunks == 1 && layout.k == x.columns() &&
                 layout.dtype == x.dtype());
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   check_rows(down, rows);
   if (x.empty()) return;
+  if (scope.is_recording()) add_work(scope, x, down, rows);
   cpu::ExpertArgs args = to_args(x, down, rows);
   args.out = sums.data<int64_t>();
   args.out_stride = sums.row_stride();

@@ -9,6 +9,7 @@
 namespace chorale {
 
 void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget> targets) {
+  OpScope scope(stream.profile(), "matmul");
   std::array<cpu::MatmulOut, kMaxMatmulTargets> outs;
   CHORALE_CHECK(!targets.empty() && targets.size() <= outs.size(), "{} targets", targets.size());
   for (size_t i = 0; i < targets.size(); ++i) {
@@ -24,6 +25,10 @@ void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget>
                .bias = t.bias.empty() ? nullptr : t.bias.data<float>(),
                .out = t.out.data<float>(),
                .out_stride = t.out.row_stride()};
+    if (scope.is_recording()) {
+      scope.add_work(static_cast<double>(layout.bytes()),
+                     2.0 * static_cast<double>(x.rows() * layout.n * layout.k));
+    }
   }
   if (x.empty()) return;
   const cpu::MatmulArgs args{.is_bf16 = x.dtype() == DType::bf16,

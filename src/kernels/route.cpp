@@ -9,6 +9,7 @@ namespace chorale {
 
 void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptions& options,
                     const ChosenExperts& chosen) {
+  const OpScope scope(stream.profile(), "choose_experts");
   CHORALE_CHECK(logits.dtype() == DType::f32 && options.top_k >= 1 && options.top_k <= logits.columns(),
                 "top {} of {} experts", options.top_k, logits.columns());
   check_matrix(chosen.experts, DType::i32, logits.rows(), options.top_k, "chosen experts");
@@ -16,7 +17,8 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
   cpu::choose_experts(stream.pool(), logits, options, chosen);
 }
 
-void sort_by_expert(const Stream&, const ChosenExperts& chosen, const ExpertRows& rows) {
+void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows) {
+  const OpScope scope(stream.profile(), "sort_by_expert");
   // A token's experts differ, so no more of them can be here than there are.
   const int64_t pairs =
       chosen.experts.rows() * std::min(chosen.experts.columns(), rows.offsets.columns() - 1);

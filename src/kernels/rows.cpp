@@ -8,6 +8,7 @@
 namespace chorale {
 
 void embed(const Stream& stream, const Tensor& ids, const Tensor& table, const Tensor& out) {
+  const OpScope scope(stream.profile(), "embed");
   check_matrix(ids, DType::i32, 1, out.rows(), "ids");
   CHORALE_CHECK(is_activation(table.dtype()) && out.dtype() == DType::f32 &&
                 table.columns() == out.columns());
@@ -35,12 +36,14 @@ void copy_rows(const Stream& stream, const Tensor& x, const Tensor& out) {
 }
 
 void gather_rows(const Stream& stream, const Tensor& rows, const Tensor& x, const Tensor& out) {
+  const OpScope scope(stream.profile(), "gather_rows");
   check_matrix(rows, DType::i32, 1, out.rows(), "rows");
   CHORALE_CHECK(x.dtype() == DType::f32 && out.dtype() == DType::f32 && x.columns() == out.columns());
   cpu::gather_rows(stream.pool(), rows, x, out);
 }
 
 void rms_norm(const Stream& stream, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  const OpScope scope(stream.profile(), "rms_norm");
   check_vector(weight, DType::f32, x.columns(), "weight");
   CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()));
   check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");

@@ -1,4 +1,4 @@
-#include "ceilings.h"
+#include "tools/bench/ceilings.h"
 
 #include <algorithm>
 #include <array>

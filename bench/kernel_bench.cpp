@@ -1,0 +1,190 @@
+// Each kernel of a step on its own, beside the machine's ceilings: GB/s of the bytes it must read, Gop/s of
+// the operations it must do, and the fraction of the ceiling that it reaches. Shapes are those of
+// Qwen3-30B-A3B. The matrices take turns, so that each comes from memory and not from a cache.
+//
+// Usage: kernel_bench [--benchmark_filter=REGEX ...]
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include "base/op_profile.h"
+#include "base/stream.h"
+#include "base/thread_pool.h"
+#include "kernels/attention.h"
+#include "kernels/expert_matmul.h"
+#include "kernels/fixed_point.h"
+#include "kernels/matmul.h"
+#include "tools/bench/ceilings.h"
+#include "tools/bench/floor.h"
+
+namespace chorale::bench {
+namespace {
+
+constexpr int64_t kHidden = 2048;
+constexpr int64_t kQuery = 4096;
+constexpr int64_t kKv = 512;
+constexpr int64_t kIntermediate = 768;
+constexpr size_t kMatrixBytes = size_t{384} << 20;  // of all copies: more than any cache
+
+// What all benchmarks share. The ceilings are measured before each.
+struct Machine {
+  ThreadPool pool{available_cores()};
+  InstructionSet isa = select_instruction_set("auto");
+  OpProfile profile;
+  Stream stream{pool, isa, &profile};
+  ReadBandwidth bandwidth;
+};
+
+Machine& machine() {
+  static Machine instance;  // a program of its own, not part of the server
+  return instance;
+}
+
+// bf16 values near 1, so that nothing is subnormal.
+void fill(std::byte* data, size_t bytes) {
+  for (size_t i = 0; i + 2 <= bytes; i += 2) {
+    const auto value = static_cast<uint16_t>(0x3C00 + i % 61);
+    std::memcpy(data + i, &value, 2);
+  }
+}
+
+// Copies of a packed matrix, of which each call takes the next.
+class Matrices {
+ public:
+  explicit Matrices(const PackedLayout& layout)
+      : layout_(layout),
+        count_(std::max<int64_t>(2, static_cast<int64_t>(kMatrixBytes) / layout.bytes())),
+        buffer_(static_cast<size_t>(count_ * layout.bytes())) {
+    fill(buffer_.data(), buffer_.size());
+  }
+  PackedMatrix next() {
+    turn_ = (turn_ + 1) % count_;
+    return {layout_, buffer_.data() + turn_ * layout_.bytes()};
+  }
+
+ private:
+  PackedLayout layout_;
+  int64_t count_;
+  Buffer buffer_;
+  int64_t turn_ = 0;
+};
+
+Tensor activations(Arena& arena, int64_t rows, int64_t columns) {
+  const Tensor t = arena.matrix(DType::bf16, rows, columns);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c)
+      t.row<bf16>(r)[c] = to_bf16(0.01F * static_cast<float>((r + c) % 7));
+  return t;
+}
+
+template <typename Op>
+void measure(benchmark::State& state, const Op& op) {
+  Machine& m = machine();
+  const Ceilings ceilings{m.bandwidth.measure(m.pool), peak_operations(m.pool, m.isa)};
+  m.profile.start();
+  op();
+  m.profile.stop();
+  OpWork work;
+  for (const OpRecord& record : m.profile.records()) {
+    work.bytes += record.work.bytes;
+    work.operations += record.work.operations;
+  }
+  for (auto _ : state) op();
+  const auto per_second = [&](double amount) {
+    return benchmark::Counter(amount * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  };
+  state.counters["GB/s"] = per_second(work.bytes);
+  state.counters["Gop/s"] = per_second(work.operations);
+  state.counters["of_ceiling"] =
+      benchmark::Counter(floor_seconds(work, ceilings), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["ceiling_GB/s"] = ceilings.read_bandwidth * 1e-9;
+  state.counters["ceiling_Gop/s"] = ceilings.peak_operations * 1e-9;
+}
+
+void matmul_qkv(benchmark::State& state) {
+  const int64_t m = state.range(0), n = kQuery + 2 * kKv;
+  Matrices weights({.dtype = DType::bf16, .n = n, .k = kHidden, .n_chunks = 4});
+  Arena arena(Arena::matrix_bytes(DType::bf16, m, kHidden) + Arena::matrix_bytes(DType::f32, m, n));
+  const Tensor x = activations(arena, m, kHidden), out = arena.matrix(DType::f32, m, n);
+  measure(state, [&] { matmul(machine().stream, x, std::array{MatmulTarget{weights.next(), {}, out}}); });
+}
+
+void order_free(benchmark::State& state, int64_t k) {
+  const int64_t m = state.range(0);
+  Matrices weights({.dtype = DType::bf16, .n = kHidden, .k = k, .k_chunks = 8});
+  Arena arena(Arena::matrix_bytes(DType::bf16, m, k) + Arena::matrix_bytes(DType::i64, m, kHidden + 1));
+  const Tensor x = activations(arena, m, k), sums = arena.matrix(DType::i64, m, kHidden + 1);
+  measure(state, [&] {
+    clear_sums(machine().stream, sums);
+    const PackedMatrix weight = weights.next();
+    order_free_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, sums);
+  });
+}
+void order_free_o_proj(benchmark::State& state) {
+  order_free(state, kQuery);
+}
+void order_free_down(benchmark::State& state) {
+  order_free(state, kIntermediate);
+}
+
+void gated_matmul_one(benchmark::State& state) {
+  const int64_t m = state.range(0);
+  Matrices weights(
+      {.dtype = DType::bf16, .n = kIntermediate, .k = kHidden, .n_chunks = 8, .fused_pair = true});
+  Arena arena(Arena::matrix_bytes(DType::bf16, m, kHidden) +
+              Arena::matrix_bytes(DType::bf16, m, kIntermediate));
+  const Tensor x = activations(arena, m, kHidden), out = arena.matrix(DType::bf16, m, kIntermediate);
+  measure(state, [&] {
+    const PackedMatrix weight = weights.next();
+    gated_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, out);
+  });
+}
+
+void attention_of(benchmark::State& state, int64_t sequences, int64_t tokens_each, int64_t first_position) {
+  const KvLayout layout{.dtype = DType::bf16, .num_kv_heads = 4, .head_dim = 128};
+  const int64_t blocks = (first_position + tokens_each + kKvBlockTokens - 1) / kKvBlockTokens;
+  Buffer cache(static_cast<size_t>(sequences * blocks * layout.block_bytes()));
+  fill(cache.data(), cache.size());
+  const int64_t tokens = sequences * tokens_each;
+  Arena arena(2 * Arena::matrix_bytes(DType::bf16, tokens, kQuery) +
+              Arena::matrix_bytes(DType::i32, sequences, 16) +
+              Arena::matrix_bytes(DType::i32, 1, sequences * blocks));
+  const Tensor q = activations(arena, tokens, kQuery), out = arena.matrix(DType::bf16, tokens, kQuery);
+  Tensor chunks = arena.matrix(DType::i32, 1, sequences * ChunkColumn::count);
+  const Tensor tables = arena.matrix(DType::i32, 1, sequences * blocks);
+  for (int64_t s = 0; s < sequences; ++s) {
+    int32_t* chunk = chunks.data<int32_t>() + s * ChunkColumn::count;
+    chunk[ChunkColumn::first_token] = static_cast<int32_t>(s * tokens_each);
+    chunk[ChunkColumn::num_tokens] = static_cast<int32_t>(tokens_each);
+    chunk[ChunkColumn::first_position] = static_cast<int32_t>(first_position);
+    chunk[ChunkColumn::first_block] = static_cast<int32_t>(s * blocks);
+  }
+  for (int64_t b = 0; b < sequences * blocks; ++b) tables.data<int32_t>()[b] = static_cast<int32_t>(b);
+  chunks = Tensor(chunks.bytes(), DType::i32, sequences, ChunkColumn::count, ChunkColumn::count);
+  const AttentionBatch batch{chunks, tables, tokens_each};
+  measure(state, [&] { attention(machine().stream, q, {layout, cache.data()}, batch, 32, out); });
+}
+void attention_decode(benchmark::State& state) {
+  attention_of(state, state.range(0), 1, 512);
+}
+void attention_prefill(benchmark::State& state) {
+  attention_of(state, 1, state.range(0), 0);
+}
+
+BENCHMARK(matmul_qkv)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
+BENCHMARK(gated_matmul_one)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
+BENCHMARK(order_free_o_proj)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
+BENCHMARK(order_free_down)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
+BENCHMARK(attention_decode)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
+BENCHMARK(attention_prefill)->Arg(512)->UseRealTime();
+
+}  // namespace
+}  // namespace chorale::bench
+
+BENCHMARK_MAIN();

@@ -1,0 +1,194 @@
+#include "tools/bench/model_bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "base/instruction_set.h"
+#include "base/math.h"
+#include "base/thread_pool.h"
+#include "model/weight_shard.h"
+#include "tools/bench/ceilings.h"
+
+namespace chorale::bench {
+namespace {
+
+constexpr int64_t kStepsBetweenCeilings = 8;
+
+using Clock = std::chrono::steady_clock;
+
+// Sequence s owns the blocks from s * blocks_each on.
+struct Shape {
+  int64_t sequences, tokens_each, first_position, blocks_each;
+};
+
+engine::StepPlan make_step(const Shape& shape, int64_t vocab_size) {
+  engine::StepPlan plan;
+  const int64_t blocks = ceil_div(shape.first_position + shape.tokens_each, engine::kBlockTokens);
+  for (int64_t s = 0; s < shape.sequences; ++s) {
+    for (int64_t t = 0; t < shape.tokens_each; ++t) {
+      plan.token_ids.push_back(
+          static_cast<int32_t>((s * 7919 + t * 104729 + shape.first_position * 31) % vocab_size));
+    }
+    plan.chunks.push_back(
+        {s * shape.tokens_each, shape.tokens_each, shape.first_position, s * blocks, blocks});
+    for (int64_t b = 0; b < blocks; ++b)
+      plan.block_tables.push_back(static_cast<int32_t>(s * shape.blocks_each + b));
+    plan.logits_tokens.push_back(static_cast<int32_t>((s + 1) * shape.tokens_each - 1));
+  }
+  return plan;
+}
+
+// Runs steps of one model, and measures the machine between them.
+class Bench {
+ public:
+  Bench(engine::LoadedModel& model, const ModelBenchOptions& options, OpProfile* profile)
+      : model_(model),
+        options_(options),
+        profile_(profile),
+        isa_(select_instruction_set(model.instruction_set_name())),
+        pool_(model.num_threads() * model.parallel_plan().strategy.world()),
+        groups_(model.runner().num_groups()),
+        element_(model.dtype_name() == "float32" ? 4 : 2),
+        weights_(weight_bytes(model.config(), model::plan_weights(model.config(), model.dtype(),
+                                                                  model::whole_model(model.config())))) {}
+
+  StepResult prefill() {
+    StepResult result{.phase = "prefill", .sequences = 1, .tokens = options_.prompt_tokens * groups_};
+    const Shape shape{1, options_.prompt_tokens, 0, blocks_each()};
+    time_step(shape);  // touches every page
+    for (int i = 0; i < options_.repeats; ++i) {
+      measure_ceilings();
+      take(shape, result);
+    }
+    return finish(shape, std::move(result));
+  }
+
+  StepResult decode(int64_t batch) {
+    StepResult result{.phase = "decode", .sequences = batch, .tokens = batch * groups_};
+    Shape shape{batch, 1, options_.prompt_tokens, blocks_each()};
+    time_step(shape);
+    for (int64_t i = 0; i < options_.decode_tokens; ++i) {
+      if (i % kStepsBetweenCeilings == 0) measure_ceilings();
+      shape.first_position = options_.prompt_tokens + i;
+      take(shape, result);
+    }
+    return finish(shape, std::move(result));
+  }
+
+ private:
+  int64_t blocks_each() const {
+    return ceil_div(options_.prompt_tokens + options_.decode_tokens, engine::kBlockTokens);
+  }
+
+  double time_step(const Shape& shape) {
+    const engine::StepPlan plan = make_step(shape, model_.config().vocab_size);
+    const std::vector<const engine::StepPlan*> plans(static_cast<size_t>(groups_), &plan);
+    std::vector<std::span<const float>> logits(plans.size());
+    const auto start = Clock::now();
+    model_.runner().run_groups(plans, logits);
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  // (layer, expert) pairs that got a token since the last call.
+  double touched_experts() {
+    const std::vector<int64_t> load = model_.runner().expert_load();
+    load_.resize(load.size());
+    double touched = 0;
+    for (size_t i = 0; i < load.size(); ++i) touched += load[i] > load_[i] ? 1 : 0;
+    load_ = load;
+    return touched;
+  }
+
+  void take(const Shape& shape, StepResult& result) {
+    touched_experts();
+    const double seconds = time_step(shape);
+    seconds_.push_back(seconds);
+    const OpWork floor = step_floor(model_.config(), weights_, element_,
+                                    {.sequences = shape.sequences * groups_,
+                                     .tokens_each = shape.tokens_each,
+                                     .first_position = shape.first_position,
+                                     .logits_rows = shape.sequences * groups_,
+                                     .touched_experts = touched_experts()});
+    result.floor.bytes += floor.bytes;
+    result.floor.operations += floor.operations;
+  }
+
+  void measure_ceilings() {
+    bandwidths_.push_back(bandwidth_.measure(pool_));
+    peaks_.push_back(peak_operations(pool_, isa_));
+  }
+
+  StepResult finish(const Shape& shape, StepResult result) {
+    const auto steps = static_cast<double>(seconds_.size());
+    std::vector<double> rates;
+    for (const double s : seconds_) rates.push_back(static_cast<double>(result.tokens) / s);
+    result.tokens_per_second = spread_of(std::move(rates));
+    result.floor.bytes /= steps;
+    result.floor.operations /= steps;
+    result.ceilings = {spread_of(bandwidths_).median, spread_of(peaks_).median};
+    result.fraction = floor_seconds(result.floor, result.ceilings) / spread_of(seconds_).median;
+    result.bound_by_memory = is_bound_by_memory(result.floor, result.ceilings);
+    seconds_.clear();
+    bandwidths_.clear();
+    peaks_.clear();
+    if (profile_ != nullptr) {
+      profile_->start();
+      time_step(shape);
+      profile_->stop();
+      result.ops.assign(profile_->records().begin(), profile_->records().end());
+    }
+    return result;
+  }
+
+  engine::LoadedModel& model_;
+  const ModelBenchOptions& options_;
+  OpProfile* profile_;
+  InstructionSet isa_;
+  ThreadPool pool_;
+  ReadBandwidth bandwidth_;
+  int64_t groups_;
+  double element_;
+  WeightBytes weights_;
+  std::vector<int64_t> load_;
+  std::vector<double> seconds_, bandwidths_, peaks_;  // of the steps being taken
+};
+
+}  // namespace
+
+Spread spread_of(std::vector<double> values) {
+  if (values.empty()) return {};
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  const double median = values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  return {median, values.front(), values.back()};
+}
+
+void make_room(const ModelBenchOptions& options, engine::LoadOptions& load) {
+  const int64_t most = *std::max_element(options.batches.begin(), options.batches.end());
+  const int64_t groups = load.parallel.strategy.dp_size.value_or(1);
+  const int64_t each = ceil_div(options.prompt_tokens + options.decode_tokens, engine::kBlockTokens);
+  load.chunked_prefill_size = options.prompt_tokens;
+  load.max_running_requests = most * groups;
+  load.max_total_tokens = most * each * engine::kBlockTokens;
+}
+
+std::vector<StepResult> run_model_bench(engine::LoadedModel& model, const ModelBenchOptions& options,
+                                        OpProfile* profile) {
+  Bench bench(model, options, profile);
+  std::vector<StepResult> results;
+  const auto tell = [&](const std::string& what) {
+    if (options.on_progress) options.on_progress(what);
+  };
+  tell(fmt::format("prefill of {} tokens", options.prompt_tokens));
+  results.push_back(bench.prefill());
+  for (const int64_t batch : options.batches) {
+    tell(fmt::format("decode, batch {}", batch));
+    results.push_back(bench.decode(batch));
+  }
+  return results;
+}
+
+}  // namespace chorale::bench

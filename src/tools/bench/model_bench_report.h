@@ -1,0 +1,35 @@
+// The results of a model's benchmark as text, Markdown, JSON, and a trace.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "tools/bench/model_bench.h"
+#include "tools/machine.h"
+
+namespace chorale::bench {
+
+struct ModelBenchReport {
+  std::string version;  // of the program
+  std::string model;    // a preset or a folder
+  std::string dtype, instruction_set, strategy;
+  int threads = 1;  // of each rank
+  tools::Machine machine;
+  double load_seconds = 0;
+  uint64_t weight_bytes = 0;
+  uint64_t peak_memory = 0;  // of this process, in bytes
+  std::vector<StepResult> results;
+};
+
+enum class TableForm { text, markdown };
+std::string to_table(const ModelBenchReport& report, TableForm form);
+std::string to_json(const ModelBenchReport& report);
+
+// Where the time of the steps that have ops went: one table for each step.
+std::string profile_tables(const ModelBenchReport& report, TableForm form);
+
+// Chrome's trace event format (chrome://tracing, Perfetto): the ops of each step, one after the other.
+// https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+std::string to_chrome_trace(const ModelBenchReport& report);
+
+}  // namespace chorale::bench

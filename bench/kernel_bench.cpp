@@ -18,7 +18,6 @@
 #include "base/thread_pool.h"
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
-#include "kernels/fixed_point.h"
 #include "kernels/matmul.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/floor.h"
@@ -121,9 +120,8 @@ void order_free(benchmark::State& state, int64_t k) {
   Arena arena(Arena::matrix_bytes(DType::bf16, m, k) + Arena::matrix_bytes(DType::i64, m, kHidden + 1));
   const Tensor x = activations(arena, m, k), sums = arena.matrix(DType::i64, m, kHidden + 1);
   measure(state, [&] {
-    clear_sums(machine().stream, sums);
     const PackedMatrix weight = weights.next();
-    order_free_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, sums);
+    order_free_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, sums, SumMode::assign);
   });
 }
 void order_free_o_proj(benchmark::State& state) {

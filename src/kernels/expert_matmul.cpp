@@ -30,7 +30,8 @@ cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const Ex
           .tokens = sorted ? rows.tokens.data<int32_t>() : nullptr,
           .gate_weights = sorted ? rows.weights.data<float>() : nullptr,
           .out = nullptr,
-          .out_stride = 0};
+          .out_stride = 0,
+          .assigns = false};
 }
 
 void add_work(OpScope& scope, const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
@@ -62,18 +63,20 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
 }
 
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
-                       const ExpertRows& rows, const Tensor& sums) {
+                       const ExpertRows& rows, const Tensor& sums, SumMode mode) {
   OpScope scope(stream.profile(), "order_free_matmul");
   const PackedLayout& layout = down.layout;
   CHORALE_CHECK(!layout.fused_pair && layout.n_chunks == 1 && layout.k == x.columns() &&
                 layout.dtype == x.dtype());
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   check_rows(down, rows);
+  CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, x, down, rows);
   cpu::ExpertArgs args = to_args(x, down, rows);
   args.out = sums.data<int64_t>();
   args.out_stride = sums.row_stride();
+  args.assigns = mode == SumMode::assign;
   cpu::kernels_for(stream.instruction_set()).order_free_matmul(stream.pool(), args);
 }
 

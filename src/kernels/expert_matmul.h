@@ -32,9 +32,12 @@ struct ExpertRows {
 void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,
                   const ExpertRows& rows, const Tensor& out);
 
+enum class SumMode { add, assign };
+
 // sums[token] += fixed(weight * (x[row] * W_chunk^T)) for every canonical chunk of K: the order-free product
-// (see fixed_point.h). x: activations [T * k, K]; down: a matrix [N, K] per expert; sums: int64 [T, N + 1].
+// (see fixed_point.h). x: activations [T * k, K]; down: a matrix [N, K] per expert; sums: int64 [T, N + 1],
+// which need not be cleared before `assign`; that is for one expert that takes all tokens.
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
-                       const ExpertRows& rows, const Tensor& sums);
+                       const ExpertRows& rows, const Tensor& sums, SumMode mode = SumMode::add);
 
 }  // namespace chorale

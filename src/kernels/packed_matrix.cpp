@@ -51,14 +51,15 @@ int64_t copy_bf16(const std::byte* source, std::byte* target, int64_t count) {
   return nans;
 }
 
-// Interleaves up to 16 converted rows into one panel. `rows` holds kPanelWidth rows of `steps` elements each.
+// Interleaves up to 16 converted rows into one panel, whose steps lie `stride` apart. `rows` holds
+// kPanelWidth rows of `steps` elements each.
 template <typename Element>
-void interleave(const Element* rows, int64_t steps, Element* panel) {
+void interleave(const Element* rows, int64_t steps, int64_t stride, Element* panel) {
   constexpr int64_t kTile = 16;  // keeps the 16 row streams and the output in the first-level cache
   for (int64_t begin = 0; begin < steps; begin += kTile) {
     const int64_t end = std::min(steps, begin + kTile);
     for (int64_t lane = 0; lane < kPanelWidth; ++lane)
-      for (int64_t s = begin; s < end; ++s) panel[s * kPanelWidth + lane] = rows[lane * steps + s];
+      for (int64_t s = begin; s < end; ++s) panel[s * stride + lane] = rows[lane * steps + s];
   }
 }
 
@@ -95,7 +96,7 @@ PackedLayout slice_layout(const PackedLayout& layout, int64_t count) {
 PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count) {
   const int64_t chunks = matrix.layout.n_chunks * matrix.layout.k_chunks;
   CHORALE_CHECK(first >= 0 && first + count <= chunks, "chunks {} to {} of {}", first, first + count, chunks);
-  return {slice_layout(matrix.layout, count), matrix.data + matrix.layout.panel_offset(first, 0)};
+  return {slice_layout(matrix.layout, count), matrix.data + first * matrix.layout.chunk_bytes()};
 }
 
 int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
@@ -117,7 +118,8 @@ int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::b
       nans += read(first_row + p * kPanelWidth + lane, first_column, layout.chunk_k(), to);
     }
     std::byte* panel = target + layout.panel_offset(chunk, p * pair + half);
-    interleave(rows.data(), layout.chunk_k_steps(), reinterpret_cast<uint32_t*>(panel));
+    interleave(rows.data(), layout.chunk_k_steps(), layout.step_stride(p * pair + half) / 4,
+               reinterpret_cast<uint32_t*>(panel));
   }
   return nans;
 }

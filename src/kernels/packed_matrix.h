@@ -4,10 +4,12 @@
 // The outputs are cut into n_chunks equal ranges or the inputs into k_chunks equal ranges (never both), which
 // are the canonical chunks of the sharding plan; a tensor-parallel rank's shard is a contiguous range of the
 // packed bytes. Within a chunk, outputs are grouped into panels of kPanelWidth, the last one filled up with
-// zeros:
+// zeros, and panels into strips of kStripPanels, the last one of those that are left. A strip is one run of
+// memory in the order in which a product of few rows reads it:
 //
-//   bf16     [chunk][panel][K/2][16][2]   two neighbouring inputs of one output side by side; odd K is padded
-//   float32  [chunk][panel][K][16]
+//   bf16     [chunk][strip][K/2][panel][16][2]   two neighbouring inputs of one output side by side; odd K is
+//                                                padded
+//   float32  [chunk][strip][K][panel][16]
 //
 // where K is the chunk's own number of inputs. A fused gate/up matrix alternates one panel of each
 // (`fused_pair`).
@@ -21,6 +23,9 @@
 #include "kernels/shapes.h"
 
 namespace chorale {
+
+inline constexpr int64_t kStripPanels = 4;
+inline constexpr int64_t kStepBytes = kPanelWidth * 4;  // of one panel
 
 // Shape of a packed matrix; pure arithmetic.
 struct PackedLayout {
@@ -38,12 +43,18 @@ struct PackedLayout {
   int64_t panels_per_chunk() const {
     return (chunk_n() + kPanelWidth - 1) / kPanelWidth * (fused_pair ? 2 : 1);
   }
-  // Bytes of one panel, and from the start of the matrix to panel `panel` of chunk `chunk` (of either kind).
-  int64_t panel_bytes() const { return chunk_k_steps() * kPanelWidth * 4; }
+  int64_t chunk_bytes() const { return panels_per_chunk() * chunk_k_steps() * kStepBytes; }
+  int64_t bytes() const { return n_chunks * k_chunks * chunk_bytes(); }
+  // Where panel `panel` of a chunk (of either kind) begins, from the start of the matrix, and how far its K
+  // steps of kStepBytes lie apart.
   int64_t panel_offset(int64_t chunk, int64_t panel) const {
-    return (chunk * panels_per_chunk() + panel) * panel_bytes();
+    const int64_t in_strip = panel % kStripPanels;
+    return chunk * chunk_bytes() + (panel - in_strip) * chunk_k_steps() * kStepBytes + in_strip * kStepBytes;
   }
-  int64_t bytes() const { return n_chunks * k_chunks * panels_per_chunk() * panel_bytes(); }
+  int64_t step_stride(int64_t panel) const {
+    const int64_t left = panels_per_chunk() - panel / kStripPanels * kStripPanels;
+    return (left < kStripPanels ? left : kStripPanels) * kStepBytes;
+  }
 };
 
 // A borrowed packed matrix.

@@ -28,8 +28,7 @@ void VocabParallelEmbedding::forward(const Stream& stream, const StepInputs& in,
 void RowParallelLinear::forward_add(const Stream& stream, const Tensor& x, const Home& home,
                                     const Workspace& scratch, const Tensor& residual) const {
   const Tensor parts = scratch.sums.first_rows(x.rows());
-  clear_sums(stream, parts);
-  order_free_matmul(stream, x, {layout_, {&data_, 1}}, {}, parts);
+  order_free_matmul(stream, x, {layout_, {&data_, 1}}, {}, parts, SumMode::assign);
   add_sums(stream, group_.reduce(stream, home, parts, scratch.home_sums), bias_, residual);
 }
 
@@ -77,8 +76,7 @@ void DenseMlp::forward_add(const Stream& stream, const Tensor& x, const StepInpu
 
   const Tensor all = group_.gather(stream, in.home, x, scratch.gathered);
   gated_matmul(stream, all, gate_up_, {}, inner);
-  clear_sums(stream, parts);
-  order_free_matmul(stream, inner, down_, {}, parts);
+  order_free_matmul(stream, inner, down_, {}, parts, SumMode::assign);
   add_sums(stream, group_.reduce(stream, in.home, parts, scratch.home_sums), {}, residual);
 }
 
@@ -111,10 +109,10 @@ ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const Wor
     if (dispatcher_) return dispatcher_->dispatch(stream, x, chosen, scratch);
     input.rows = scratch.expert_rows();
     sort_by_expert(stream, chosen, input.rows);
+    clear_sums(stream, input.sums);
   } else {
     count_tokens(stream, x.rows(), load_);
   }
-  clear_sums(stream, input.sums);
   return input;
 }
 
@@ -128,7 +126,8 @@ void SparseMoe::forward_add(const Stream& stream, const Tensor& x, const Workspa
   const ExpertInput input = dispatch(stream, x, scratch);
   const Tensor inner = scratch.expert_inner.first_rows(input.x.rows() * rows_per_token_);
   gated_matmul(stream, input.x, gate_up_, input.rows, inner);
-  order_free_matmul(stream, inner, down_, input.rows, input.sums);
+  order_free_matmul(stream, inner, down_, input.rows, input.sums,
+                    input.rows.all_tokens() ? SumMode::assign : SumMode::add);
   add_sums(stream, combine(stream, input, x.rows(), scratch), {}, residual);
 }
 

@@ -107,7 +107,7 @@ class Placer {
     const Range part = range_of(stored_, rule.unit);
     CHORALE_CHECK(part.begin >= 0 && part.end <= chunks, "{}: chunks {} to {} of {}", name, part.begin,
                   part.end, chunks);
-    return {whole, part, take(static_cast<size_t>(part.size() * whole.panel_offset(1, 0)))};
+    return {whole, part, take(static_cast<size_t>(part.size() * whole.chunk_bytes()))};
   }
 
   PackedMatrix stored_matrix(const Placed& placed) const {

@@ -43,6 +43,7 @@ struct MatmulArgs {
   int64_t m;
   const MatmulOut* targets;
   int64_t num_targets;
+  int64_t num_threads;  // set by the kernel
 };
 
 struct ExpertArgs {
@@ -58,6 +59,7 @@ struct ExpertArgs {
   const float* gate_weights;        // [rows] or nullptr: 1
   void* out;                        // gated: activations [rows, I]; order-free: int64 sums [T, N + 1]
   int64_t out_stride;               // in elements
+  bool assigns;                     // order-free: the sums are replaced; a token has one row
 };
 
 struct RowArgs {

@@ -1,24 +1,22 @@
-// matmul.h on the CPU. A task is a block of panels of one target times a block of rows.
+// matmul.h on the CPU. A task is a strip of one target times a block of rows.
 
 // Rows per task: enough tiles to reuse the panels while they are in the second-level cache.
 constexpr int64_t kMatmulRows = 96;
 
 template <typename Step>
-void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int64_t panel_block,
+void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int64_t strip_index,
                  int64_t row_block) {
   const cpu::Weight& w = target.weight;
-  const int64_t blocks_per_chunk = (w.panels + kTilePanels - 1) / kTilePanels;
-  const int64_t chunk = panel_block / blocks_per_chunk;
-  const int64_t first_panel = panel_block % blocks_per_chunk * kTilePanels;
-  const int64_t panel_bytes = w.k_steps * kStepBytes;
-  const Panels panels{w.data + (chunk * w.panels + first_panel) * panel_bytes, panel_bytes, w.k_steps};
+  const int64_t chunk = strip_index / strips_of(w), index = strip_index % strips_of(w);
+  Strip strip = strip_of(w, w.data + chunk * w.panels * w.k_steps * kStepBytes, index);
+  // The threads take strips by turns.
+  if (args.m <= kMatmulRows) strip.upcoming = strip.data + args.num_threads * strip.bytes();
   const int64_t begin = row_block * kMatmulRows;
   const int64_t end = smaller(args.m, begin + kMatmulRows);
-  const int64_t count = smaller(kTilePanels, w.panels - first_panel);
 
-  panel_loop<Step>(args.x, begin, end, panels, count, [&](int64_t p) {
-    const int64_t lane = (first_panel + p) * 16;  // of the chunk
-    const int64_t column = chunk * w.n + lane;    // of the output
+  strip_loop<Step>(args.x, begin, end, strip, [&](int64_t p) {
+    const int64_t lane = (index * kStripPanels + p) * 16;  // of the chunk
+    const int64_t column = chunk * w.n + lane;             // of the output
     return [&target, column, left = w.n - lane](int64_t m, const auto& acc) {
       float* out = target.out + m * target.out_stride + column;
       constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
@@ -40,19 +38,20 @@ void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int6
   });
 }
 
-inline int64_t matmul_panel_blocks(const cpu::Weight& w) {
-  return w.chunks * ((w.panels + kTilePanels - 1) / kTilePanels);
+inline int64_t matmul_strips(const cpu::Weight& w) {
+  return w.chunks * strips_of(w);
 }
 
-void matmul(ThreadPool& pool, const cpu::MatmulArgs& args) {
+void matmul(ThreadPool& pool, const cpu::MatmulArgs& given) {
+  cpu::MatmulArgs args = given;
+  args.num_threads = pool.size();
   const int64_t row_blocks = (args.m + kMatmulRows - 1) / kMatmulRows;
   int64_t tasks = 0;
-  for (int64_t t = 0; t < args.num_targets; ++t)
-    tasks += matmul_panel_blocks(args.targets[t].weight) * row_blocks;
+  for (int64_t t = 0; t < args.num_targets; ++t) tasks += matmul_strips(args.targets[t].weight) * row_blocks;
   pool.parallel(tasks, [&](int64_t task) {
     int64_t t = 0;
     for (;; ++t) {
-      const int64_t of_target = matmul_panel_blocks(args.targets[t].weight) * row_blocks;
+      const int64_t of_target = matmul_strips(args.targets[t].weight) * row_blocks;
       if (task < of_target) break;
       task -= of_target;
     }

@@ -16,7 +16,9 @@ struct F32Step {
   }
 };
 
-constexpr int kStepBytes = 64;  // of a panel
+constexpr int64_t kStepBytes = 64;   // of a panel
+constexpr int64_t kStripPanels = 4;  // both as in packed_matrix.h, which this file does not share
+constexpr int64_t kLineBytes = 64;
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
@@ -32,88 +34,202 @@ inline const std::byte* row_at(const cpu::Rows& rows, int64_t m) {
   return rows.data + (rows.index != nullptr ? rows.index[m] : m) * rows.stride_bytes;
 }
 
-// Panels that are multiplied together: consecutive ones of a packed matrix.
+// Panels that are multiplied together and lie apart: of a KV block, or of gemm.h.
 struct Panels {
   const std::byte* data;
   int64_t stride_bytes;  // from one panel to the next
   int64_t steps;
+  const std::byte* at(int64_t step, int64_t panel) const {
+    return data + step * kStepBytes + panel * stride_bytes;
+  }
 };
 
-// How far ahead of use the panels are fetched when few rows leave the tile waiting for memory.
-constexpr int64_t kPrefetchBytes = 1024;
+// Some panels of a strip of a packed matrix, from the one at `data` on.
+struct StripPanels {
+  const std::byte* data;
+  int64_t step_stride;  // bytes
+  int64_t steps;
+  const std::byte* at(int64_t step, int64_t panel) const {
+    return data + step * step_stride + panel * kStepBytes;
+  }
+};
 
-// What a tile does beside each of its steps: nothing, but for gemm.inl, which fetches what it needs next.
+// What a tile does beside each of its steps.
 struct NoSideStep {
   void operator()(int64_t /*step*/) const {}
 };
 
+// Fetches lines into the second-level cache at each step, so that memory is read while the tile computes.
+struct FetchAhead {
+  const std::byte* data;  // of the first step
+  int64_t stride;         // bytes from what one step fetches to what the next does
+  int64_t lines;          // of a step
+  int64_t turn;           // the step from which on `then` is fetched in place of `data`
+  const std::byte* then;
+  void operator()(int64_t step) const {
+    const std::byte* at = (step < turn ? data : then) + step * stride;
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * kLineBytes, 0, 2);
+  }
+};
+
 // XStep: bytes from one step of a row to the next; more than 4 where the rows of a tile lie side by side.
-template <typename Step, int MR, int NR, int64_t XStep = 4, typename Epilogue, typename SideStep = NoSideStep>
-inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m, const Panels& panels,
+template <typename Step, int MR, int NR, int64_t XStep = 4, typename AnyPanels, typename Epilogue,
+          typename SideStep = NoSideStep>
+inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m, const AnyPanels& panels,
                                                 const Epilogue& epilogue, const SideStep& side_step = {}) {
   const std::byte* x[MR];
   for (int i = 0; i < MR; ++i) x[i] = row_at(rows, m + i);
   Vec acc[MR][NR];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) acc[i][j] = zero();
-  const std::byte* w = panels.data;
-  for (int64_t s = 0; s < panels.steps; ++s, w += kStepBytes) {
-    if constexpr (MR <= 2) {
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) __builtin_prefetch(w + j * panels.stride_bytes + kPrefetchBytes);
-    }
+  for (int64_t s = 0; s < panels.steps; ++s) {
     side_step(s);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j)
-        acc[i][j] = Step::multiply_add(acc[i][j], w + j * panels.stride_bytes, x[i] + s * XStep);
+        acc[i][j] = Step::multiply_add(acc[i][j], panels.at(s, j), x[i] + s * XStep);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int i = 0; i < MR; ++i) epilogue(m + i, acc[i]);
+}
+
+template <int value_>
+struct Count {
+  static constexpr int value = value_;
+};
+
+// Rows of the largest tile of NR panels: fewer panels leave registers for more rows.
+template <int NR>
+constexpr int kMostRows = kTileRows > 4 && NR <= 2 ? 2 * kTileRows : kTileRows;
+
+// Rows of the next tile when `left` are left: as many as there is room for, but two tiles of four rather than
+// one of six and one of two, which would wait for its sums.
+template <int NR>
+constexpr int64_t next_tile_rows(int64_t left) {
+  if (left >= kMostRows<NR>) return kMostRows<NR> == 6 && left == 8 ? 4 : kMostRows<NR>;
+  if (kMostRows < NR >> 8 && left >= 8) return 8;
+  if (kMostRows < NR >> 4 && left >= 4) return 4;
+  return kMostRows<NR> >= 2 && left >= 2 ? 2 : 1;
+}
+
+template <int NR>
+inline int64_t tiles_of(int64_t rows) {
+  int64_t tiles = 0;
+  for (int64_t left = rows; left > 0; left -= next_tile_rows<NR>(left)) ++tiles;
+  return tiles;
+}
+
+// Calls tile(first row, Count<rows>) for all rows [begin, end).
+template <int NR, typename Tile>
+inline void for_each_tile(int64_t begin, int64_t end, const Tile& tile) {
+  for (int64_t m = begin; m < end;) {
+    const int64_t rows = next_tile_rows<NR>(end - m);
+    if (rows == kMostRows<NR>) {
+      tile(m, Count<kMostRows<NR>>{});
+    } else if constexpr (kMostRows<NR> > 1) {
+      if constexpr (kMostRows < NR >> 8) {
+        if (rows == 8) tile(m, Count<8>{});
+      }
+      if constexpr (kMostRows < NR >> 4) {
+        if (rows == 4) tile(m, Count<4>{});
+      }
+      if constexpr (kMostRows < NR >> 2) {
+        if (rows == 2) tile(m, Count<2>{});
+      }
+      if (rows == 1) tile(m, Count<1>{});
+    }
+    m += rows;
+  }
 }
 
 // All rows [begin, end) times NR panels; the epilogue gets (row, accumulators of the NR panels).
 template <typename Step, int NR, typename Epilogue>
 inline void row_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
                      const Epilogue& epilogue) {
-  int64_t m = begin;
-  for (; m + kTileRows <= end; m += kTileRows) tile<Step, kTileRows, NR>(rows, m, panels, epilogue);
-  if constexpr (kTileRows > 4) {
-    for (; m + 4 <= end; m += 4) tile<Step, 4, NR>(rows, m, panels, epilogue);
-  }
-  if constexpr (kTileRows > 2) {
-    for (; m + 2 <= end; m += 2) tile<Step, 2, NR>(rows, m, panels, epilogue);
-  }
-  for (; m < end; ++m) tile<Step, 1, NR>(rows, m, panels, epilogue);
+  for_each_tile<NR>(begin, end,
+                    [&](int64_t m, auto count) { tile<Step, count.value, NR>(rows, m, panels, epilogue); });
 }
 
-// Rows times the panels [first, last) of a run of panels, kTilePanels at a time. make_epilogue(panel) gives
-// the epilogue for tiles that start at that panel.
-template <typename Step, typename MakeEpilogue>
-inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, Panels panels, int64_t num_panels,
-                       const MakeEpilogue& make_epilogue) {
+// Calls run(p, Count<NR>) for all of `num_panels` panels, of which `most` are multiplied together.
+template <int most, typename Run>
+inline void for_each_run(int64_t num_panels, const Run& run) {
   int64_t p = 0;
-  const auto advance = [&](int64_t n) {
-    p += n;
-    panels.data += n * panels.stride_bytes;
-  };
-  while (p + kTilePanels <= num_panels) {
-    row_loop<Step, kTilePanels>(rows, begin, end, panels, make_epilogue(p));
-    advance(kTilePanels);
+  for (; p + most <= num_panels; p += most) run(p, Count<most>{});
+  if constexpr (most > 2) {
+    for (; p + 2 <= num_panels; p += 2) run(p, Count<2>{});
   }
-  if constexpr (kTilePanels > 2) {
-    while (p + 2 <= num_panels) {
-      row_loop<Step, 2>(rows, begin, end, panels, make_epilogue(p));
-      advance(2);
+  if constexpr (most > 1) {
+    for (; p < num_panels; ++p) run(p, Count<1>{});
+  }
+}
+
+// Rows times panels. make_epilogue(panel) gives the epilogue for tiles that start at that panel.
+template <typename Step, typename MakeEpilogue>
+inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
+                       int64_t num_panels, const MakeEpilogue& make_epilogue) {
+  for_each_run<kTilePanels>(num_panels, [&](int64_t p, auto count) {
+    const Panels run{panels.data + p * panels.stride_bytes, panels.stride_bytes, panels.steps};
+    row_loop<Step, count.value>(rows, begin, end, run, make_epilogue(p));
+  });
+}
+
+// How far ahead of its use a lone tile fetches its strip.
+constexpr int64_t kStepsAhead = 32;
+
+// A strip of a packed matrix.
+struct Strip {
+  const std::byte* data;
+  int64_t width;  // panels, at most kStripPanels
+  int64_t steps;
+  const std::byte* upcoming;  // the strip that this thread will probably want next; nullptr: not known
+
+  int64_t bytes() const { return width * steps * kStepBytes; }
+  StripPanels panels(int64_t first) const { return {data + first * kStepBytes, width * kStepBytes, steps}; }
+  // What tile `index` of `tiles` over this strip fetches. A tile of its own waits for memory, so it fetches
+  // what it will read itself soon, and at its end the beginning of the upcoming strip. Of several, the first
+  // finds the strip in the cache, because each fetches a part of the upcoming one.
+  FetchAhead fetch(int64_t index, int64_t tiles) const {
+    const std::byte* next = upcoming != nullptr ? upcoming : data;
+    if (tiles == 1) {
+      const int64_t stride = width * kStepBytes;
+      const int64_t ahead = steps < kStepsAhead ? steps : kStepsAhead;
+      const int64_t turn = steps - ahead;
+      return {data + ahead * stride, stride, width, turn, next - turn * stride};
     }
+    if (upcoming == nullptr) return {data, 0, 0, 0, data};
+    const int64_t stride =
+        kStripPanels * kStepBytes / tiles;  // a line may be asked for twice: next to nothing
+    return {next + index * steps * stride, stride, (stride + kLineBytes - 1) / kLineBytes, steps, next};
   }
-  while (p < num_panels) {
-    row_loop<Step, 1>(rows, begin, end, panels, make_epilogue(p));
-    advance(1);
-  }
+};
+
+// Strip `index` of a chunk of a packed matrix that begins at `chunk`.
+inline Strip strip_of(const cpu::Weight& w, const std::byte* chunk, int64_t index) {
+  const int64_t first = index * kStripPanels;
+  const int64_t width = w.panels - first < kStripPanels ? w.panels - first : kStripPanels;
+  return {chunk + first * w.k_steps * kStepBytes, width, w.k_steps, nullptr};
+}
+inline int64_t strips_of(const cpu::Weight& w) {
+  return (w.panels + kStripPanels - 1) / kStripPanels;
+}
+
+// Rows times a strip. make_epilogue(panel) as above.
+template <typename Step, int most = kTilePanels, typename MakeEpilogue>
+inline void strip_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Strip& strip,
+                       const MakeEpilogue& make_epilogue) {
+  for_each_run<most>(strip.width, [&](int64_t p, auto panels) {
+    constexpr int NR = panels.value;
+    const StripPanels run = strip.panels(p);
+    const auto epilogue = make_epilogue(p);
+    const int64_t tiles = tiles_of<NR>(end - begin);
+    int64_t index = 0;
+    for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
+      tile<Step, count.value, NR>(rows, m, run, epilogue, strip.fetch(index++, tiles));
+    });
+  });
 }
 
 inline int64_t smaller(int64_t a, int64_t b) {

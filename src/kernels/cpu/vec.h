@@ -146,18 +146,21 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
 #endif
 }
 
-// sums[0..n) += round(a * 2^36), for finite lanes within the saturation bound.
-inline void accumulate_fixed(int64_t* sums, Vec a, int64_t n) {
+// sums[0..16) += round(a * 2^36), for finite lanes within the saturation bound.
+inline void accumulate_fixed(int64_t* sums, Vec a) {
   const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
   const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));
   const __m512d scale = _mm512_set1_pd(0x1p36);
   const __m512i i0 = _mm512_cvtpd_epi64(_mm512_mul_pd(low, scale));
   const __m512i i1 = _mm512_cvtpd_epi64(_mm512_mul_pd(high, scale));
-  const uint32_t mask = n >= 16 ? 0xFFFFU : (1U << n) - 1U;
-  const auto m0 = static_cast<__mmask8>(mask & 0xFFU);
-  const auto m1 = static_cast<__mmask8>(mask >> 8);
-  _mm512_mask_storeu_epi64(sums, m0, _mm512_add_epi64(_mm512_maskz_loadu_epi64(m0, sums), i0));
-  _mm512_mask_storeu_epi64(sums + 8, m1, _mm512_add_epi64(_mm512_maskz_loadu_epi64(m1, sums + 8), i1));
+  _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), i0));
+  _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), i1));
+}
+
+// sums[0..16) = 0. Written out, because compilers turn a loop over many of these into a slow string store.
+inline void clear_fixed(int64_t* sums) {
+  _mm512_storeu_si512(sums, _mm512_setzero_si512());
+  _mm512_storeu_si512(sums + 8, _mm512_setzero_si512());
 }
 
 #elif defined(__AVX2__)
@@ -277,10 +280,10 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
   return {dot_half(acc.lo, a.lo, b.lo), dot_half(acc.hi, a.hi, b.hi)};
 }
 
-inline void accumulate_fixed(int64_t* sums, Vec a, int64_t n) {
+inline void accumulate_fixed(int64_t* sums, Vec a) {
   float lanes[16];
   store(lanes, a);
-  for (int64_t i = 0; i < n; ++i)  // cvtsd2si rounds to nearest even
+  for (int i = 0; i < 16; ++i)  // cvtsd2si rounds to nearest even
     sums[i] += _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(lanes[i]) * 0x1p36));
 }
 
@@ -385,8 +388,8 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
     return first + high_half(a.v[i]) * high_half(b.v[i]);
   });
 }
-inline void accumulate_fixed(int64_t* sums, Vec a, int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
+inline void accumulate_fixed(int64_t* sums, Vec a) {
+  for (int i = 0; i < 16; ++i)
     sums[i] += static_cast<int64_t>(__builtin_nearbyint(static_cast<double>(a.v[i]) * 0x1p36));
 }
 
@@ -421,6 +424,10 @@ inline Vec exp(Vec x) {
 }
 
 #if !defined(__AVX512F__)
+inline void clear_fixed(int64_t* sums) {
+  for (int i = 0; i < 16; ++i) sums[i] = 0;
+}
+
 inline void transpose(Vec (&rows)[16]) {
   float values[16][16];
   for (int i = 0; i < 16; ++i) store(values[i], rows[i]);

@@ -53,12 +53,16 @@ float packed_value(const TestWeights& w, int64_t chunk, int64_t panel, int64_t l
   const int64_t inputs = w.layout.k / w.layout.k_chunks;
   const int64_t chunk_outputs = w.layout.n / w.layout.n_chunks;
   const int64_t panels = (chunk_outputs + 15) / 16 * (w.layout.fused_pair ? 2 : 1);
-  const int64_t p = chunk * panels + panel;
+  // A step is an input of float32, or a pair of inputs of bf16, of all panels of a strip.
+  const int64_t steps = w.layout.dtype == DType::f32 ? inputs : (inputs + 1) / 2;
+  const int64_t strip = panel / 4 * 4;
+  const int64_t width = std::min<int64_t>(4, panels - strip);
+  const auto lane_of_step = [&](int64_t step) {
+    return (((chunk * panels + strip) * steps) + step * width + panel - strip) * 16 + lane;
+  };
   if (w.layout.dtype == DType::f32)
-    return reinterpret_cast<const float*>(w.bytes.data())[(p * inputs + input) * 16 + lane];
-  const int64_t pairs = (inputs + 1) / 2;
-  return to_float(
-      reinterpret_cast<const bf16*>(w.bytes.data())[((p * pairs + input / 2) * 16 + lane) * 2 + input % 2]);
+    return reinterpret_cast<const float*>(w.bytes.data())[lane_of_step(input)];
+  return to_float(reinterpret_cast<const bf16*>(w.bytes.data())[lane_of_step(input / 2) * 2 + input % 2]);
 }
 
 void expect_packed(const TestWeights& w, const FileMatrix& source, int half) {
@@ -95,9 +99,9 @@ int64_t pack_all(const FileMatrix& source, const TestWeights& target, int half) 
 struct Shape {
   int64_t n, k, n_chunks, k_chunks;
 };
-constexpr Shape kShapes[] = {{1, 1, 1, 1},   {16, 2, 1, 1},  {17, 3, 1, 1},   {48, 64, 1, 1},
-                             {31, 33, 1, 1}, {24, 5, 8, 1},  {128, 20, 4, 1}, {72, 17, 2, 1},
-                             {5, 24, 1, 8},  {40, 66, 1, 2}, {20, 63, 1, 7}};
+constexpr Shape kShapes[] = {{1, 1, 1, 1},   {16, 2, 1, 1},   {17, 3, 1, 1},  {48, 64, 1, 1}, {31, 33, 1, 1},
+                             {24, 5, 8, 1},  {128, 20, 4, 1}, {72, 17, 2, 1}, {5, 24, 1, 8},  {200, 6, 2, 1},
+                             {80, 40, 1, 2}, {40, 66, 1, 2},  {20, 63, 1, 7}};
 
 TEST(PackedMatrix, EveryElementIsWhereTheLayoutSays) {
   Random random(1);

@@ -76,49 +76,72 @@ struct QueryTile {
   float maximum[kMaxQueryRows];
   float sum[kMaxQueryRows];
   float rescale[kMaxQueryRows];
+  float total[kMaxQueryRows];  // of one block's probabilities
   alignas(64) float scores[kMaxQueryRows][kBlockTokens];
   alignas(64) T probabilities[kMaxQueryRows][kBlockTokens];
   alignas(64) float accumulated[kAccumulatorFloats];  // [rows, head_dim rounded up to panels]
 };
 
 // Turns a block's scores into probabilities relative to the new maximum; positions after the row's own get 0.
-// At least one position is visible.
+// At least one position is visible. Leaves in `rescale` how far the maximum has moved.
 template <typename T>
 void softmax_block(QueryTile<T>& tile, int64_t row, int64_t visible, float scale) {
   float* s = tile.scores[row];
-  float maximum = tile.maximum[row];
-  for (int64_t t = 0; t < kBlockTokens; ++t) s[t] *= scale;
-  for (int64_t t = 0; t < visible; ++t) maximum = s[t] > maximum ? s[t] : maximum;
   for (int64_t t = visible; t < kBlockTokens; ++t) s[t] = -__builtin_inff();
-  Vec total = zero();
-  for (int64_t t = 0; t < kBlockTokens; t += 16) {
-    const Vec p = exp(sub(load(s + t), splat(maximum)));
-    total = add(total, p);
-    store_activation(tile.probabilities[row] + t, p, 16);
+  Vec scaled[kBlockTokens / 16];
+  Vec largest = splat(tile.maximum[row]);
+  for (int64_t v = 0; v < kBlockTokens / 16; ++v) {
+    scaled[v] = mul(load(s + 16 * v), splat(scale));
+    largest = max(scaled[v], largest);  // NaN is passed over
   }
-  float factor[16];
-  store(factor, exp(splat(tile.maximum[row] - maximum)));
-  tile.rescale[row] = factor[0];
-  tile.sum[row] = tile.sum[row] * factor[0] + sum_lanes(total);
+  const float maximum = largest_lane(largest);
+  Vec total = zero();
+  for (int64_t v = 0; v < kBlockTokens / 16; ++v) {
+    const Vec p = exp(sub(scaled[v], splat(maximum)));
+    total = add(total, p);
+    store_activation(tile.probabilities[row] + 16 * v, p, 16);
+  }
+  tile.rescale[row] = tile.maximum[row] - maximum;
+  tile.total[row] = sum_lanes(total);
   tile.maximum[row] = maximum;
+}
+
+// What the sums of earlier blocks are multiplied by, sixteen rows at a time.
+template <typename T>
+void rescale_rows(QueryTile<T>& tile, int64_t first, int64_t end) {
+  for (int64_t r = first; r < end; r += 16) {
+    const int64_t n = smaller(16, end - r);
+    const Vec factor = exp(load_up_to(tile.rescale + r, n));
+    store_activation(tile.rescale + r, factor, n);
+    store_activation(tile.sum + r,
+                     add(mul(load_up_to(tile.sum + r, n), factor), load_up_to(tile.total + r, n)), n);
+  }
 }
 
 // Rows of earlier tokens may end before this block: `first` is the first row that sees any of it.
 template <typename T, typename Step>
 void attend_block(const cpu::AttentionArgs& args, QueryTile<T>& tile, int64_t first, int64_t rows,
-                  const std::byte* block, int64_t first_position) {
+                  const std::byte* block, const std::byte* next_block, int64_t first_position) {
   const auto key_steps = static_cast<int64_t>(args.head_dim * static_cast<int64_t>(sizeof(T)) / 4);
   const Panels keys{block, key_steps * kStepBytes, key_steps};
   const cpu::Rows q{args.q_or_k, 4, tile.query};
-  panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, [&](int64_t p) {
+  const auto make_epilogue = [&](int64_t p) {
     return [&tile, p](int64_t m, const auto& acc) {
       constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
       for (int64_t j = 0; j < kPanels; ++j) store(tile.scores[m] + 16 * (p + j), acc[j]);
     };
-  });
+  };
+  if (next_block != nullptr) {
+    const int64_t stride = (args.key_bytes + args.value_bytes) / key_steps;
+    const FetchAhead fetch{next_block, stride, (stride + kLineBytes - 1) / kLineBytes, key_steps, next_block};
+    panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, make_epilogue, fetch);
+  } else {
+    panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, make_epilogue);
+  }
   const float scale = 1.0F / __builtin_sqrtf(static_cast<float>(args.head_dim));
   for (int64_t r = first; r < rows; ++r)
     softmax_block(tile, r, smaller(kBlockTokens, tile.position[r] + 1 - first_position), scale);
+  rescale_rows(tile, first, rows);
 
   const int64_t value_steps = kBlockTokens * static_cast<int64_t>(sizeof(T)) / 4;
   const int64_t value_panels = (args.head_dim + 15) / 16;
@@ -157,7 +180,10 @@ void attend_tile(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t hea
   int64_t first = 0;
   for (int64_t b = 0; b * kBlockTokens <= last_position; ++b) {
     while (tile.position[first] < b * kBlockTokens) ++first;
+    // A decoding sequence reads its cache once, from memory; the tiles of a prompt find it in a cache.
+    const bool fetches = chunk.num_tokens <= 2 && (b + 1) * kBlockTokens <= last_position;
     attend_block<T, Step>(args, tile, first, rows, head_in_block(args, chunk.blocks[b], head),
+                          fetches ? head_in_block(args, chunk.blocks[b + 1], head) : nullptr,
                           b * kBlockTokens);
   }
   for (int64_t r = 0; r < rows; ++r) {

@@ -146,11 +146,12 @@ inline void for_each_tile(int64_t begin, int64_t end, const Tile& tile) {
 }
 
 // All rows [begin, end) times NR panels; the epilogue gets (row, accumulators of the NR panels).
-template <typename Step, int NR, typename Epilogue>
+template <typename Step, int NR, typename Epilogue, typename SideStep>
 inline void row_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
-                     const Epilogue& epilogue) {
-  for_each_tile<NR>(begin, end,
-                    [&](int64_t m, auto count) { tile<Step, count.value, NR>(rows, m, panels, epilogue); });
+                     const Epilogue& epilogue, const SideStep& side_step) {
+  for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
+    tile<Step, count.value, NR>(rows, m, panels, epilogue, side_step);
+  });
 }
 
 // Calls run(p, Count<NR>) for all of `num_panels` panels, of which `most` are multiplied together.
@@ -167,12 +168,13 @@ inline void for_each_run(int64_t num_panels, const Run& run) {
 }
 
 // Rows times panels. make_epilogue(panel) gives the epilogue for tiles that start at that panel.
-template <typename Step, typename MakeEpilogue>
+template <typename Step, typename MakeEpilogue, typename SideStep = NoSideStep>
 inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
-                       int64_t num_panels, const MakeEpilogue& make_epilogue) {
+                       int64_t num_panels, const MakeEpilogue& make_epilogue,
+                       const SideStep& side_step = {}) {
   for_each_run<kTilePanels>(num_panels, [&](int64_t p, auto count) {
     const Panels run{panels.data + p * panels.stride_bytes, panels.stride_bytes, panels.steps};
-    row_loop<Step, count.value>(rows, begin, end, run, make_epilogue(p));
+    row_loop<Step, count.value>(rows, begin, end, run, make_epilogue(p), side_step);
   });
 }
 

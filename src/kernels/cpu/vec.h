@@ -447,13 +447,33 @@ inline Vec silu(Vec x) {
   return div(x, add(splat(1.0F), exp(sub(zero(), x))));
 }
 
-// The sum of the lanes, always in the same order.
+// The sum of the lanes, always in the same order: halves are added to each other until one lane is left.
 inline float sum_lanes(Vec a) {
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
   float lanes[16];
   store(lanes, a);
   for (int width = 8; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   return lanes[0];
+#endif
+}
+
+// No lane may be NaN.
+inline float largest_lane(Vec a) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(a.v);
+#else
+  float lanes[16];
+  store(lanes, a);
+  float largest = lanes[0];
+  for (int i = 1; i < 16; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  return largest;
+#endif
 }
 inline void store_activation(float* p, Vec a, int64_t n) {
   if (n >= 16)

@@ -178,8 +178,11 @@ inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const 
   });
 }
 
-// How far ahead of its use a lone tile fetches its strip.
-constexpr int64_t kStepsAhead = 32;
+// How far ahead of its use a lone tile fetches its strip. In a long run of memory the processor's own
+// prefetching does most, and is disturbed by one that runs far ahead; in a short one it has no time to begin.
+constexpr int64_t kLongStrip = 128;  // steps
+constexpr int64_t kStepsAhead = 8;
+constexpr int64_t kStepsAheadOfShort = 32;
 
 // A strip of a packed matrix.
 struct Strip {
@@ -197,7 +200,8 @@ struct Strip {
     const std::byte* next = upcoming != nullptr ? upcoming : data;
     if (tiles == 1) {
       const int64_t stride = width * kStepBytes;
-      const int64_t ahead = steps < kStepsAhead ? steps : kStepsAhead;
+      const int64_t most = steps < kLongStrip ? kStepsAheadOfShort : kStepsAhead;
+      const int64_t ahead = steps < most ? steps : most;
       const int64_t turn = steps - ahead;
       return {data + ahead * stride, stride, width, turn, next - turn * stride};
     }

@@ -68,91 +68,118 @@ inline void accumulate_partial(int64_t* sums, int64_t* flags, Vec value, int64_t
   accumulate_fixed(sums, min(max(value, splat(-0x1p18F)), splat(0x1p18F)));
 }
 
-// Where the sums of some panels' columns go, and the strip of each chunk that makes them.
-struct OrderFreeStrip {
+// Strips of one expert's matrix, whose columns a task adds up.
+struct OrderFreeStrips {
   const cpu::ExpertArgs* args;
-  Strip first;     // of the first chunk; `upcoming` is what comes after the last
-  int64_t column;  // of the strip
+  const std::byte* matrix;
+  int64_t first, count;
+  const std::byte* upcoming;  // what the thread will probably read next
 };
 
-// Rows whose sums a task keeps: with four panels 24 KiB, which stay in the first-level cache.
-constexpr int64_t kOrderFreeRows = 48;
+// (row, strip) pairs whose sums a task keeps: 24 KiB, which stay in the first-level cache.
+constexpr int64_t kOrderFreePairs = 48;
+constexpr int64_t kOrderFreeStrips = 8;  // at most; a task of few rows reads them as one run of memory
+constexpr int64_t kStripColumns = kStripPanels * 16;
 
-// NR panels of the strip, from `p` on, times at most kOrderFreeRows rows. All rows pass over a chunk before
-// the next one is read, so that it comes from memory once.
-template <typename Step, int NR>
-void order_free_block(const OrderFreeStrip& strip, int64_t p, RowRange range) {
-  const cpu::ExpertArgs& args = *strip.args;
+inline int64_t* sums_of_row(const cpu::ExpertArgs& args, int64_t row) {
+  const int64_t token = args.tokens != nullptr ? args.tokens[row] : row;
+  return static_cast<int64_t*>(args.out) + token * args.out_stride;
+}
+
+inline void write_sums(const OrderFreeStrips& strips, RowRange range, const int64_t (*sums)[kStripColumns]) {
+  const int64_t n = strips.args->weight.n;
+  for (int64_t s = 0; s < strips.count; ++s) {
+    const int64_t column = (strips.first + s) * kStripColumns;
+    const int64_t width = smaller(kStripColumns, n - column);
+    for (int64_t row = range.begin; row < range.end; ++row, ++sums) {
+      int64_t* to = sums_of_row(*strips.args, row) + column;
+      if (strips.args->assigns)
+        for (int64_t k = 0; k < width; ++k) to[k] = (*sums)[k];
+      else
+        for (int64_t k = 0; k < width; ++k) to[k] += (*sums)[k];
+    }
+  }
+}
+
+// All rows and strips pass over a chunk of K before the next one is read, so that each byte comes from memory
+// once, and in long runs. rows times strips are at most kOrderFreePairs.
+template <typename Step>
+void order_free_block(const OrderFreeStrips& strips, RowRange range) {
+  const cpu::ExpertArgs& args = *strips.args;
   const cpu::Weight& w = args.weight;
+  const int64_t rows = range.end - range.begin;
+  alignas(64) int64_t sums[kOrderFreePairs][kStripColumns];
+  for (int64_t i = 0; i < rows * strips.count; ++i)
+    for (int64_t j = 0; j < kStripColumns; j += 16) clear_fixed(sums[i] + j);
+
   const int64_t chunk_bytes = w.panels * w.k_steps * kStepBytes;
-  const int64_t column = strip.column + 16 * p;
-  auto* out = static_cast<int64_t*>(args.out);
-  const auto sums_of = [&](int64_t row) {
-    return out + (args.tokens != nullptr ? args.tokens[row] : row) * args.out_stride;
-  };
-  alignas(64) int64_t sums[kOrderFreeRows][NR * 16];
-  for (int64_t i = 0; i < range.end - range.begin; ++i)
-    for (int j = 0; j < NR; ++j) clear_fixed(sums[i] + 16 * j);
-
-  const int64_t tiles = tiles_of<NR>(range.end - range.begin);
-  Strip chunk = strip.first;
-  for (int64_t c = 0; c < w.chunks; ++c, chunk.data += chunk_bytes) {
-    chunk.upcoming = c + 1 < w.chunks ? chunk.data + chunk_bytes : strip.first.upcoming;
+  for (int64_t c = 0; c < w.chunks; ++c) {
+    const std::byte* chunk = strips.matrix + c * chunk_bytes;
     const cpu::Rows x{args.x + c * w.k_bytes, args.x_stride_bytes, nullptr};
-    const auto add_chunk = [&](int64_t row, const Vec(&acc)[NR]) __attribute__((always_inline)) {
-      const Vec gate = splat(args.gate_weights != nullptr ? args.gate_weights[row] : 1.0F);
-      int64_t* to = sums[row - range.begin];
+    for (int64_t s = 0; s < strips.count; ++s) {
+      Strip strip = strip_of(w, chunk, strips.first + s);
+      if (s + 1 < strips.count)
+        strip.upcoming = strip.data + strip.bytes();
+      else
+        strip.upcoming =
+            c + 1 < w.chunks ? strip_of(w, chunk + chunk_bytes, strips.first).data : strips.upcoming;
+      strip_loop<Step>(x, range.begin, range.end, strip, [&](int64_t p) {
+        const int64_t left = w.n - (strips.first + s) * kStripColumns - 16 * p;
+        int64_t(*to)[kStripColumns] = sums + s * rows;
+        return [&args, &w, to, left, p, begin = range.begin ](int64_t row, const auto& acc)
+            __attribute__((always_inline)) {
+          const Vec gate = splat(args.gate_weights != nullptr ? args.gate_weights[row] : 1.0F);
+          constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
 #pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) {
-        accumulate_partial(to + 16 * j, sums_of(row) + w.n, mul(acc[j], gate),
-                           smaller(16, w.n - column - 16 * j));
-      }
-    };
-    int64_t index = 0;
-    for_each_tile<NR>(range.begin, range.end, [&](int64_t row, auto count) {
-      tile<Step, count.value, NR>(x, row, chunk.panels(p), add_chunk, chunk.fetch(index++, tiles));
-    });
+          for (int64_t j = 0; j < kPanels; ++j) {
+            accumulate_partial(to[row - begin] + 16 * (p + j), sums_of_row(args, row) + w.n,
+                               mul(acc[j], gate), smaller(16, left - 16 * j));
+          }
+        };
+      });
+    }
   }
-
-  const int64_t n = smaller(NR * 16, w.n - column);
-  for (int64_t row = range.begin; row < range.end; ++row) {
-    const int64_t* from = sums[row - range.begin];
-    int64_t* to = sums_of(row) + column;
-    if (args.assigns)
-      for (int64_t k = 0; k < n; ++k) to[k] = from[k];
-    else
-      for (int64_t k = 0; k < n; ++k) to[k] += from[k];
-  }
+  write_sums(strips, range, sums);
 }
 
 template <typename Step>
-void order_free_strip(const OrderFreeStrip& strip, RowRange range) {
-  for_each_run<kTilePanels>(strip.first.width, [&](int64_t p, auto panels) {
-    for (int64_t begin = range.begin; begin < range.end; begin += kOrderFreeRows)
-      order_free_block<Step, panels.value>(strip, p, {begin, smaller(range.end, begin + kOrderFreeRows)});
-  });
+void order_free_expert(const OrderFreeStrips& strips, RowRange range) {
+  const int64_t most = kOrderFreePairs / strips.count;
+  for (int64_t begin = range.begin; begin < range.end; begin += most)
+    order_free_block<Step>(strips, {begin, smaller(range.end, begin + most)});
 }
 
-// A task owns a strip of output columns for all experts and rows, so no two tasks add to one sum.
+// How many strips a task takes: several when there are few rows, but enough tasks for all threads.
+inline int64_t strips_of_task(const cpu::ExpertArgs& args, int64_t rows_of_expert, int64_t num_threads) {
+  const int64_t for_all = strips_of(args.weight) / (2 * num_threads);
+  return larger(1, smaller(kOrderFreePairs / larger(1, rows_of_expert), smaller(kOrderFreeStrips, for_all)));
+}
+
+// A task owns some strips of output columns for all experts and rows, so no two tasks add to one sum.
 void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
   const cpu::Weight& w = args.weight;
   if (args.assigns) {
-    for (int64_t row = 0; row < args.num_rows; ++row)
-      static_cast<int64_t*>(args.out)[row * args.out_stride + w.n] = 0;
+    for (int64_t row = 0; row < args.num_rows; ++row) sums_of_row(args, row)[w.n] = 0;
   }
   const int64_t active = num_active(args);
-  pool.parallel(strips_of(w), [&](int64_t task) {
+  int64_t most_rows = 0;
+  for (int64_t i = 0; i < active; ++i) {
+    const RowRange range = rows_of(args, active_expert(args, i));
+    most_rows = larger(most_rows, range.end - range.begin);
+  }
+  const int64_t count = strips_of_task(args, most_rows, pool.size());
+  pool.parallel((strips_of(w) + count - 1) / count, [&](int64_t task) {
     for (int64_t i = 0; i < active; ++i) {
-      const int64_t expert = active_expert(args, i);
-      OrderFreeStrip strip{&args, strip_of(w, args.experts[expert], task), task * kStripPanels * 16};
-      // After the last expert the first one again, with another strip: the threads take them by turns.
+      // After the last expert the first one again, with other strips: the threads take them by turns.
       const bool last = i + 1 == active;
       const std::byte* next = args.experts[active_expert(args, last ? 0 : i + 1)];
-      strip.first.upcoming = strip_of(w, next, task + (last ? pool.size() : 0)).data;
+      const int64_t expert = active_expert(args, i), first = task * count;
+      const OrderFreeStrips strips{&args, args.experts[expert], first, smaller(count, strips_of(w) - first),
+                                   strip_of(w, next, first + (last ? pool.size() * count : 0)).data};
       if (args.is_bf16)
-        order_free_strip<Bf16Step>(strip, rows_of(args, expert));
+        order_free_expert<Bf16Step>(strips, rows_of(args, expert));
       else
-        order_free_strip<F32Step>(strip, rows_of(args, expert));
+        order_free_expert<F32Step>(strips, rows_of(args, expert));
     }
   });
 }

@@ -10,6 +10,8 @@
 
 #include <fmt/format.h>
 
+#include "base/memory_info.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -17,7 +19,7 @@
 namespace chorale::bench {
 namespace {
 
-constexpr size_t kBufferBytes = size_t{3} << 30;
+constexpr uint64_t kMostBytes = uint64_t{3} << 30;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 constexpr int kPasses = 3;
 constexpr int64_t kRounds = 4'000'000;
@@ -127,8 +129,10 @@ double operations_per_round(InstructionSet isa) {
 
 }  // namespace
 
-ReadBandwidth::ReadBandwidth() : buffer_(kBufferBytes) {
-  for (size_t i = 0; i < kBufferBytes; i += 4096)
+// A quarter of the memory that is free at most: a large model may have taken the rest.
+ReadBandwidth::ReadBandwidth()
+    : buffer_(std::min(kMostBytes, available_memory() / 4) / kPieceBytes * kPieceBytes) {
+  for (size_t i = 0; i < buffer_.size(); i += 4096)
     buffer_.data()[i] = std::byte{1};  // pages of its own, not the zero page
 }
 
@@ -136,10 +140,10 @@ double ReadBandwidth::measure(ThreadPool& pool) const {
   double best = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     const auto start = Clock::now();
-    pool.parallel(static_cast<int64_t>(kBufferBytes / kPieceBytes), [&](int64_t i) {
+    pool.parallel(static_cast<int64_t>(buffer_.size() / kPieceBytes), [&](int64_t i) {
       sink += sum_words(buffer_.data() + static_cast<size_t>(i) * kPieceBytes, kPieceBytes);
     });
-    best = std::max(best, static_cast<double>(kBufferBytes) / seconds_since(start));
+    best = std::max(best, static_cast<double>(buffer_.size()) / seconds_since(start));
   }
   return best;
 }

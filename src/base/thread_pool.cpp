@@ -5,29 +5,18 @@
 #include <sched.h>
 
 #include "base/error.h"
+#include "base/spin.h"
 
 namespace chorale {
 namespace {
 
-// About 20 microseconds of spinning before a thread sleeps: longer than the gap between two ops of a step,
-// and short enough that an idle server costs nothing.
-constexpr int kSpins = 2000;
-
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
 // Waits until value differs from `old`; returns the new one.
 template <typename T>
 T wait_for_change(const std::atomic<T>& value, T old) {
-  for (int spin = 0; spin < kSpins; ++spin) {
+  for (int spin = 0; spin < kSpinsBeforeSleep; ++spin) {
     const T current = value.load(std::memory_order_acquire);
     if (current != old) return current;
-    relax();
+    relax_processor();
   }
   for (;;) {
     value.wait(old, std::memory_order_acquire);

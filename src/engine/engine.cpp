@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "base/random.h"
+#include "base/thread_pool.h"
 #include "engine/block_manager.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
@@ -29,7 +30,12 @@ namespace chorale::engine {
 namespace {
 
 constexpr std::chrono::milliseconds kIdleCheck{500};
-constexpr int kMaskThreads = 2;
+constexpr int kMaxMaskThreads = 4;
+
+// The engine's thread makes masks, too. More threads than that find no core that is free.
+int mask_threads() {
+  return std::min(available_cores() / 2, kMaxMaskThreads);
+}
 
 EngineOptions checked(EngineOptions options, const ModelRunner& runner) {
   auto positive = [](int64_t value, const char* name) {
@@ -153,7 +159,7 @@ class Engine::Impl {
   std::vector<const StepPlan*> plans_;          // of the groups
   std::vector<std::span<const float>> logits_;  // likewise
   Sampler sampler_;
-  MaskWorkers masks_{kMaskThreads};
+  MaskWorkers masks_{mask_threads()};
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
   std::vector<std::unique_ptr<Sequence>> taken_;
   std::vector<uint64_t> taken_aborts_;
@@ -433,6 +439,7 @@ bool Engine::Impl::run_step() {
     }
   }
   return true;
+  masks_.finish_queued();
 }
 
 void Engine::Impl::take_rows(const ScheduledSequence& scheduled, std::span<const float> rows) {
@@ -498,7 +505,7 @@ void Engine::Impl::append_token(Sequence& sequence, std::span<const float> row) 
   } else if (sequence.num_output() >= sequence.max_output) {
     finish(sequence, event, FinishReason::length);
   } else if (sequence.mask) {
-    masks_.start(sequence.mask, sampled.token);  // while the model computes the next logits
+    masks_.start(sequence.mask, sampled.token);  // while the tokens of the others are sampled
   }
 }
 

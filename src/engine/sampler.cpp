@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -25,45 +26,93 @@ struct RowSummary {
   bool usable = false;    // no NaN, no +infinity, at least one finite value
 };
 
-// Independent lanes, so that the compiler can use vector instructions.
-RowSummary summarize(std::span<const float> row) {
-  constexpr size_t kLanes = 16;
-  float max[kLanes];
-  float min[kLanes];
-  int32_t nan[kLanes] = {};
-  std::fill_n(max, kLanes, -kInfinity);
-  std::fill_n(min, kLanes, kInfinity);
-  auto take = [&](size_t lane, float x) {
-    max[lane] = x > max[lane] ? x : max[lane];
+// Of a row that is read in pieces. Independent lanes, so that the compiler can use vector instructions.
+class Summarizer {
+ public:
+  static constexpr size_t kLanes = 16;
+
+  Summarizer() {
+    std::fill_n(max_, kLanes, -kInfinity);
+    std::fill_n(min_, kLanes, kInfinity);
+  }
+
+  void take_lanes(const float* values) {
+    for (size_t lane = 0; lane < kLanes; ++lane) take(lane, values[lane]);
+  }
+  void take(size_t lane, float x) {
+    max_[lane] = x > max_[lane] ? x : max_[lane];
     const float finite = x > -kInfinity ? x : kInfinity;
-    min[lane] = finite < min[lane] ? finite : min[lane];
-    nan[lane] |= x != x ? 1 : 0;
-  };
+    min_[lane] = finite < min_[lane] ? finite : min_[lane];
+    nan_[lane] |= x != x ? 1 : 0;
+  }
+
+  RowSummary summary() const {
+    RowSummary summary;
+    bool any_nan = false;
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      summary.max = std::max(summary.max, max_[lane]);
+      summary.min = std::min(summary.min, min_[lane]);
+      any_nan |= nan_[lane] != 0;
+    }
+    summary.usable = !any_nan && std::isfinite(summary.max);
+    return summary;
+  }
+
+ private:
+  float max_[kLanes];
+  float min_[kLanes];
+  int32_t nan_[kLanes] = {};
+};
+
+RowSummary summarize(std::span<const float> row) {
+  Summarizer summarizer;
   size_t i = 0;
-  for (; i + kLanes <= row.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) take(lane, row[i + lane]);
+  for (; i + Summarizer::kLanes <= row.size(); i += Summarizer::kLanes) summarizer.take_lanes(row.data() + i);
+  for (; i < row.size(); ++i) summarizer.take(0, row[i]);
+  return summarizer.summary();
+}
+
+constexpr std::array<uint32_t, 32> kBits = [] {
+  std::array<uint32_t, 32> bits{};
+  for (uint32_t i = 0; i < 32; ++i) bits[i] = uint32_t{1} << i;
+  return bits;
+}();
+
+// Copies the row, with minus infinity for each token whose bit is not set; `to` may be `from`. The summary is
+// that of the result.
+RowSummary copy_allowed(std::span<const float> from, std::span<const uint32_t> allowed, std::span<float> to) {
+  constexpr size_t kWord = kBits.size();
+  Summarizer summarizer;
+  float kept[kWord];
+  const size_t num_whole = from.size() / kWord;
+  for (size_t word = 0; word < num_whole; ++word) {
+    const uint32_t bits = allowed[word];
+    float* target = to.data() + word * kWord;
+    if (bits == 0) {
+      std::fill_n(target, kWord, -kInfinity);
+      continue;
+    }
+    const float* source = from.data() + word * kWord;
+    for (size_t i = 0; i < kWord; ++i) kept[i] = (bits & kBits[i]) != 0 ? source[i] : -kInfinity;
+    for (size_t i = 0; i < kWord; i += Summarizer::kLanes) summarizer.take_lanes(kept + i);
+    std::copy_n(kept, kWord, target);
   }
-  for (; i < row.size(); ++i) take(0, row[i]);
-  RowSummary summary;
-  bool any_nan = false;
-  for (size_t lane = 0; lane < kLanes; ++lane) {
-    summary.max = std::max(summary.max, max[lane]);
-    summary.min = std::min(summary.min, min[lane]);
-    any_nan |= nan[lane] != 0;
+  for (size_t i = num_whole * kWord; i < from.size(); ++i) {
+    to[i] = (allowed[num_whole] & kBits[i % kWord]) != 0 ? from[i] : -kInfinity;
+    summarizer.take(0, to[i]);
   }
-  summary.usable = !any_nan && std::isfinite(summary.max);
-  return summary;
+  return summarizer.summary();
 }
 
 int32_t first_equal(std::span<const float> row, float value) {
   return static_cast<int32_t>(std::ranges::find(row, value) - row.begin());
 }
 
+// Beside the mask of what is allowed.
 bool changes_logits(const SampleInput& input) {
   const SamplingParams& p = input.params;
-  return !input.allowed.empty() || !p.logit_bias.empty() || p.repetition_penalty != 1 ||
-         p.frequency_penalty != 0 || p.presence_penalty != 0 ||
-         static_cast<int64_t>(input.output.size()) < p.min_new_tokens;
+  return !p.logit_bias.empty() || p.repetition_penalty != 1 || p.frequency_penalty != 0 ||
+         p.presence_penalty != 0 || static_cast<int64_t>(input.output.size()) < p.min_new_tokens;
 }
 
 // Adjustments keep finite logits finite, so that nothing a request asks for can make NaN of them.
@@ -146,11 +195,16 @@ Sampled Sampler::sample(const SampleInput& input) {
   if (changes_logits(input)) {
     std::ranges::copy(input.logits, adjusted_.begin());
     apply_penalties(input);
-    apply_mask(input);
+    mask_stop_tokens(input);
     logits = adjusted_;
-    summary = summarize(logits);
-    if (!summary.usable) return {SampleStatus::all_masked};
+    if (input.allowed.empty()) summary = summarize(logits);
   }
+  if (!input.allowed.empty()) {
+    CHORALE_CHECK(input.allowed.size() * 32 >= logits.size());
+    summary = copy_allowed(logits, input.allowed, adjusted_);
+    logits = adjusted_;
+  }
+  if (!summary.usable) return {SampleStatus::all_masked};
   const SamplingParams& params = input.params;
   if (params.temperature == 0) return {SampleStatus::ok, first_equal(logits, summary.max)};
 
@@ -192,17 +246,9 @@ void Sampler::apply_penalties(const SampleInput& input) {
   for (const int32_t token : input.prompt) seen_[static_cast<size_t>(token)] = 0;
 }
 
-void Sampler::apply_mask(const SampleInput& input) {
+// Before min_new_tokens.
+void Sampler::mask_stop_tokens(const SampleInput& input) {
   const SamplingParams& p = input.params;
-  for (size_t word = 0; word < input.allowed.size(); ++word) {
-    const size_t first = word * 32;
-    const size_t end = std::min(first + 32, adjusted_.size());
-    const uint32_t bits = input.allowed[word];
-    if (bits == ~uint32_t{0}) continue;
-    for (size_t i = first; i < end; ++i) {
-      if ((bits >> (i - first) & 1U) == 0) adjusted_[i] = -kInfinity;
-    }
-  }
   if (static_cast<int64_t>(input.output.size()) >= p.min_new_tokens) return;
   for (const int32_t token : p.stop_token_ids) adjusted_[static_cast<size_t>(token)] = -kInfinity;
   if (p.ignore_eos) return;

@@ -78,7 +78,7 @@ class Sampler {
   };
 
   void apply_penalties(const SampleInput& input);
-  void apply_mask(const SampleInput& input);
+  void mask_stop_tokens(const SampleInput& input);
   int32_t sample_from_top_k(std::span<const float> logits, const SamplingParams& params, uint64_t random);
   int32_t sample_from_all(std::span<const float> logits, const SamplingParams& params, uint64_t random);
   void collect_top(std::span<const float> logits, size_t count);

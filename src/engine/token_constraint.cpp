@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/math.h"
+#include "base/spin.h"
 
 namespace chorale::engine {
 
@@ -29,14 +30,24 @@ MaskWorkers::~MaskWorkers() {
 }
 
 void MaskWorkers::start(const std::shared_ptr<MaskTask>& task, std::optional<int32_t> token) {
+  bool sleeping = false;
   {
     const std::lock_guard lock(mutex_);
     CHORALE_CHECK(task->state_ == MaskTask::State::idle, "a mask is made already");
     task->token_ = token;
     task->state_ = MaskTask::State::queued;
     queue_.push_back(task);
+    num_queued_.store(queue_.size(), std::memory_order_relaxed);
+    more_come_.store(true, std::memory_order_relaxed);
+    sleeping = num_sleeping_ > 0;
   }
-  wake_.notify_one();
+  if (sleeping) wake_.notify_one();
+}
+
+void MaskWorkers::finish_queued() {
+  more_come_.store(false, std::memory_order_relaxed);
+  std::unique_lock lock(mutex_);
+  while (!queue_.empty()) run_next(lock);
 }
 
 void MaskWorkers::wait(MaskTask& task) {
@@ -56,18 +67,37 @@ void MaskWorkers::wait(MaskTask& task) {
 void MaskWorkers::loop() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    await_tasks(lock);
     if (stopping_) return;
-    const std::shared_ptr<MaskTask> task = std::move(queue_.front());
-    queue_.pop_front();
-    if (task->state_ != MaskTask::State::queued) continue;
-    task->state_ = MaskTask::State::running;
-    lock.unlock();
-    task->run();
-    lock.lock();
-    task->state_ = MaskTask::State::idle;
-    made_.notify_all();
+    run_next(lock);
   }
+}
+
+// The queue is not empty.
+void MaskWorkers::run_next(std::unique_lock<std::mutex>& lock) {
+  const std::shared_ptr<MaskTask> task = std::move(queue_.front());
+  queue_.pop_front();
+  num_queued_.store(queue_.size(), std::memory_order_relaxed);
+  if (task->state_ != MaskTask::State::queued) return;
+  task->state_ = MaskTask::State::running;
+  lock.unlock();
+  task->run();
+  lock.lock();
+  task->state_ = MaskTask::State::idle;
+  made_.notify_all();
+}
+
+// While more are to come, they come a few microseconds apart: sooner than a thread falls asleep and is woken.
+void MaskWorkers::await_tasks(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  for (int spin = 0; spin < kSpinsBeforeSleep; ++spin) {
+    if (num_queued_.load(std::memory_order_relaxed) > 0 || !more_come_.load(std::memory_order_relaxed)) break;
+    relax_processor();
+  }
+  lock.lock();
+  ++num_sleeping_;
+  wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+  --num_sleeping_;
 }
 
 }  // namespace chorale::engine

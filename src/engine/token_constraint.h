@@ -2,7 +2,9 @@
 // request that has a constraint.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -32,7 +34,8 @@ class TokenConstraint {
 // Makes the state of a new output; of each choice of a request its own.
 using ConstraintFactory = std::function<std::unique_ptr<TokenConstraint>()>;
 
-// The mask of one sequence's next token, which is made while the model computes its logits.
+// The mask of one sequence's next token, which is made while the engine samples the tokens of others, or the
+// model computes.
 class MaskTask {
  public:
   MaskTask(std::unique_ptr<TokenConstraint> constraint, int64_t vocab_size);
@@ -53,9 +56,12 @@ class MaskTask {
   State state_ = State::idle;     // under the workers' mutex
 };
 
-// Threads that make masks beside the forward pass. Thread-safe.
+// Threads that make masks while the engine's thread samples. What they have not begun when it is done, that
+// thread takes over in finish_queued(): a mask thread that took a core from a thread of the forward pass
+// would make all the others wait for it. Thread-safe.
 class MaskWorkers {
  public:
+  // 0 threads: all masks are made by the engine's thread.
   explicit MaskWorkers(int num_threads);
   ~MaskWorkers();
   MaskWorkers(const MaskWorkers&) = delete;
@@ -63,16 +69,24 @@ class MaskWorkers {
 
   // Makes the task's next mask, after `token` where there is one. The task is idle.
   void start(const std::shared_ptr<MaskTask>& task, std::optional<int32_t> token);
+  // Makes on this thread what no other has begun; what others have begun may go on.
+  void finish_queued();
   // Returns when the mask is made; makes it on this thread when no other has begun to.
   void wait(MaskTask& task);
 
  private:
   void loop();
+  void run_next(std::unique_lock<std::mutex>& lock);
+  void await_tasks(std::unique_lock<std::mutex>& lock);
 
   std::mutex mutex_;
   std::condition_variable wake_, made_;
   std::deque<std::shared_ptr<MaskTask>> queue_;
   bool stopping_ = false;
+  int num_sleeping_ = 0;
+  // What a worker that spins looks at.
+  std::atomic<bool> more_come_{false};
+  std::atomic<size_t> num_queued_{0};
   std::vector<std::thread> threads_;
 };
 

@@ -105,8 +105,7 @@ impl Environment {
         }
         // Not the tokenizer itself: where the grammar leaves no choice of text, the model keeps that of its tokens.
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let slices = SlicedBiasComputer::json_slices();
-        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices())
             .map_err(|error| brief(&error.to_string()))?;
         factory.quiet();
         let shared = Shared { eos_ids: eos_ids.to_vec(), tokens, mask_words: vocab_size.div_ceil(32) };
@@ -134,6 +133,13 @@ impl Environment {
         });
         result.map_err(|error| brief(&error))
     }
+}
+
+/// Where all tokens of one of these patterns can follow, the mask takes them as a whole and looks at none of them. Beside
+/// what is inside of JSON's texts: words, of which most of a vocabulary consists, where other marks may not stand.
+fn slices() -> Vec<String> {
+    let words = ["[a-z ]{1,10}", "[a-zA-Z0-9 ]{1,10}"].map(str::to_owned);
+    SlicedBiasComputer::json_slices().into_iter().chain(words).collect()
 }
 
 /// The bytes of every token, as the trie wants them: control tokens, which no text may spell, begin with a byte that

@@ -26,9 +26,10 @@ struct Case {
   std::vector<int32_t> prompt{0};
   std::vector<int32_t> output;
   std::vector<int32_t> eos;
+  std::vector<uint32_t> allowed;
 
   Sampled sample(Sampler& sampler) const {
-    return sampler.sample({logits, params, seed, prompt, output, eos});
+    return sampler.sample({logits, params, seed, prompt, output, eos, allowed});
   }
   Sampled sample() const {
     Sampler sampler(static_cast<int64_t>(logits.size()));
@@ -209,6 +210,50 @@ TEST(Sampler, StopTokensAreMaskedUntilEnoughWereGenerated) {
   EXPECT_EQ(c.sample().token, 0);
   c.output = {};
   c.params.stop_token_ids = {1, 2};
+  EXPECT_EQ(c.sample().status, SampleStatus::all_masked);
+}
+
+TEST(Sampler, OnlyWhatIsAllowedIsLeft) {
+  std::mt19937 random(21);
+  for (const size_t vocab : {size_t{1}, size_t{31}, size_t{32}, size_t{33}, size_t{100}, size_t{500}}) {
+    Sampler sampler(static_cast<int64_t>(vocab));
+    int constrained = 0;
+    for (int trial = 0; trial < 300; ++trial) {
+      Case c = greedy(random_logits(random, vocab, 2));
+      c.seed = random();
+      c.params.temperature = trial % 3;
+      c.params.top_k = trial % 5 == 0 ? 3 : -1;
+      if (trial % 7 == 0) c.params.presence_penalty = 1;
+      c.output = {static_cast<int32_t>(random() % vocab)};
+      Case masked = c;  // the same by hand
+      for (size_t word = 0; word * 32 < vocab; ++word) {
+        const uint32_t bits = random() % 3 == 0 ? 0 : static_cast<uint32_t>(random() & random());
+        c.allowed.push_back(trial % 11 == 0 ? ~uint32_t{0} : bits);
+        for (size_t i = word * 32; i < std::min(vocab, word * 32 + 32); ++i) {
+          if ((c.allowed[word] >> (i % 32) & 1U) == 0) masked.logits[i] = -kInf;
+        }
+      }
+      const Sampled expected = masked.sample(sampler);
+      const Sampled sampled = c.sample(sampler);
+      EXPECT_EQ(sampled.token, expected.token) << "vocabulary " << vocab << ", trial " << trial;
+      if (expected.status == SampleStatus::ok) {
+        EXPECT_EQ(sampled.status, SampleStatus::ok);
+        ++constrained;
+      } else {
+        EXPECT_EQ(sampled.status, SampleStatus::all_masked);
+      }
+    }
+    EXPECT_GT(constrained, 20);
+  }
+}
+
+TEST(Sampler, LogitsThatAreNotAllowedMustBeUsableAllTheSame) {
+  Case c = greedy({1.0F, kNan, 2.0F});
+  c.allowed = {0b101};
+  EXPECT_EQ(c.sample().status, SampleStatus::bad_logits);
+  c.logits[1] = -kInf;
+  EXPECT_EQ(c.sample().token, 2);
+  c.allowed = {0b010};
   EXPECT_EQ(c.sample().status, SampleStatus::all_masked);
 }
 

@@ -1,7 +1,9 @@
 #include "engine/token_constraint.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -135,6 +137,73 @@ TEST_F(TokenConstraintTest, ARequestThatMayNotEndYetHasNothingLeft) {
   EXPECT_EQ(record.answer.finish, FinishReason::error);
   ASSERT_TRUE(record.error);
   EXPECT_EQ(record.error->param, "min_new_tokens");
+}
+
+// Counts its masks, and where they are made.
+class Counted : public TokenConstraint {
+ public:
+  struct Counts {
+    std::atomic<int> masks{0};
+    std::atomic<int> accepted{0};
+    std::atomic<int> made_here{0};
+    std::thread::id here = std::this_thread::get_id();
+  };
+  explicit Counted(Counts& counts) : counts_(counts) {}
+
+  std::optional<RequestError> next_mask(std::span<uint32_t> mask) override {
+    mask[0] = static_cast<uint32_t>(++number_);
+    ++counts_.masks;
+    if (std::this_thread::get_id() == counts_.here) ++counts_.made_here;
+    return std::nullopt;
+  }
+  std::optional<RequestError> accept(int32_t /*token*/) override {
+    ++counts_.accepted;
+    return std::nullopt;
+  }
+
+ private:
+  Counts& counts_;
+  int number_ = 0;
+};
+
+TEST(MaskWorkers, EachMaskIsMadeOnceBySomeone) {
+  constexpr int kTasks = 16;
+  constexpr int kSteps = 200;
+  for (const int num_threads : {0, 1, 3}) {
+    Counted::Counts counts;
+    std::vector<std::shared_ptr<MaskTask>> tasks;
+    for (int i = 0; i < kTasks; ++i) {
+      tasks.push_back(std::make_shared<MaskTask>(std::make_unique<Counted>(counts), 32));
+    }
+    MaskWorkers workers(num_threads);
+    for (int step = 1; step <= kSteps; ++step) {
+      for (const auto& task : tasks) {
+        workers.start(task, step == 1 ? std::nullopt : std::optional<int32_t>(step));
+      }
+      if (step % 2 == 0) workers.finish_queued();
+      for (const auto& task : tasks) {
+        workers.wait(*task);
+        ASSERT_EQ(task->mask()[0], static_cast<uint32_t>(step));
+      }
+    }
+    EXPECT_EQ(counts.masks, kTasks * kSteps);
+    EXPECT_EQ(counts.accepted, kTasks * (kSteps - 1));
+    if (num_threads == 0) {
+      EXPECT_EQ(counts.made_here, counts.masks);
+    }
+  }
+}
+
+TEST(MaskWorkers, NothingWaitsAfterFinishQueued) {
+  Counted::Counts counts;
+  const auto task = std::make_shared<MaskTask>(std::make_unique<Counted>(counts), 32);
+  MaskWorkers workers(0);
+  workers.start(task, std::nullopt);
+  EXPECT_EQ(counts.masks, 0);
+  workers.finish_queued();
+  EXPECT_EQ(counts.masks, 1);
+  workers.wait(*task);
+  EXPECT_EQ(counts.masks, 1);
 }
 
 }  // namespace

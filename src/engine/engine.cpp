@@ -78,7 +78,7 @@ class Engine::Impl {
   Impl(ModelRunner& runner, EngineOptions options);
   ~Impl();
 
-  std::optional<RequestError> submit(GenerationRequest request, EventListener listener);
+  std::optional<RequestError> submit(std::vector<Submission> submissions);
   void abort(std::string_view id);
   void flush_prefix_cache();
   void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
@@ -115,7 +115,9 @@ class Engine::Impl {
   void fail_all(const std::string& message);
   void publish_and_deliver();
 
-  std::optional<RequestError> refuse(const Sequence& sequence) const;
+  // Under mutex_.
+  std::optional<RequestError> refuse(std::span<const std::unique_ptr<Sequence>> sequences) const;
+  void enqueue(std::unique_ptr<Sequence> sequence);
   std::optional<RequestError> check_length(const Sequence& sequence) const;
   int64_t output_limit(const Sequence& sequence) const;
 
@@ -198,41 +200,59 @@ Engine::Impl::~Impl() {
 
 // ---- any thread ----
 
-std::optional<RequestError> Engine::Impl::submit(GenerationRequest request, EventListener listener) {
-  if (auto error = request.validate(vocab_size_)) return error;
-  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(listener));
-  if (auto error = check_length(*sequence)) return error;
-  sequence->max_output = output_limit(*sequence);
-  if (const ConstraintFactory& constraint = sequence->request.constraint) {
-    sequence->mask = std::make_shared<MaskTask>(constraint(), vocab_size_);
+std::optional<RequestError> Engine::Impl::submit(std::vector<Submission> submissions) {
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (Submission& submission : submissions) {
+    if (auto error = submission.request.validate(vocab_size_)) return error;
+    auto sequence = std::make_unique<Sequence>(std::move(submission.request), std::move(submission.listener));
+    if (auto error = check_length(*sequence)) return error;
+    sequence->max_output = output_limit(*sequence);
+    if (const ConstraintFactory& constraint = sequence->request.constraint) {
+      sequence->mask = std::make_shared<MaskTask>(constraint(), vocab_size_);
+    }
+    sequences.push_back(std::move(sequence));
   }
   {
     const std::lock_guard lock(mutex_);
-    if (auto error = refuse(*sequence)) return error;
-    sequence->arrival = next_arrival_++;
-    sequence->submitted = std::chrono::steady_clock::now();
-    sequence->seed = sequence->request.sampling.seed.value_or(random_bits(entropy_, 0, sequence->arrival));
-    live_.emplace(sequence->request.id, sequence->arrival);
-    incoming_.push_back(std::move(sequence));
-    ++stats_.waiting;
+    if (auto error = refuse(sequences)) return error;
+    for (auto& sequence : sequences) enqueue(std::move(sequence));
   }
   wake_.notify_one();
   return std::nullopt;
 }
 
-std::optional<RequestError> Engine::Impl::refuse(const Sequence& sequence) const {
+void Engine::Impl::enqueue(std::unique_ptr<Sequence> sequence) {
+  const GenerationRequest& request = sequence->request;
+  sequence->arrival = next_arrival_++;
+  sequence->submitted = std::chrono::steady_clock::now();
+  sequence->seed = request.sampling.seed.value_or(random_bits(entropy_, 0, sequence->arrival));
+  const bool is_new = live_.emplace(request.id, sequence->arrival).second;
+  CHORALE_CHECK(is_new, "two requests have the id '{}'", request.id);
+  incoming_.push_back(std::move(sequence));
+  ++stats_.waiting;
+}
+
+std::optional<RequestError> Engine::Impl::refuse(std::span<const std::unique_ptr<Sequence>> sequences) const {
   if (stats_.failed)
     return RequestError{503, "the model runner has failed; the server must be restarted", ""};
   if (!accepting_) return RequestError{503, "the server is shutting down and takes no new requests", ""};
-  if (stats_.waiting >= options_.max_queued_requests) {
-    return RequestError{503,
-                        fmt::format("the queue is full: {} requests are waiting and at most {} may",
-                                    stats_.waiting, options_.max_queued_requests),
-                        ""};
+  const int64_t most = options_.max_queued_requests;
+  if (std::ssize(sequences) > most) {
+    return RequestError{
+        400,
+        fmt::format("{} sequences are asked for at once, and at most {} may wait", sequences.size(), most),
+        "n"};
   }
-  if (live_.contains(sequence.request.id)) {
-    return RequestError{400, fmt::format("a request with id '{}' is still running", sequence.request.id),
-                        "id"};
+  if (stats_.waiting + std::ssize(sequences) > most) {
+    return RequestError{
+        503,
+        fmt::format("the queue is full: {} requests are waiting and at most {} may", stats_.waiting, most),
+        ""};
+  }
+  for (const auto& sequence : sequences) {
+    const std::string& id = sequence->request.id;
+    if (live_.contains(id))
+      return RequestError{400, fmt::format("a request with id '{}' is still running", id), "id"};
   }
   return std::nullopt;
 }
@@ -419,6 +439,7 @@ StepPhase Engine::Impl::take_plan_in(std::chrono::steady_clock::time_point now) 
 
 // False when the model has failed.
 bool Engine::Impl::run_step() {
+  masks_.finish_queued();
   try {
     runner_->run_groups(plans_, logits_);
     for (size_t g = 0; g < groups_.size(); ++g) {
@@ -439,7 +460,6 @@ bool Engine::Impl::run_step() {
     }
   }
   return true;
-  masks_.finish_queued();
 }
 
 void Engine::Impl::take_rows(const ScheduledSequence& scheduled, std::span<const float> rows) {
@@ -612,8 +632,14 @@ Engine::Engine(ModelRunner& runner, EngineOptions options)
 
 Engine::~Engine() = default;
 
+std::optional<RequestError> Engine::submit(std::vector<Submission> submissions) {
+  return impl_->submit(std::move(submissions));
+}
+
 std::optional<RequestError> Engine::submit(GenerationRequest request, EventListener listener) {
-  return impl_->submit(std::move(request), std::move(listener));
+  std::vector<Submission> one;
+  one.push_back({std::move(request), std::move(listener)});
+  return impl_->submit(std::move(one));
 }
 
 void Engine::abort(std::string_view id) {

@@ -58,6 +58,11 @@ struct EngineStats {
   bool failed = false;          // the model runner threw: nothing runs any more, new requests are refused
 };
 
+struct Submission {
+  GenerationRequest request;
+  EventListener listener;
+};
+
 class Engine {
  public:
   // Starts the thread. The runner must outlive the engine. Throws Error for options that are out of range.
@@ -67,10 +72,12 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Validates and queues a request: 400 for a request's fault, 503 when the queue is full, after
-  // stop_accepting(), or once the model runner has thrown (then every live request ends with finish `error`).
-  // On success the listener will be called with at least one event, the last of which has a finish reason;
-  // the listener is destroyed after it. On failure it is never called.
+  // Validates and queues requests, all of them or none: 400 for a request's fault, 503 when the queue has no
+  // room for all, after stop_accepting(), or once the model runner has thrown (then every live request ends
+  // with finish `error`). Their ids differ. On success each listener will be called with at least one event,
+  // the last of which has a finish reason; the listener is destroyed after it. On failure none is ever
+  // called, and nothing is counted.
+  std::optional<RequestError> submit(std::vector<Submission> submissions);
   std::optional<RequestError> submit(GenerationRequest request, EventListener listener);
 
   // Ends a request in any phase; its blocks are free before the next step. The listener gets finish

@@ -100,13 +100,7 @@ Answer::Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<
 
 void Answer::start(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange) {
   const std::shared_ptr<Answer> answer(new Answer(services, std::move(plan), std::move(exchange)));
-  try {
-    for (size_t i = 0; i < answer->running_.size(); ++i) answer->submit(i);
-  } catch (...) {
-    answer->over_ = true;
-    for (const Running& running : answer->running_) services.engine.abort(running.state.plan.request.id);
-    throw;
-  }
+  answer->submit();
   answer->exchange_->on_gone([weak = std::weak_ptr(answer)] {
     // Where the weak pointer has ended, so have all the requests.
     if (const auto self = weak.lock(); self && !self->over_) {
@@ -119,12 +113,15 @@ void Answer::start(const AnswerServices& services, AnswerPlan plan, std::shared_
   answer->format_->open(answer->running_.size(), answer->sink());
 }
 
-void Answer::submit(size_t choice) {
-  const PlannedChoice& plan = running_[choice].state.plan;
-  const engine::GenerationRequest& request = plan.request;
-  Listener listener{std::make_shared<LiveRequests::Ticket>(services_.live, request.id, plan.public_id),
-                    shared_from_this(), choice};
-  if (auto error = services_.engine.submit(request, std::move(listener))) throw BadRequest(std::move(*error));
+void Answer::submit() {
+  std::vector<engine::Submission> submissions;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const PlannedChoice& plan = running_[i].state.plan;
+    const engine::GenerationRequest& request = plan.request;
+    auto ticket = std::make_shared<LiveRequests::Ticket>(services_.live, request.id, plan.public_id);
+    submissions.push_back({request, Listener{std::move(ticket), shared_from_this(), i}});
+  }
+  if (auto error = services_.engine.submit(std::move(submissions))) throw BadRequest(std::move(*error));
 }
 
 // The engine's thread only passes the event on; text is made on the connection's strand.

@@ -115,7 +115,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   };
 
   Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange);
-  void submit(size_t choice);
+  void submit();
   // is_cancelled: a client has asked for the end of the request.
   void on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time, bool is_cancelled);
   void observe(Running& running, const TextPiece& piece, Clock::time_point time);

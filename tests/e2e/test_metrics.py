@@ -267,6 +267,26 @@ def test_a_full_queue_and_preemptions(serve):
     assert metrics("chorale_request_queue_time_seconds_sum") > 0
 
 
+def test_choices_of_which_one_finds_no_room_leave_no_trace(serve):
+    server = serve("--max-running-requests", 1, "--max-queued-requests", 2)
+    client = Client(server)
+    prompt = [258] * 20
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.completion, prompt, n=2, max_tokens=1500, **SEEDED)
+        while True:
+            metrics = client.metrics()
+            if metrics("chorale_num_requests_running") == 1 and metrics("chorale_num_requests_waiting") == 1:
+                break
+        # One place is left.
+        assert client.post("/v1/completions", {"prompt": prompt, "n": 2}).status_code == 503
+        assert client.post("/generate", {"input_ids": [prompt, prompt]}).status_code == 503
+        refused = client.post("/v1/completions", {"prompt": prompt, "n": 3})  # which would never find room
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "n"
+        assert client.metrics()("chorale_num_requests_waiting") == 1, "the test was too slow"
+        running.result()
+    client.check(client.wait_until_empty())
+
+
 def test_other_servers_names_have_the_same_values(serve):
     server = serve("--metrics-compat", "sglang,vllm")
     client = Client(server)

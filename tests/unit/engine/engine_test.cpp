@@ -260,6 +260,53 @@ TEST_F(EngineTest, RefusesMoreThanTheQueueHolds) {
   EXPECT_FALSE(submit(request("later", 5, 2)).has_value());
 }
 
+TEST_F(EngineTest, RequestsThatComeTogetherAreQueuedTogetherOrNotAtAll) {
+  options.max_queued_requests = 4;  // the one that runs counts until its first step is over
+  options.max_running_requests = 1;
+  start();
+  auto submissions = [&](const std::string& prefix, int count) {
+    std::vector<Submission> all;
+    for (int i = 0; i < count; ++i) {
+      const GenerationRequest r = request(fmt::format("{}{}", prefix, i), 5, 4);
+      all.push_back({r, recorder.listener(r.id)});
+    }
+    return all;
+  };
+  runner->close_gate();
+  ASSERT_FALSE(submit(request("running", 5, 4)));
+  runner->wait_until_held();
+  auto taken = submissions("d", 1);
+  taken.push_back({request("running", 5, 4), recorder.listener("other")});
+  const auto known = engine->submit(std::move(taken));
+  ASSERT_TRUE(known);
+  EXPECT_EQ(known->param, "id");
+  ASSERT_FALSE(engine->submit(submissions("a", 2)));
+  const auto full = engine->submit(submissions("b", 2));
+  ASSERT_TRUE(full);
+  EXPECT_EQ(full->http_status, 503);
+  const auto never = engine->submit(submissions("c", 5));
+  ASSERT_TRUE(never);
+  EXPECT_EQ(never->http_status, 400);
+  auto faulty = submissions("e", 1);
+  faulty.push_back({request("faulty", 500, 4), recorder.listener("faulty")});
+  EXPECT_TRUE(engine->submit(std::move(faulty)));
+  ASSERT_FALSE(engine->submit(submissions("f", 1)));  // the one place that is left
+  runner->open_gate();
+  for (const char* id : {"running", "a0", "a1", "f0"}) {
+    EXPECT_EQ(recorder.wait(id).answer.finish, FinishReason::length);
+  }
+  expect_all_free();
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.finished_length, 4U);
+  EXPECT_EQ(stats.finished_aborted, 0U);
+  EXPECT_EQ(stats.generated_tokens, 16U);
+  EXPECT_EQ(stats.queue_seconds.count(), 4U);
+  for (const char* id : {"b0", "b1", "c0", "d0", "e0"}) {
+    EXPECT_EQ(recorder.get(id).num_events, 0) << id;
+    EXPECT_FALSE(recorder.get(id).listener_alive) << id;
+  }
+}
+
 TEST_F(EngineTest, AbortsInEveryPhaseAndFreesBlocks) {
   options.max_running_requests = 1;
   start();

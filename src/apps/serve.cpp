@@ -145,6 +145,11 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
       ->option_text("SECONDS")
       ->check(CLI::Range(0.0, 86400.0))
       ->group(kGroup);
+  app.add_option("--health-check-timeout", flags.server.health_check_timeout_seconds,
+                 "Seconds in which /health_generate wants a token, else it answers 503 (20)")
+      ->option_text("SECONDS")
+      ->check(CLI::Range(0.001, 86400.0))
+      ->group(kGroup);
 }
 
 void add_observation_flags(CLI::App& app, ServeFlags& flags) {

@@ -303,6 +303,13 @@ void Api::flush_cache(const HttpRequest& /*request*/, const std::shared_ptr<Exch
       {.body = to_text({{"status", "ok"}, {"message", "the prefix cache is emptied before the next step"}})});
 }
 
+  const std::chrono::duration<double> patience(context_.options.health_check_timeout_seconds);
+  const auto give_up = [this, id = probe.id, exchange, patience] {
+    context_.model.engine.abort(id);
+    exchange->respond(error_response(
+        {503, fmt::format("the model has made no token in {} seconds", patience.count()), ""}));
+  };
+  exchange->on_timeout(std::chrono::ceil<std::chrono::milliseconds>(patience), give_up);
 void Api::models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   const std::string& path = request.path;
   Json model = {{"id", context_.model_name},

@@ -4,6 +4,7 @@
 // request is being handled the connection watches for the client going away: the end of its stream, too.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -49,6 +50,8 @@ class Exchange {
 
   // Called once, on the strand, if the client goes away or is cut off before the answer is complete.
   virtual void on_gone(std::function<void()> callback) = 0;
+  // Called once, on the strand, after the delay, unless the answer is complete or the client gone by then.
+  virtual void on_timeout(std::chrono::milliseconds delay, std::function<void()> callback) = 0;
 };
 
 // Runs on the connection's strand; must not throw.

@@ -43,6 +43,9 @@ class ConnectionExchange : public Exchange {
   void on_gone(std::function<void()> callback) override {
     connection_->on_gone(serial_, std::move(callback));
   }
+  void on_timeout(std::chrono::milliseconds delay, std::function<void()> callback) override {
+    connection_->on_timeout(serial_, delay, std::move(callback));
+  }
 
  private:
   std::shared_ptr<Connection> connection_;
@@ -350,11 +353,23 @@ bool Connection::is_stalled() {
   return false;
 }
 
+void Connection::on_timeout(uint64_t serial, std::chrono::milliseconds delay,
+                            std::function<void()> callback) {
+  if (!is_current(serial)) return;
+  answer_timer_.emplace(socket_.get_executor(), delay);
+  answer_timer_->async_wait(
+      [weak = weak_from_this(), serial, callback = std::move(callback)](ErrorCode error) {
+        const auto self = weak.lock();
+        if (!error && self && self->is_current(serial)) callback();
+      });
+}
+
 // The answer has been written whole.
 void Connection::end_exchange() {
   log_access(fmt::format("{}", status_));
   --context_.active_exchanges;
   gone_ = nullptr;
+  answer_timer_.reset();
   overfull_ = false;
   release(path_);
   if (!keep_alive_) return linger();
@@ -425,6 +440,7 @@ void Connection::close() {
   charge(0);
   read_timer_.cancel();
   write_timer_.cancel();
+  answer_timer_.reset();
   socket_.close(ignored);
   if (!was_busy) return;
   log_access("client gone");

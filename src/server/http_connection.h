@@ -1,4 +1,5 @@
-// One client connection of the HTTP server: a single read loop, a single write queue, two deadlines.
+// One client connection of the HTTP server: a single read loop, a single write queue, two deadlines and
+// one that a request may have.
 //
 // A connection that waits for a request holds no buffer: the loop waits until there is something to read, and
 // reads it into a buffer of the serving thread.
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -69,6 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void send_event(uint64_t serial, std::string_view payload);
   void end_stream(uint64_t serial);
   void on_gone(uint64_t serial, std::function<void()> callback);
+  void on_timeout(uint64_t serial, std::chrono::milliseconds delay, std::function<void()> callback);
   size_t queued_bytes() const { return queue_.size() + writing_.size() - written_; }
 
  private:
@@ -126,6 +129,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   int status_ = 0;
   std::chrono::steady_clock::time_point started_;
   std::function<void()> gone_;
+  std::optional<boost::asio::steady_timer> answer_timer_;  // of the few requests that have one
 
   std::string queue_;    // waits for writing_ to be written
   std::string writing_;  // the operation in progress

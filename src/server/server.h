@@ -10,7 +10,7 @@
 //   POST /tokenize, /detokenize
 //   GET  /get_model_info, /get_server_info
 //   GET  /health                                  200, or 503 while the server drains
-//   GET  /health_generate                         200 once the model has made a token
+//   GET  /health_generate                         200 once the model has made a token, 503 if it does not
 //   GET  /metrics                                 Prometheus text; the names are in server/metrics.h
 //   POST /start_expert_distribution_record, /stop_..., /dump_...
 //                                                 how many tokens go to each expert, as SGLang's
@@ -41,7 +41,8 @@ struct ServerOptions {
   int port = 30000;                // 0: any free port; the ready line tells which
   std::string served_model_name;   // empty: the last component of the model's path
   double drain_timeout_seconds = 30;
-  int io_threads = 2;          // for connections, JSON and tokenization; the engine has its own threads
+  double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
+  int io_threads = 2;  // for connections, as many for JSON and tokenization; the engine has its own threads
   bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program
   bool log_requests = false;   // one line at level info for each request that ends; else at level debug
   double status_interval_seconds =

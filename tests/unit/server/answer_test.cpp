@@ -40,6 +40,7 @@ class StoppedExchange : public Exchange {
   void end_stream() override {}
   size_t queued_bytes() const override { return 0; }
   void on_gone(std::function<void()>) override {}
+  void on_timeout(std::chrono::milliseconds, std::function<void()>) override {}
 
  private:
   std::atomic<bool>& destroyed_;

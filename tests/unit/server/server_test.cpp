@@ -382,11 +382,33 @@ TEST_F(ServerTest, AFullQueueIsA503ThatLeavesNothingBehind) {
   engine_options.max_running_requests = 1;
   runner.step_microseconds = 2000;
   start();
-  const RawResponse response =
-      post(kCompletions, {{"prompt", "Once"}, {"n", 32}, {"max_tokens", 400}, {"ignore_eos", true}});
+  const auto body = [](int n) {
+    return Json{{"prompt", "Once"}, {"n", n}, {"max_tokens", 400}, {"ignore_eos", true}};
+  };
+  EXPECT_EQ(error_of(kCompletions, body(5), 400)["param"], "n");
+  RawClient client(port);
+  client.post(kCompletions, to_text(body(4)));
+  ASSERT_TRUE(eventually([this] { return engine->stats().waiting == 3; }));
+  const RawResponse response = post(kCompletions, body(2));
   EXPECT_EQ(response.status, 503);
   EXPECT_EQ(response.headers.at("Retry-After"), "1");
+  EXPECT_EQ(engine->stats().waiting, 3);
+  client.reset();
   EXPECT_TRUE(eventually([this] { return engine_is_empty(); }));
+  EXPECT_EQ(engine->stats().finished_aborted, 4U);
+}
+
+TEST_F(ServerTest, AHealthCheckDoesNotWaitForeverForAToken) {
+  options.health_check_timeout_seconds = 0.05;
+  runner.step_microseconds = 2'000'000;
+  start();
+  const RawResponse response = get("/health_generate");
+  EXPECT_EQ(response.status, 503);
+  const Json error = Json::parse(response.body)["error"];
+  EXPECT_EQ(error["message"], "the model has made no token in 0.05 seconds");
+  EXPECT_EQ(error["type"], "service_unavailable_error");
+  EXPECT_EQ(get("/health").status, 200);
+  EXPECT_TRUE(eventually([this] { return engine_is_empty(); }));  // nothing is left of the check
 }
 
 TEST_F(ServerTest, DrainsWithAStreamThatEnds) {

@@ -15,6 +15,7 @@
 #include "server/json_body.h"
 #include "server/live_requests.h"
 #include "server/metrics.h"
+#include "server/structured_output.h"
 #include "server/text_generation.h"
 
 namespace chorale::server {
@@ -23,9 +24,10 @@ namespace chorale::server {
 struct PlannedChoice {
   engine::GenerationRequest request;
   TextOptions text;
-  int64_t prompt_index = 0;  // choices with the same index share one prompt
-  std::string public_id;     // what the client knows the request by
-  std::string prompt_text;   // for formats that repeat the prompt
+  int64_t prompt_index = 0;                           // choices with the same index share one prompt
+  std::string public_id;                              // what the client knows the request by
+  std::shared_ptr<const OutputFormat> output_format;  // of its text; nullptr: any
+  std::string prompt_text;                            // for formats that repeat the prompt
   int64_t prompt_characters =
       0;  // of the prompt's tokens, for formats that tell where each token's text starts
   bool discard_output = false;  // the client asked for no token, the engine makes at least one

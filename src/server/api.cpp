@@ -31,6 +31,11 @@ namespace {
 
 constexpr std::string_view kModels = "/v1/models";
 
+// Of grammars, each of which may take a second: so they take no more than one core, and only those who ask
+// for them wait. The queue is bounded by what a client may be expected to wait for.
+constexpr int kCompilationThreads = 1;
+constexpr size_t kMaxCompilations = 256;
+
 std::string served_name(const ServerOptions& options, const ServerModel& model) {
   if (!options.served_model_name.empty()) return options.served_model_name;
   std::filesystem::path path(model.model_path);
@@ -81,6 +86,11 @@ std::string percent_decoded(std::string_view text) {
   return out;
 }
 
+// For the log.
+std::string name_of(const HttpRequest& request) {
+  return fmt::format("{} {}", request.method, request.path);
+}
+
 HttpResponse method_refused(const HttpRequest& request, std::string_view allowed) {
   HttpResponse response = error_response(
       {405, fmt::format("{} takes {}, not {}", request.path, allowed, quote(request.method)), ""});
@@ -123,6 +133,7 @@ Api::Api(const ServerOptions& options, const ServerModel& model)
       services_{model.engine, model.tokenizer, metrics_, live_, options.log_requests},
       id_base_(random_hex()),
       created_(std::time(nullptr)),
+      compilation_(kCompilationThreads, kMaxCompilations),
       work_(options.io_threads) {}
 
 std::string Api::new_id(const char* prefix) {
@@ -130,7 +141,7 @@ std::string Api::new_id(const char* prefix) {
 }
 
 void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
-  const std::string what = fmt::format("{} {}", request.method, request.path);
+  const std::string what = name_of(request);
   try {
     route(std::move(request), exchange);
   } catch (...) {
@@ -139,15 +150,15 @@ void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange)
 }
 
 template <typename Work>
-void Api::answer_from_work(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
+void Api::answer_from_work(const std::string& what, const std::shared_ptr<Exchange>& exchange,
                            const Work& work) {
-  const std::string what = fmt::format("{} {}", request.method, request.path);
   std::function<void()> answer;
   try {
     answer = work();
   } catch (...) {
     answer = [exchange, response = failure_response(what)] { exchange->respond(response); };
   }
+  if (!answer) return;
   exchange->post([exchange, what, answer = std::move(answer)] {
     try {
       answer();
@@ -208,10 +219,39 @@ void Api::route(HttpRequest request, const std::shared_ptr<Exchange>& exchange) 
 
 // On a thread of the work queue.
 void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  answer_from_work(request, exchange, [&] {
+  const std::string what = name_of(request);
+  answer_from_work(what, exchange, [&]() -> std::function<void()> {
     auto made = std::make_shared<AnswerPlan>(plan(request));
-    return [this, exchange, made] { Answer::start(services_, std::move(*made), exchange); };
+    if (constrain(*made, &find_output_format)) return start_of(made, exchange);
+    const bool waits = compilation_.post([this, what, made, exchange] {
+      answer_from_work(what, exchange, [&] {
+        constrain(*made, &compile_output_format);
+        return start_of(made, exchange);
+      });
+    });
+    if (!waits) throw BadRequest({503, "too many grammars wait to be compiled", ""});
+    return nullptr;
   });
+}
+
+std::function<void()> Api::start_of(const std::shared_ptr<AnswerPlan>& plan,
+                                    const std::shared_ptr<Exchange>& exchange) {
+  return [this, plan, exchange] { Answer::start(services_, std::move(*plan), exchange); };
+}
+
+// Gives every choice its constraint. False where one of them is not to be had.
+bool Api::constrain(AnswerPlan& plan,
+                    engine::ConstraintFactory (*make)(const OutputFormat&, const ServerModel&)) const {
+  const OutputFormat* last = nullptr;  // several choices follow one
+  engine::ConstraintFactory factory;
+  for (PlannedChoice& choice : plan.choices) {
+    if (choice.output_format == nullptr) continue;
+    if (choice.output_format.get() != last) factory = make(*choice.output_format, context_.model);
+    if (!factory) return false;
+    last = choice.output_format.get();
+    choice.request.constraint = factory;
+  }
+  return true;
 }
 
 AnswerPlan Api::plan(const HttpRequest& request) {
@@ -263,6 +303,13 @@ void Api::health_generate(const HttpRequest& /*request*/, const std::shared_ptr<
   });
   if (error) throw BadRequest({503, std::move(error->message), ""});
   exchange->on_gone([this, id = probe.id] { context_.model.engine.abort(id); });
+  const std::chrono::duration<double> patience(context_.options.health_check_timeout_seconds);
+  const auto give_up = [this, id = probe.id, exchange, patience] {
+    context_.model.engine.abort(id);
+    exchange->respond(error_response(
+        {503, fmt::format("the model has made no token in {} seconds", patience.count()), ""}));
+  };
+  exchange->on_timeout(std::chrono::ceil<std::chrono::milliseconds>(patience), give_up);
 }
 
 void Api::get_model_info(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
@@ -274,7 +321,7 @@ void Api::get_server_info(const HttpRequest& /*request*/, const std::shared_ptr<
 }
 
 void Api::tokens(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  answer_from_work(request, exchange, [&] {
+  answer_from_work(name_of(request), exchange, [&] {
     const Json body = json_body(request);
     const bool to_ids = request.path == "/tokenize";
     const Json answer = to_ids ? tokenize(body, context_) : detokenize(body, context_);
@@ -303,13 +350,6 @@ void Api::flush_cache(const HttpRequest& /*request*/, const std::shared_ptr<Exch
       {.body = to_text({{"status", "ok"}, {"message", "the prefix cache is emptied before the next step"}})});
 }
 
-  const std::chrono::duration<double> patience(context_.options.health_check_timeout_seconds);
-  const auto give_up = [this, id = probe.id, exchange, patience] {
-    context_.model.engine.abort(id);
-    exchange->respond(error_response(
-        {503, fmt::format("the model has made no token in {} seconds", patience.count()), ""}));
-  };
-  exchange->on_timeout(std::chrono::ceil<std::chrono::milliseconds>(patience), give_up);
 void Api::models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   const std::string& path = request.path;
   Json model = {{"id", context_.model_name},

@@ -32,7 +32,10 @@ class Api {
   // From now on /health and new requests get 503.
   void set_draining() { draining_ = true; }
   // Drops requests that are not planned yet. Before the end of the connections that they came from.
-  void stop_work() { work_.stop(); }
+  void stop_work() {
+    work_.stop();
+    compilation_.stop();
+  }
   LiveRequests& live() { return live_; }
   const std::string& model_name() const { return context_.model_name; }
   Activity& activity() { return activity_; }
@@ -41,11 +44,10 @@ class Api {
  private:
   // Throws BadRequest.
   void route(HttpRequest request, const std::shared_ptr<Exchange>& exchange);
-  // On a thread of the work queue: `work` makes the function that answers on the exchange's strand. What
-  // either throws becomes the answer.
+  // On a thread of a work queue: `work` makes the function that answers on the exchange's strand, or none
+  // where another one is to answer. What either throws becomes the answer.
   template <typename Work>
-  void answer_from_work(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange,
-                        const Work& work);
+  void answer_from_work(const std::string& what, const std::shared_ptr<Exchange>& exchange, const Work& work);
 
   using Handler = void (Api::*)(const HttpRequest&, const std::shared_ptr<Exchange>&);  // throws BadRequest
   struct Route {
@@ -58,6 +60,10 @@ class Api {
 
   void generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   AnswerPlan plan(const HttpRequest& request);
+  bool constrain(AnswerPlan& plan,
+                 engine::ConstraintFactory (*make)(const OutputFormat&, const ServerModel&)) const;
+  std::function<void()> start_of(const std::shared_ptr<AnswerPlan>& plan,
+                                 const std::shared_ptr<Exchange>& exchange);
   void page(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void health_generate(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
@@ -90,7 +96,9 @@ class Api {
   std::atomic<uint32_t> next_id_{0};
   std::string id_base_;
   int64_t created_;
-  WorkQueue work_;  // last: its threads use everything above
+  // Last: their threads use everything above.
+  WorkQueue compilation_;  // of grammars that are new
+  WorkQueue work_;
 };
 
 }  // namespace chorale::server

@@ -113,6 +113,21 @@ std::optional<RequestedFormat> tool_format(const ToolRequest& tools, ToolCallFor
   return format;
 }
 
+// A call that the model must make comes before a format, which is about the text of a message.
+std::shared_ptr<const OutputFormat> output_format(std::optional<RequestedFormat> calls,
+                                                  std::optional<RequestedFormat> format,
+                                                  std::string_view prompt) {
+  OutputFormat made;
+  if (calls) {
+    made.requested = std::move(*calls);  // whose grammar has the reasoning
+  } else if (format) {
+    made = {std::move(*format), reasoning_start(prompt)};
+  } else {
+    return nullptr;
+  }
+  return std::make_shared<const OutputFormat>(std::move(made));
+}
+
 }  // namespace
 
 std::string render_chat(Fields& fields, const RequestContext& context) {
@@ -132,10 +147,7 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   const ToolRequest tools = read_tools(fields);
   MessageOptions message = read_message_options(fields);
   Json variables = template_variables(fields, tools);
-  const std::optional<RequestedFormat> format = read_output_format(fields);
-  if (format && tools.must_call()) {
-    bad_request(format->param, "the output cannot follow both '{}' and 'tool_choice'", format->param);
-  }
+  std::optional<RequestedFormat> text_format = read_output_format(fields);
   accept_harmless_fields(fields);
   refuse_chat_fields(fields);
   refuse_unsupported_fields(fields);
@@ -148,12 +160,8 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
     bad_request("tools", "the model's chat template does not show tools to the model");
   if (call_form == ToolCallForm::xml) parse_tool_arguments(variables["messages"]);
   const std::string text = render(chat, variables);
-  engine::ConstraintFactory constraint;
-  if (format) constraint = compile_output_format(*format, reasoning_start(text), context);
-  if (const auto calls =
-          tool_format(tools, call_form.value_or(ToolCallForm::json), text, context.model.tokenizer)) {
-    constraint = compile_output_format(*calls, ReasoningStart::none, context);  // which has the reasoning
-  }
+  auto calls = tool_format(tools, call_form.value_or(ToolCallForm::json), text, context.model.tokenizer);
+  const auto format = output_format(std::move(calls), std::move(text_format), text);
   message.reasoning_opened = opens_reasoning(text);
   message.parse_calls = tools.may_call();
   message.calls = {call_form.value_or(ToolCallForm::json), tools.parallel};
@@ -176,7 +184,7 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
     choice.public_id = head.id;
     choice.request.num_top_logprobs = logprobs ? static_cast<int32_t>(top_logprobs.value_or(0)) : -1;
     choice.text = sampling.text;
-    choice.request.constraint = constraint;
+    choice.output_format = format;
     plan.choices.push_back(std::move(choice));
   }
   plan.format = make_chat_format(

@@ -227,15 +227,15 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
                 context.options.max_sequences_per_request, sequences);
   }
 
-  engine::ConstraintFactory constraint;
-  if (format) constraint = compile_output_format(*format, ReasoningStart::none, context);
+  std::shared_ptr<const OutputFormat> output_format;
+  if (format) output_format = std::make_shared<const OutputFormat>(OutputFormat{*format});
 
   AnswerPlan plan;
   plan.stream = stream.stream;
   for (size_t p = 0; p < prompts.list.size(); ++p) {
     PlannedChoice choice = plan_choice(prompts.list[p], sampling, options, context);
     choice.prompt_index = static_cast<int64_t>(p);
-    choice.request.constraint = constraint;
+    choice.output_format = output_format;
     for (int64_t i = 0; i < n; ++i) {
       choice.request.id = fmt::format("{}-{}", head.id, plan.choices.size());
       choice.request.sampling.choice_index = static_cast<uint32_t>(i);

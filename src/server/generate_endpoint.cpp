@@ -124,7 +124,7 @@ class NativeFormat : public AnswerFormat {
 
 struct NativeSampling {
   SamplingRequest sampling;
-  engine::ConstraintFactory constraint;
+  std::shared_ptr<const OutputFormat> output_format;
   int64_t n = 1;
 };
 
@@ -138,7 +138,7 @@ NativeSampling read_params(const Json& value, const std::string& path, const Req
   fields.refuse("stop_regex", "use stop", {""});
   fields.refuse("custom_params", "there are no custom logit processors");
   fields.finish();
-  if (format) out.constraint = compile_output_format(*format, ReasoningStart::none, context);
+  if (format) out.output_format = std::make_shared<const OutputFormat>(OutputFormat{*format});
   return out;
 }
 
@@ -229,7 +229,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const NativeSampling& params, co
   PlannedChoice choice;
   choice.request.prompt_ids = prompt.ids;
   choice.request.sampling = params.sampling.params;
-  choice.request.constraint = params.constraint;
+  choice.output_format = params.output_format;
   choice.request.sampling.max_new_tokens = std::max<int64_t>(max_tokens, 1);
   choice.request.num_top_logprobs = options.logprobs ? static_cast<int32_t>(options.top_logprobs) : -1;
   choice.request.prompt_logprobs_start = options.logprob_start;

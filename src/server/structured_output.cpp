@@ -178,6 +178,37 @@ class GrammarConstraint : public engine::TokenConstraint {
   std::string param_;
 };
 
+text::GrammarSource grammar_source(const OutputConstraint& constraint) {
+  return {grammar_kind(constraint.kind), constraint.text};
+}
+
+text::GrammarCompiler& grammars_of(const OutputFormat& format, const ServerModel& model) {
+  if (model.grammars == nullptr) {
+    bad_request(format.requested.param, "this model's output cannot be constrained");
+  }
+  return *model.grammars;
+}
+
+engine::ConstraintFactory make_factory(std::shared_ptr<const text::Grammar> grammar,
+                                       const OutputFormat& format, const ServerModel& model) {
+  const auto tokens = std::make_shared<ReasoningTokens>();
+  tokens->eos = model.engine.options().eos_token_ids;
+  ReasoningStart reasoning = format.reasoning;
+  if (reasoning != ReasoningStart::none) {
+    const std::optional<int32_t> open = model.tokenizer.token_to_id("<think>");
+    const std::optional<int32_t> close = model.tokenizer.token_to_id("</think>");
+    if (open && close) {
+      tokens->open = *open;
+      tokens->close = *close;
+    } else {
+      reasoning = ReasoningStart::none;  // this model has no such tags
+    }
+  }
+  return [grammar = std::move(grammar), reasoning, tokens, param = format.requested.param] {
+    return std::make_unique<GrammarConstraint>(grammar, reasoning, tokens, param);
+  };
+}
+
 }  // namespace
 
 std::optional<RequestedFormat> read_output_format(Fields& fields) {
@@ -197,31 +228,19 @@ std::optional<RequestedFormat> read_output_format(Fields& fields) {
   return std::move(found.front());
 }
 
-engine::ConstraintFactory compile_output_format(const RequestedFormat& format, ReasoningStart reasoning,
-                                                const RequestContext& context) {
-  const ServerModel& model = context.model;
-  if (model.grammars == nullptr) bad_request(format.param, "this model's output cannot be constrained");
-  auto compiled = model.grammars->compile({grammar_kind(format.constraint.kind), format.constraint.text});
+engine::ConstraintFactory find_output_format(const OutputFormat& format, const ServerModel& model) {
+  const std::shared_ptr<const text::Grammar> grammar =
+      grammars_of(format, model).find(grammar_source(format.requested.constraint));
+  return grammar == nullptr ? nullptr : make_factory(grammar, format, model);
+}
+
+engine::ConstraintFactory compile_output_format(const OutputFormat& format, const ServerModel& model) {
+  auto compiled = grammars_of(format, model).compile(grammar_source(format.requested.constraint));
   if (auto* error = std::get_if<RequestError>(&compiled)) {
-    error->param = format.param;
+    error->param = format.requested.param;
     throw BadRequest(std::move(*error));
   }
-  const auto tokens = std::make_shared<ReasoningTokens>();
-  tokens->eos = model.engine.options().eos_token_ids;
-  if (reasoning != ReasoningStart::none) {
-    const std::optional<int32_t> open = model.tokenizer.token_to_id("<think>");
-    const std::optional<int32_t> close = model.tokenizer.token_to_id("</think>");
-    if (open && close) {
-      tokens->open = *open;
-      tokens->close = *close;
-    } else {
-      reasoning = ReasoningStart::none;  // this model has no such tags
-    }
-  }
-  return [grammar = std::get<std::shared_ptr<const text::Grammar>>(std::move(compiled)), reasoning, tokens,
-          param = format.param] {
-    return std::make_unique<GrammarConstraint>(grammar, reasoning, tokens, param);
-  };
+  return make_factory(std::get<std::shared_ptr<const text::Grammar>>(std::move(compiled)), format, model);
 }
 
 }  // namespace chorale::server

@@ -8,7 +8,7 @@
 #include "engine/token_constraint.h"
 #include "server/fields.h"
 #include "server/output_constraint.h"
-#include "server/sampling_fields.h"
+#include "server/server.h"
 
 namespace chorale::server {
 
@@ -23,9 +23,18 @@ struct RequestedFormat {
 // any text. Throws BadRequest when a field is malformed, or for more than one of them.
 std::optional<RequestedFormat> read_output_format(Fields& fields);
 
-// Compiles it, which may take a second: not for a thread that serves connections. Throws BadRequest that
+// A format, and where in the output it begins.
+struct OutputFormat {
+  RequestedFormat requested;
+  ReasoningStart reasoning = ReasoningStart::none;
+};
+
+// The constraint of a format whose grammar is compiled already; nullptr: it is not. Throws BadRequest where
+// the model's output cannot be constrained.
+engine::ConstraintFactory find_output_format(const OutputFormat& format, const ServerModel& model);
+
+// Compiles it, which may take a second: not for a thread that other requests wait for. Throws BadRequest that
 // names the field.
-engine::ConstraintFactory compile_output_format(const RequestedFormat& format, ReasoningStart reasoning,
-                                                const RequestContext& context);
+engine::ConstraintFactory compile_output_format(const OutputFormat& format, const ServerModel& model);
 
 }  // namespace chorale::server

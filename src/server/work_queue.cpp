@@ -4,7 +4,7 @@
 
 namespace chorale::server {
 
-WorkQueue::WorkQueue(int num_threads) {
+WorkQueue::WorkQueue(int num_threads, size_t max_waiting) : max_waiting_(max_waiting) {
   for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { loop(); });
 }
 
@@ -25,13 +25,15 @@ void WorkQueue::stop() {
   }
 }
 
-void WorkQueue::post(std::function<void()> work) {
+bool WorkQueue::post(std::function<void()> work) {
   {
     const std::lock_guard lock(mutex_);
-    if (stopping_) return;
+    if (stopping_) return true;
+    if (queue_.size() >= max_waiting_) return false;
     queue_.push_back(std::move(work));
   }
   wake_.notify_one();
+  return true;
 }
 
 void WorkQueue::loop() {

@@ -1,10 +1,12 @@
-// A few threads for work that would hold up those that serve connections: parsing, tokenizing, compiling
-// grammars.
+// A few threads for work that would hold up those that serve connections: parsing and tokenizing, or
+// compiling grammars, which would hold up even the others.
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -14,7 +16,8 @@ namespace chorale::server {
 // Thread-safe. Work begins in the order in which it came.
 class WorkQueue {
  public:
-  explicit WorkQueue(int num_threads);
+  // max_waiting: of the work that has not begun.
+  explicit WorkQueue(int num_threads, size_t max_waiting = std::numeric_limits<size_t>::max());
   ~WorkQueue();
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
@@ -22,12 +25,14 @@ class WorkQueue {
   // Waits for what has begun, drops what has not, and takes no more. May be called more than once.
   void stop();
 
-  // Must not throw.
-  void post(std::function<void()> work);
+  // The work must not throw. False, and it is dropped, when as much waits as may; after stop() it is dropped,
+  // too.
+  bool post(std::function<void()> work);
 
  private:
   void loop();
 
+  const size_t max_waiting_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> queue_;

@@ -132,6 +132,11 @@ struct SourceHash {
   }
 };
 
+// The text of a JSON object says nothing, and the one entry serves them all.
+GrammarSource cache_key(const GrammarSource& source) {
+  return source.kind == GrammarKind::kJsonObject ? GrammarSource() : source;
+}
+
 // The grammars used last. Not thread-safe.
 class Cache {
  public:
@@ -139,10 +144,7 @@ class Cache {
 
   std::shared_ptr<const Grammar> find(const GrammarSource& source) {
     const auto found = index_.find(source);
-    if (found == index_.end()) {
-      ++use_.misses;
-      return nullptr;
-    }
+    if (found == index_.end()) return nullptr;
     ++use_.hits;
     entries_.splice(entries_.begin(), entries_, found->second);  // the first is the one used last
     return found->second->grammar;
@@ -159,6 +161,8 @@ class Cache {
       entries_.pop_back();
     }
   }
+
+  void count_miss() { ++use_.misses; }
 
   GrammarCompiler::CacheUse use() const {
     GrammarCompiler::CacheUse use = use_;
@@ -210,13 +214,18 @@ GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, int64_t vocab_size,
 
 GrammarCompiler::~GrammarCompiler() = default;
 
+std::shared_ptr<const Grammar> GrammarCompiler::find(const GrammarSource& source) {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->cache.find(cache_key(source));
+}
+
 std::variant<std::shared_ptr<const Grammar>, RequestError> GrammarCompiler::compile(
     const GrammarSource& source) {
-  // The text of a JSON object says nothing, and the one entry serves them all.
-  const GrammarSource key = source.kind == GrammarKind::kJsonObject ? GrammarSource() : source;
+  const GrammarSource key = cache_key(source);
   {
     const std::lock_guard lock(impl_->mutex);
     if (auto grammar = impl_->cache.find(key)) return grammar;
+    impl_->cache.count_miss();
   }
   chorale_grammar* compiled = nullptr;
   chorale_text_bytes error{};

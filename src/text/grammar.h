@@ -108,6 +108,9 @@ class GrammarCompiler {
   // model. Threads that ask for the same new source at a time each compile it.
   std::variant<std::shared_ptr<const Grammar>, RequestError> compile(const GrammarSource& source);
 
+  // What compile() would find in the cache; nullptr: it would have to compile.
+  std::shared_ptr<const Grammar> find(const GrammarSource& source);
+
   // Words of 32 bits in a mask: those of vocab_size bits.
   size_t mask_words() const;
 

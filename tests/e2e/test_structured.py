@@ -3,10 +3,13 @@
 import json
 import random
 import re
+import select
 from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import pytest
+
+from raw_http import Connection, post
 
 PERSON = {
     "type": "object",
@@ -104,6 +107,26 @@ def test_a_batch_does_not_change_the_output(server):
         assert list(pool.map(ask, range(8))) == alone
 
 
+def hard_grammar(number):
+    """As many properties as there may be, and none that another grammar has."""
+    properties = {f"p{number}x{i}": {"type": "string", "pattern": f"a{i}.*"} for i in range(1000)}
+    return {"json_schema": {"type": "object", "properties": properties}}
+
+
+def test_hard_grammars_hold_up_only_those_who_ask_for_them(serve):
+    server = serve()
+    connections = [Connection(server, timeout=120) for _ in range(24)]
+    for number, connection in enumerate(connections):
+        connection.send(post("/v1/completions", {"prompt": "a", "max_tokens": 1} | hard_grammar(number)))
+    for _ in range(3):
+        server.ask("/v1/completions", {"prompt": "Once", "max_tokens": 1})
+    answered, _, _ = select.select([connection.socket for connection in connections], [], [], 0)
+    assert len(answered) < len(connections) / 2, f"{len(answered)} hard ones came first"
+    for connection in connections:
+        assert connection.response().status == 200
+        connection.close()
+
+
 TOOLS = [
     {"type": "function",
      "function": {"name": "weather",
@@ -145,6 +168,24 @@ def test_calls_can_be_forced(server, client, model, choice, stream):
     name, arguments = calls[0]
     assert choice == "required" or name == "clock"
     jsonschema.validate(json.loads(arguments), schemas[name])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call_comes_before_a_response_format(server, stream):
+    """As with OpenAI, the format is about the text of the message, of which there is none."""
+    plain = {"messages": MESSAGES, "tools": TOOLS, "tool_choice": "required", "max_tokens": 250, "seed": 5} | NO_THINKING
+    body = plain | {"response_format": schema_format(PERSON)}
+
+    def calls(body):
+        if not stream:
+            (choice,) = server.ask("/v1/chat/completions", body)["choices"]
+            assert choice["finish_reason"] == "tool_calls" and not choice["message"]["content"]
+            return [call["function"] for call in choice["message"]["tool_calls"]]
+        deltas = [choice["delta"] for message in server.stream("/v1/chat/completions", body) for choice in message["choices"]]
+        assert not any(delta.get("content") for delta in deltas)
+        return [call["function"] for delta in deltas for call in delta.get("tool_calls") or []]
+
+    assert calls(body) == calls(plain) != []
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kIdleCheck{500};
 constexpr int kMaxMaskThreads = 4;
+// How long the engine's thread makes masks before the next forward pass begins: some dozens of easy ones.
+constexpr std::chrono::microseconds kMaskHelp{500};
 
 // The engine's thread makes masks, too. More threads than that find no core that is free.
 int mask_threads() {
@@ -439,7 +441,7 @@ StepPhase Engine::Impl::take_plan_in(std::chrono::steady_clock::time_point now) 
 
 // False when the model has failed.
 bool Engine::Impl::run_step() {
-  masks_.finish_queued();
+  masks_.help(kMaskHelp);
   try {
     runner_->run_groups(plans_, logits_);
     for (size_t g = 0; g < groups_.size(); ++g) {

@@ -44,10 +44,11 @@ void MaskWorkers::start(const std::shared_ptr<MaskTask>& task, std::optional<int
   if (sleeping) wake_.notify_one();
 }
 
-void MaskWorkers::finish_queued() {
+void MaskWorkers::help(std::chrono::nanoseconds most) {
+  const auto end = std::chrono::steady_clock::now() + most;
   more_come_.store(false, std::memory_order_relaxed);
   std::unique_lock lock(mutex_);
-  while (!queue_.empty()) run_next(lock);
+  while (!queue_.empty() && std::chrono::steady_clock::now() < end) run_next(lock);
 }
 
 void MaskWorkers::wait(MaskTask& task) {

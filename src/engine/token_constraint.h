@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -57,11 +58,11 @@ class MaskTask {
 };
 
 // Threads that make masks while the engine's thread samples. What they have not begun when it is done, that
-// thread takes over in finish_queued(): a mask thread that took a core from a thread of the forward pass
-// would make all the others wait for it. Thread-safe.
+// thread takes over for a moment in help(), because a mask thread that takes a core from a thread of the
+// forward pass makes all the others wait for it. Hard masks are made beside the forward pass. Thread-safe.
 class MaskWorkers {
  public:
-  // 0 threads: all masks are made by the engine's thread.
+  // 0 threads: all masks are made by the engine's thread, in wait() at the latest.
   explicit MaskWorkers(int num_threads);
   ~MaskWorkers();
   MaskWorkers(const MaskWorkers&) = delete;
@@ -69,8 +70,8 @@ class MaskWorkers {
 
   // Makes the task's next mask, after `token` where there is one. The task is idle.
   void start(const std::shared_ptr<MaskTask>& task, std::optional<int32_t> token);
-  // Makes on this thread what no other has begun; what others have begun may go on.
-  void finish_queued();
+  // Makes on this thread what no other has begun, until nothing is left or the time is over.
+  void help(std::chrono::nanoseconds most);
   // Returns when the mask is made; makes it on this thread when no other has begun to.
   void wait(MaskTask& task);
 

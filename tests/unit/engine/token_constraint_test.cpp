@@ -180,7 +180,7 @@ TEST(MaskWorkers, EachMaskIsMadeOnceBySomeone) {
       for (const auto& task : tasks) {
         workers.start(task, step == 1 ? std::nullopt : std::optional<int32_t>(step));
       }
-      if (step % 2 == 0) workers.finish_queued();
+      if (step % 2 == 0) workers.help(std::chrono::hours(1));
       for (const auto& task : tasks) {
         workers.wait(*task);
         ASSERT_EQ(task->mask()[0], static_cast<uint32_t>(step));
@@ -194,13 +194,15 @@ TEST(MaskWorkers, EachMaskIsMadeOnceBySomeone) {
   }
 }
 
-TEST(MaskWorkers, NothingWaitsAfterFinishQueued) {
+TEST(MaskWorkers, HelpMakesWhatNobodyHasBegunWhileThereIsTime) {
   Counted::Counts counts;
   const auto task = std::make_shared<MaskTask>(std::make_unique<Counted>(counts), 32);
   MaskWorkers workers(0);
   workers.start(task, std::nullopt);
   EXPECT_EQ(counts.masks, 0);
-  workers.finish_queued();
+  workers.help(std::chrono::nanoseconds(0));
+  EXPECT_EQ(counts.masks, 0);
+  workers.help(std::chrono::hours(1));
   EXPECT_EQ(counts.masks, 1);
   workers.wait(*task);
   EXPECT_EQ(counts.masks, 1);

@@ -93,7 +93,8 @@ int run_bench(BenchFlags& flags, const std::string& version) {
 
 Command add_bench(CLI::App& root, const std::string& version) {
   auto flags = std::make_shared<BenchFlags>();
-  CLI::App* app = root.add_subcommand("bench", "Measure a model's speed beside this machine's ceilings");
+  CLI::App* app = root.add_subcommand(
+      "bench", "Measure a model's speed beside this machine's ceilings; bench serve: a server's");
   app->group(kOffline);
   add_model_flags(*app, flags->load);
   app->get_option("--model-path")->required(false)->option_text("DIR");
@@ -131,7 +132,9 @@ Command add_bench(CLI::App& root, const std::string& version) {
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   add_log_level_flag(*app, flags->log_level)->group("Output");
-  return {app, [flags, version] { return run_bench(*flags, version); }};
+  const Command serve = add_bench_serve(*app, version);
+  return {app,
+          [flags, version, serve] { return serve.app->parsed() ? serve.run() : run_bench(*flags, version); }};
 }
 
 }  // namespace chorale::apps

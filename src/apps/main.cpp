@@ -55,23 +55,36 @@ std::string did_you_mean(const std::optional<std::string>& suggestion, const cha
   return suggestion ? fmt::format("; did you mean {}{}?", prefix, *suggestion) : "";
 }
 
-// What is wrong with the command line, in one line. `command` is null when none was recognised.
-std::string explain(const CLI::App& root, const CLI::App* command, const CLI::ParseError& error) {
+// The command that was recognised, of a group of commands the innermost; the root when none was.
+const CLI::App& chosen_command(const CLI::App& root) {
+  const CLI::App* chosen = &root;
+  while (!chosen->get_subcommands().empty()) chosen = chosen->get_subcommands().front();
+  return *chosen;
+}
+
+// "chorale", "chorale serve"
+std::string full_name(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  return parent != nullptr ? full_name(*parent) + " " + command.get_name() : command.get_name();
+}
+
+// What is wrong with the command line, in one line.
+std::string explain(const CLI::App& root, const CLI::App& command, const CLI::ParseError& error) {
   const std::vector<std::string> extras = root.remaining(true);
   const auto is_flag = [](const std::string& text) { return text.size() > 1 && text[0] == '-'; };
-  if (command == nullptr && !extras.empty() && !is_flag(extras.front())) {
-    const auto suggestion = nearest(extras.front(), command_names(root));
+  const std::vector<std::string> choices = command_names(command);
+  if (!choices.empty() && !extras.empty() && !is_flag(extras.front())) {
+    const auto suggestion = nearest(extras.front(), choices);
     return fmt::format("unknown command \"{}\"{}", extras.front(), did_you_mean(suggestion, ""));
   }
   if (const auto flag = std::find_if(extras.begin(), extras.end(), is_flag); flag != extras.end()) {
     const std::string name = flag->substr(0, flag->find('='));
     const size_t dashes = std::min(name.find_first_not_of('-'), name.size());
-    const auto suggestion = nearest(name.substr(dashes), flag_names(command != nullptr ? *command : root));
+    const auto suggestion = nearest(name.substr(dashes), flag_names(command));
     return fmt::format("unknown flag {}{}", name, did_you_mean(suggestion, "--"));
   }
   if (!extras.empty()) return fmt::format("unexpected argument \"{}\"", extras.front());
-  if (command == nullptr)
-    return fmt::format("a command is required: {}", fmt::join(command_names(root), ", "));
+  if (&command == &root) return fmt::format("a command is required: {}", fmt::join(choices, ", "));
   return error.what();
 }
 
@@ -132,12 +145,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& success) {  // --help, --version
     return root.exit(success);
   } catch (const CLI::ParseError& error) {
-    const auto chosen = std::find_if(commands.begin(), commands.end(),
-                                     [](const Command& command) { return command.app->parsed(); });
-    const CLI::App* command = chosen != commands.end() ? chosen->app : nullptr;
+    const CLI::App& command = chosen_command(root);
     print_error(explain(root, command, error));
-    fmt::print(stderr, "chorale{} --help shows what there is\n",
-               command != nullptr ? " " + command->get_name() : "");
+    fmt::print(stderr, "{} --help shows what there is\n", full_name(command));
     return kUsageError;
   }
   for (const Command& command : commands) {

@@ -20,6 +20,15 @@ void make_report_folder(std::string_view flag, const std::filesystem::path& fold
   }
 }
 
+void check_report_file(std::string_view flag, const std::filesystem::path& file) {
+  std::error_code error;
+  const std::filesystem::path parent = file.has_parent_path() ? file.parent_path() : ".";
+  const bool exists = std::filesystem::exists(file, error);
+  if (std::filesystem::is_directory(file, error)) throw_error("{} {}: it is a folder", flag, file.string());
+  if (access(exists ? file.c_str() : parent.c_str(), W_OK) != 0)
+    throw_error("{} {}: it cannot be written: {}", flag, file.string(), io::system_message(errno));
+}
+
 void write_report_file(const std::filesystem::path& file, const std::string& text) {
   std::ofstream out(file, std::ios::binary | std::ios::trunc);
   out << text;

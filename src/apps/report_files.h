@@ -11,6 +11,10 @@ namespace chorale::apps {
 // folder that cannot be written. Throws Error that names the flag.
 void make_report_folder(std::string_view flag, const std::filesystem::path& folder);
 
+// To be called before anything is run, likewise. Throws Error that names the flag when the file cannot be
+// written.
+void check_report_file(std::string_view flag, const std::filesystem::path& file);
+
 // Replaces the file. Throws Error that names it.
 void write_report_file(const std::filesystem::path& file, const std::string& text);
 

@@ -9,9 +9,9 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include "base/error.h"
+#include "base/file_limit.h"
 #include "base/log.h"
 #include "server/http.h"
 #include "server/http_connection.h"
@@ -29,16 +29,10 @@ constexpr int64_t kMaxTurnedAway = 64;
 // Open files beside the connections: the checkpoint, the log, the event loop.
 constexpr uint64_t kOtherFiles = 128;
 
-void raise_file_limit(int64_t max_connections) {
-  rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;
-  if (files.rlim_cur < files.rlim_max) {
-    rlimit raised = files;
-    raised.rlim_cur = files.rlim_max;
-    if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) files = raised;
-  }
-  if (files.rlim_cur < static_cast<uint64_t>(max_connections) + kOtherFiles) {
-    log::warn("this process may open {} files: fewer than --max-connections {} needs", files.rlim_cur,
+void check_file_limit(int64_t max_connections) {
+  const uint64_t files = raise_file_limit();
+  if (files < static_cast<uint64_t>(max_connections) + kOtherFiles) {
+    log::warn("this process may open {} files: fewer than --max-connections {} needs", files,
               max_connections);
   }
 }
@@ -149,7 +143,7 @@ void HttpServer::listen() {
     throw_error("--max-buffered-bytes: expected at least --max-body-bytes {}, found {}",
                 options.max_body_bytes, options.max_buffered_bytes);
   }
-  raise_file_limit(options.max_connections);
+  check_file_limit(options.max_connections);
   ErrorCode error;
   tcp::resolver resolver(impl_->io);
   const auto found = resolver.resolve(options.host, std::to_string(options.port),

@@ -57,6 +57,7 @@ void print(const bench::ModelBenchReport& report, const BenchFlags& flags) {
 int run_bench(BenchFlags& flags, const std::string& version) {
   log::set_level(log::parse_level(flags.log_level));
   choose_model(flags);
+  if (!flags.trace_file.empty()) check_report_file("--trace", flags.trace_file);
   bench::make_room(flags.bench, flags.load);
   OpProfile profile;
   const bool profiles = flags.profile || !flags.trace_file.empty();

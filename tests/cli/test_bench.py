@@ -81,6 +81,7 @@ def test_ranks_and_markdown(chorale):
         (("--preset", "qwen4"), "qwen3-30b-a3b-1e"),
         (("--model-path", MODEL, "--batch", "0"), "--batch"),
         (("--model-path", MODEL, "--json", "--markdown"), "--json"),
+        (("--model-path", MODEL, "--trace", "/nowhere/trace.json"), "--trace /nowhere/trace.json"),
     ],
 )
 def test_refusals(chorale, flags, message):

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from conftest import ROOT
+from raw_http import Connection, post
 
 SAMPLE = re.compile(r'^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$')
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -271,8 +272,8 @@ def test_choices_of_which_one_finds_no_room_leave_no_trace(serve):
     server = serve("--max-running-requests", 1, "--max-queued-requests", 2)
     client = Client(server)
     prompt = [258] * 20
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(client.completion, prompt, n=2, max_tokens=1500, **SEEDED)
+    with Connection(server) as running:
+        running.send(post("/v1/completions", {"prompt": prompt, "n": 2, "max_tokens": 1900, "ignore_eos": True}))
         while True:
             metrics = client.metrics()
             if metrics("chorale_num_requests_running") == 1 and metrics("chorale_num_requests_waiting") == 1:
@@ -282,9 +283,14 @@ def test_choices_of_which_one_finds_no_room_leave_no_trace(serve):
         assert client.post("/generate", {"input_ids": [prompt, prompt]}).status_code == 503
         refused = client.post("/v1/completions", {"prompt": prompt, "n": 3})  # which would never find room
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "n"
-        assert client.metrics()("chorale_num_requests_waiting") == 1, "the test was too slow"
-        running.result()
-    client.check(client.wait_until_empty())
+        assert client.metrics()("chorale_num_requests_waiting") == 1
+    metrics = client.wait_until_empty()
+    # The two that were taken, of which one began.
+    assert metrics("chorale_num_aborted_requests_total") == 2
+    assert metrics("chorale_request_finished_total", reason="abort") == 2
+    assert metrics("chorale_request_queue_time_seconds_count") == 1
+    assert metrics("chorale_prompt_tokens_total") == 20
+    client.check_codes(metrics)
 
 
 def test_other_servers_names_have_the_same_values(serve):

@@ -286,7 +286,7 @@ def test_unread_bodies_are_bounded_together(serve):
 
 
 SAMPLES = 30  # of each kind
-ROUNDS = 5  # in which half of them are taken without the attackers, and half with them
+ROUNDS = 10  # in which half of them are taken without the attackers, and half with them
 
 
 def seconds_of(client, server):
@@ -297,9 +297,8 @@ def seconds_of(client, server):
     return seconds
 
 
-def assert_disturbs_nobody(server, attack):
-    """Other clients' median latency stays within twice that without the attack. `attack()` is a context in which it goes
-    on; the two take turns, so that a machine that gets busy does for both."""
+def median_seconds(server, attack):
+    """Without the attack and with it. The two take turns, so that a machine that gets busy does for both."""
     without, within = [], []
     with httpx.Client(timeout=120) as client:
         seconds_of(client, server)
@@ -307,8 +306,19 @@ def assert_disturbs_nobody(server, attack):
             without += [seconds_of(client, server) for _ in range(SAMPLES // ROUNDS)]
             with attack():
                 within += [seconds_of(client, server) for _ in range(SAMPLES // ROUNDS)]
-    alone, attacked = statistics.median(without), statistics.median(within)
-    assert attacked < 2 * alone, f"{1000 * alone:.1f} ms without the attack, {1000 * attacked:.1f} ms with it"
+    return statistics.median(without), statistics.median(within)
+
+
+def assert_disturbs_nobody(server, attack, attempts=3):
+    """Other clients' median latency stays within twice that without the attack, a context in which it goes on. What the
+    server does wrong shows in each attempt; that a machine is busy at the wrong times does not."""
+    measured = []
+    for _ in range(attempts):
+        alone, attacked = median_seconds(server, attack)
+        if attacked < 2 * alone:
+            return
+        measured.append(f"{1000 * alone:.1f} ms without the attack, {1000 * attacked:.1f} ms with it")
+    raise AssertionError("; ".join(measured))
 
 
 @contextlib.contextmanager
@@ -334,7 +344,7 @@ def test_the_measure_of_disturbance_can_fail(serve):
     server = serve()
     load = {"prompt": "Once", "max_tokens": 30, "ignore_eos": True, "n": 64}
     with pytest.raises(AssertionError, match="ms with it"):
-        assert_disturbs_nobody(server, lambda: background(lambda: server.post("/v1/completions", load)))
+        assert_disturbs_nobody(server, lambda: background(lambda: server.post("/v1/completions", load)), attempts=1)
 
 
 @pytest.mark.parametrize("attack, start", [

@@ -69,7 +69,6 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
     http::async_read_header(stream_, buffer_, parser_,
                             [self = shared_from_this(), write_error](ErrorCode error, size_t) {
                               if (error) return self->end(write_error ? write_error : error);
-                              self->parser_.eager(true);  // as much of the body as has come
                               self->read_body();
                             });
   }

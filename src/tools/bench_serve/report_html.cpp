@@ -59,8 +59,9 @@ std::string table_row(const char* name, const std::optional<Statistics>& statist
 }
 
 std::string table(const Metrics& m) {
-  return "<thead><tr><th>milliseconds</th><th>mean</th><th>std</th><th>median</th><th>P90</th><th>P95</th>"
-         "<th>P99</th><th>max</th></tr></thead>\n<tbody>\n" +
+  return "<thead><tr><th></th><th colspan=\"7\">milliseconds</th></tr>\n"
+         "<tr><th></th><th>mean</th><th>std</th><th>median</th><th>P90</th><th>P95</th><th>P99</th>"
+         "<th>max</th></tr></thead>\n<tbody>\n" +
          table_row("End-to-end latency", m.e2e) + table_row("Time to first token (TTFT)", m.ttft) +
          table_row("Time per output token (TPOT)", m.tpot) + table_row("Inter-token latency (ITL)", m.itl) +
          "</tbody>\n";

@@ -19,7 +19,7 @@ class Stream {
   ThreadPool& pool() const { return *pool_; }
   InstructionSet instruction_set() const { return isa_; }
   OpProfile* profile() const { return profile_; }  // null: nobody asks
-  void synchronize() const {}  // the CPU has nothing outstanding
+  void synchronize() const {}                      // the CPU has nothing outstanding
 
  private:
   ThreadPool* pool_;

@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "kernels/gemm.h"
 #include "tools/bench/ceilings.h"
+#include "tools/machine.h"
 
 namespace chorale::bench {
 namespace {
@@ -57,7 +58,7 @@ void run(int threads, InstructionSet isa) {
   const Stream stream(pool, isa);
   // Products of float32 do not use the bf16 instruction.
   const InstructionSet multiplies = isa == InstructionSet::avx512_bf16 ? InstructionSet::avx512 : isa;
-  fmt::print("{}, {}, float32\n\n", machine_name(threads), name_of(isa));
+  fmt::print("{}, {} threads, {}, float32\n\n", tools::this_machine().processor, threads, name_of(isa));
   fmt::print("{:<22} {:>5} {:>5} {:>5} {:>10} {:>10} {:>9} {:>9} {:>11}\n", "product", "M", "K", "N",
              "GFLOP/s", "B packed", "peak", "fraction", "B packed");
   for (const Product& p : kProducts) {

@@ -5,10 +5,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <fstream>
-#include <string>
-
-#include <fmt/format.h>
 
 #include "base/memory_info.h"
 
@@ -160,19 +156,6 @@ double peak_operations(ThreadPool& pool, InstructionSet isa) {
     best = std::max(best, operations * static_cast<double>(kRounds) * pool.size() / seconds_since(start));
   }
   return best;
-}
-
-std::string machine_name(int threads) {
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  std::string line;
-  std::string name = "unknown processor";
-  while (std::getline(cpuinfo, line)) {
-    if (line.starts_with("model name")) {
-      name = line.substr(line.find(':') + 2);
-      break;
-    }
-  }
-  return fmt::format("{}, {} threads", name, threads);
 }
 
 }  // namespace chorale::bench

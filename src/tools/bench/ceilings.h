@@ -1,8 +1,6 @@
 // What this machine can do at most, measured: the ceilings that benchmarks are compared with.
 #pragma once
 
-#include <string>
-
 #include "base/instruction_set.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
@@ -23,8 +21,5 @@ class ReadBandwidth {
 // Operations per second (a multiplication and an addition are two) of the instruction that the matrix
 // products of this instruction set use, on all threads, with everything in registers.
 double peak_operations(ThreadPool& pool, InstructionSet isa);
-
-// "Intel(R) Xeon(R) Processor, 2 threads": the machine, for the head of a report.
-std::string machine_name(int threads);
 
 }  // namespace chorale::bench

@@ -1,7 +1,6 @@
 #include "tools/bench/model_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -10,36 +9,13 @@
 #include "base/math.h"
 #include "base/thread_pool.h"
 #include "model/weight_shard.h"
+#include "tools/bench/bench_step.h"
 #include "tools/bench/ceilings.h"
 
 namespace chorale::bench {
 namespace {
 
 constexpr int64_t kStepsBetweenCeilings = 8;
-
-using Clock = std::chrono::steady_clock;
-
-// Sequence s owns the blocks from s * blocks_each on.
-struct Shape {
-  int64_t sequences, tokens_each, first_position, blocks_each;
-};
-
-engine::StepPlan make_step(const Shape& shape, int64_t vocab_size) {
-  engine::StepPlan plan;
-  const int64_t blocks = ceil_div(shape.first_position + shape.tokens_each, engine::kBlockTokens);
-  for (int64_t s = 0; s < shape.sequences; ++s) {
-    for (int64_t t = 0; t < shape.tokens_each; ++t) {
-      plan.token_ids.push_back(
-          static_cast<int32_t>((s * 7919 + t * 104729 + shape.first_position * 31) % vocab_size));
-    }
-    plan.chunks.push_back(
-        {s * shape.tokens_each, shape.tokens_each, shape.first_position, s * blocks, blocks});
-    for (int64_t b = 0; b < blocks; ++b)
-      plan.block_tables.push_back(static_cast<int32_t>(s * shape.blocks_each + b));
-    plan.logits_tokens.push_back(static_cast<int32_t>((s + 1) * shape.tokens_each - 1));
-  }
-  return plan;
-}
 
 // Runs steps of one model, and measures the machine between them.
 class Bench {
@@ -57,8 +33,8 @@ class Bench {
 
   StepResult prefill() {
     StepResult result{.phase = "prefill", .sequences = 1, .tokens = options_.prompt_tokens * groups_};
-    const Shape shape{1, options_.prompt_tokens, 0, blocks_each()};
-    time_step(shape);  // touches every page
+    const BenchStep shape{1, options_.prompt_tokens, 0, blocks_each()};
+    time_step(model_.runner(), shape);  // touches every page
     for (int i = 0; i < options_.repeats; ++i) {
       measure_ceilings();
       take(shape, result);
@@ -68,8 +44,8 @@ class Bench {
 
   StepResult decode(int64_t batch) {
     StepResult result{.phase = "decode", .sequences = batch, .tokens = batch * groups_};
-    Shape shape{batch, 1, options_.prompt_tokens, blocks_each()};
-    time_step(shape);
+    BenchStep shape{batch, 1, options_.prompt_tokens, blocks_each()};
+    time_step(model_.runner(), shape);
     for (int64_t i = 0; i < options_.decode_tokens; ++i) {
       if (i % kStepsBetweenCeilings == 0) measure_ceilings();
       shape.first_position = options_.prompt_tokens + i;
@@ -83,15 +59,6 @@ class Bench {
     return ceil_div(options_.prompt_tokens + options_.decode_tokens, engine::kBlockTokens);
   }
 
-  double time_step(const Shape& shape) {
-    const engine::StepPlan plan = make_step(shape, model_.config().vocab_size);
-    const std::vector<const engine::StepPlan*> plans(static_cast<size_t>(groups_), &plan);
-    std::vector<std::span<const float>> logits(plans.size());
-    const auto start = Clock::now();
-    model_.runner().run_groups(plans, logits);
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  }
-
   // (layer, expert) pairs that got a token since the last call.
   double touched_experts() {
     const std::vector<int64_t> load = model_.runner().expert_load();
@@ -102,9 +69,9 @@ class Bench {
     return touched;
   }
 
-  void take(const Shape& shape, StepResult& result) {
+  void take(const BenchStep& shape, StepResult& result) {
     touched_experts();
-    const double seconds = time_step(shape);
+    const double seconds = time_step(model_.runner(), shape);
     seconds_.push_back(seconds);
     const OpWork floor = step_floor(model_.config(), weights_, element_,
                                     {.sequences = shape.sequences * groups_,
@@ -121,7 +88,7 @@ class Bench {
     peaks_.push_back(peak_operations(pool_, isa_));
   }
 
-  StepResult finish(const Shape& shape, StepResult result) {
+  StepResult finish(const BenchStep& shape, StepResult result) {
     const auto steps = static_cast<double>(seconds_.size());
     std::vector<double> rates;
     for (const double s : seconds_) rates.push_back(static_cast<double>(result.tokens) / s);
@@ -136,7 +103,7 @@ class Bench {
     peaks_.clear();
     if (profile_ != nullptr) {
       profile_->start();
-      time_step(shape);
+      time_step(model_.runner(), shape);
       profile_->stop();
       result.ops.assign(profile_->records().begin(), profile_->records().end());
     }

@@ -1,17 +1,15 @@
 // In steady state a decode step allocates nothing before its events are told.
-#include <filesystem>
 #include <memory>
 #include <numeric>
-#include <span>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "engine/block_manager.h"
-#include "engine/loaded_model.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "unit/allocation_counter.h"
+#include "unit/engine/decode_steps.h"
 
 namespace chorale::engine {
 namespace {
@@ -69,31 +67,17 @@ TEST(Allocation, SchedulerAndSamplerReuseTheirBuffers) {
 // The forward pass on one rank, and on eight that exchange tokens.
 TEST(Allocation, ADecodeStepOfTheModelAllocatesNothing) {
   for (const bool ranks : {false, true}) {
-    LoadOptions options;
-    options.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
-    options.threads = 1;
-    options.max_total_tokens = 256;
-    options.max_running_requests = 4;
-    options.show_progress = false;
+    LoadOptions options = decode_options();
     if (ranks) {
       options.parallel.strategy.tp_size = 4;
       options.parallel.strategy.dp_size = 2;
       options.parallel.strategy.ep_size = 8;
     }
     LoadedModel model = LoadedModel::load(options);
-    StepPlan plan;
-    plan.token_ids = {5};
-    plan.chunks = {{0, 1, 0, 0, 1}};
-    plan.block_tables = {0};
-    plan.logits_tokens = {0};
-    const std::vector<const StepPlan*> plans(static_cast<size_t>(model.runner().num_groups()), &plan);
-    std::vector<std::span<const float>> logits(plans.size());
-    model.runner().run_groups(plans, logits);
+    DecodeSteps steps(model.runner());
+    steps.run(0, 1);
     const int64_t before = num_allocations;
-    for (int32_t position = 1; position < 30; ++position) {
-      plan.chunks[0].first_position = position;
-      model.runner().run_groups(plans, logits);
-    }
+    steps.run(1, 30);
     EXPECT_EQ(num_allocations - before, 0) << (ranks ? "8 ranks" : "1 rank");
   }
 }

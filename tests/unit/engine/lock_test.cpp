@@ -1,14 +1,12 @@
 // A decode step on one rank takes no lock, whatever the number of threads: their ops meet on atomics.
 #include <atomic>
-#include <filesystem>
 #include <mutex>
-#include <vector>
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
 
-#include "engine/loaded_model.h"
+#include "unit/engine/decode_steps.h"
 
 namespace {
 std::atomic<int64_t> num_locks{0};
@@ -32,24 +30,13 @@ TEST(Locks, ADecodeStepTakesNone) {
   ASSERT_EQ(num_locks, at_first + 1) << "locks are counted";
 
   for (const int threads : {1, 2}) {
-    LoadOptions options;
-    options.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+    LoadOptions options = decode_options();
     options.threads = threads;
-    options.max_total_tokens = 256;
-    options.max_running_requests = 4;
-    options.show_progress = false;
     LoadedModel model = LoadedModel::load(options);
-    StepPlan plan;
-    plan.token_ids = {5};
-    plan.chunks = {{0, 1, 0, 0, 1}};
-    plan.block_tables = {0};
-    plan.logits_tokens = {0};
-    model.runner().run(plan);
+    DecodeSteps steps(model.runner());
+    steps.run(0, 1);
     const int64_t before = num_locks;
-    for (int32_t position = 1; position < 30; ++position) {
-      plan.chunks[0].first_position = position;
-      model.runner().run(plan);
-    }
+    steps.run(1, 30);
     EXPECT_EQ(num_locks - before, 0) << threads << " threads";
   }
 }

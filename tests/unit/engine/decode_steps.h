@@ -1,0 +1,51 @@
+// One sequence of the bundled model that decodes, for tests of what a step must not do.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "engine/loaded_model.h"
+
+namespace chorale::engine {
+
+// Room for DecodeSteps; one thread for each rank.
+inline LoadOptions decode_options() {
+  LoadOptions options;
+  options.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+  options.threads = 1;
+  options.max_total_tokens = 256;
+  options.max_running_requests = 4;
+  options.show_progress = false;
+  return options;
+}
+
+// All data-parallel groups do the same. What the steps need is made at construction.
+class DecodeSteps {
+ public:
+  explicit DecodeSteps(ModelRunner& runner)
+      : runner_(runner), plans_(static_cast<size_t>(runner.num_groups()), &plan_), logits_(plans_.size()) {
+    plan_.token_ids = {5};
+    plan_.chunks = {{0, 1, 0, 0, 1}};
+    plan_.block_tables = {0};
+    plan_.logits_tokens = {0};
+  }
+  DecodeSteps(const DecodeSteps&) = delete;
+  DecodeSteps& operator=(const DecodeSteps&) = delete;
+
+  // The steps at the positions [begin, end), which lie in one block.
+  void run(int32_t begin, int32_t end) {
+    for (int32_t position = begin; position < end; ++position) {
+      plan_.chunks[0].first_position = position;
+      runner_.run_groups(plans_, logits_);
+    }
+  }
+
+ private:
+  ModelRunner& runner_;
+  StepPlan plan_;
+  std::vector<const StepPlan*> plans_;
+  std::vector<std::span<const float>> logits_;
+};
+
+}  // namespace chorale::engine

@@ -206,7 +206,16 @@ export async function ended(tab, index) {
 
 export const state = (tab) => answers(tab).last().getAttribute("data-state");
 
-// Makes answers long: the page has no such switch, and the model likes to be brief.
+// Makes answers as long as their limit of tokens lets them be: the page has no such switch, and the model likes
+// to be brief, now and then down to one token.
+export async function untilTheLimit(tab) {
+  await tab.route("**/v1/chat/completions", async (route) => {
+    const body = { ...route.request().postDataJSON(), ignore_eos: true };
+    await route.continue({ postData: JSON.stringify(body) });
+  });
+}
+
+// The same without a limit.
 export async function neverEnding(tab) {
   await tab.route("**/v1/chat/completions", async (route) => {
     const { max_tokens: _, ...asked } = route.request().postDataJSON();

@@ -2,6 +2,8 @@
 // the operations it must do, and the fraction of the ceiling that it reaches. Shapes are those of
 // Qwen3-30B-A3B. The matrices take turns, so that each comes from memory and not from a cache.
 //
+// The formats of weights: 0 bf16, 2 int8, 3 int4. Quantizing the rows is not counted.
+//
 // Usage: kernel_bench [--benchmark_filter=REGEX ...]
 #include <algorithm>
 #include <array>
@@ -19,6 +21,7 @@
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
 #include "kernels/matmul.h"
+#include "kernels/quantize.h"
 #include "tools/bench/ceilings.h"
 #include "tools/bench/floor.h"
 
@@ -82,10 +85,34 @@ Tensor activations(Arena& arena, int64_t rows, int64_t columns) {
   return t;
 }
 
+// The second argument of a benchmark of a matrix.
+WeightFormat format_of(const benchmark::State& state) {
+  return static_cast<WeightFormat>(state.range(1));
+}
+
+// A layout with the groups of its format.
+PackedLayout grouped(PackedLayout layout) {
+  layout.group_k = choose_group(layout.format, layout.chunk_k());
+  return layout;
+}
+
+// What the matrix multiplies: quantizing is not part of the measurement.
+Tensor input_of(Arena& arena, const Tensor& x, const PackedLayout& layout) {
+  if (!is_quantized(layout.format)) return x;
+  const Tensor rows = arena.matrix(DType::u8, x.rows(), quantized_row_bytes(layout));
+  quantize_rows(machine().stream, x, layout, rows);
+  return rows;
+}
+size_t input_bytes(int64_t rows, const PackedLayout& layout) {
+  return Arena::matrix_bytes(DType::bf16, rows, layout.k) +
+         (is_quantized(layout.format) ? Arena::matrix_bytes(DType::u8, rows, quantized_row_bytes(layout))
+                                      : 0);
+}
+
 template <typename Op>
-void measure(benchmark::State& state, const Op& op) {
+void measure(benchmark::State& state, WeightFormat format, const Op& op) {
   Machine& m = machine();
-  const Ceilings ceilings{m.bandwidth.measure(m.pool), peak_operations(m.pool, m.isa)};
+  const Ceilings ceilings{m.bandwidth.measure(m.pool), peak_operations(m.pool, m.isa, format)};
   m.profile.start();
   op();
   m.profile.stop();
@@ -108,18 +135,24 @@ void measure(benchmark::State& state, const Op& op) {
 
 void matmul_qkv(benchmark::State& state) {
   const int64_t m = state.range(0), n = kQuery + 2 * kKv;
-  Matrices weights({.dtype = DType::bf16, .n = n, .k = kHidden, .n_chunks = 4});
-  Arena arena(Arena::matrix_bytes(DType::bf16, m, kHidden) + Arena::matrix_bytes(DType::f32, m, n));
-  const Tensor x = activations(arena, m, kHidden), out = arena.matrix(DType::f32, m, n);
-  measure(state, [&] { matmul(machine().stream, x, std::array{MatmulTarget{weights.next(), {}, out}}); });
+  const PackedLayout layout = grouped({.format = format_of(state), .n = n, .k = kHidden, .n_chunks = 4});
+  Matrices weights(layout);
+  Arena arena(input_bytes(m, layout) + Arena::matrix_bytes(DType::f32, m, n));
+  const Tensor x = input_of(arena, activations(arena, m, kHidden), layout);
+  const Tensor out = arena.matrix(DType::f32, m, n);
+  measure(state, layout.format, [&] {
+    matmul(machine().stream, x, std::array{MatmulTarget{weights.next(), {}, out}});
+  });
 }
 
 void order_free(benchmark::State& state, int64_t k) {
   const int64_t m = state.range(0);
-  Matrices weights({.dtype = DType::bf16, .n = kHidden, .k = k, .k_chunks = 8});
-  Arena arena(Arena::matrix_bytes(DType::bf16, m, k) + Arena::matrix_bytes(DType::i64, m, kHidden + 1));
-  const Tensor x = activations(arena, m, k), sums = arena.matrix(DType::i64, m, kHidden + 1);
-  measure(state, [&] {
+  const PackedLayout layout = grouped({.format = format_of(state), .n = kHidden, .k = k, .k_chunks = 8});
+  Matrices weights(layout);
+  Arena arena(input_bytes(m, layout) + Arena::matrix_bytes(DType::i64, m, kHidden + 1));
+  const Tensor x = input_of(arena, activations(arena, m, k), layout);
+  const Tensor sums = arena.matrix(DType::i64, m, kHidden + 1);
+  measure(state, layout.format, [&] {
     const PackedMatrix weight = weights.next();
     order_free_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, sums, SumMode::assign);
   });
@@ -133,12 +166,13 @@ void order_free_down(benchmark::State& state) {
 
 void gated_matmul_one(benchmark::State& state) {
   const int64_t m = state.range(0);
-  Matrices weights(
-      {.dtype = DType::bf16, .n = kIntermediate, .k = kHidden, .n_chunks = 8, .fused_pair = true});
-  Arena arena(Arena::matrix_bytes(DType::bf16, m, kHidden) +
-              Arena::matrix_bytes(DType::bf16, m, kIntermediate));
-  const Tensor x = activations(arena, m, kHidden), out = arena.matrix(DType::bf16, m, kIntermediate);
-  measure(state, [&] {
+  const PackedLayout layout = grouped(
+      {.format = format_of(state), .n = kIntermediate, .k = kHidden, .n_chunks = 8, .fused_pair = true});
+  Matrices weights(layout);
+  Arena arena(input_bytes(m, layout) + Arena::matrix_bytes(DType::bf16, m, kIntermediate));
+  const Tensor x = input_of(arena, activations(arena, m, kHidden), layout);
+  const Tensor out = arena.matrix(DType::bf16, m, kIntermediate);
+  measure(state, layout.format, [&] {
     const PackedMatrix weight = weights.next();
     gated_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, out);
   });
@@ -166,7 +200,9 @@ void attention_of(benchmark::State& state, int64_t sequences, int64_t tokens_eac
   for (int64_t b = 0; b < sequences * blocks; ++b) tables.data<int32_t>()[b] = static_cast<int32_t>(b);
   chunks = Tensor(chunks.bytes(), DType::i32, sequences, ChunkColumn::count, ChunkColumn::count);
   const AttentionBatch batch{chunks, tables, tokens_each};
-  measure(state, [&] { attention(machine().stream, q, {layout, cache.data()}, batch, 32, out); });
+  measure(state, WeightFormat::bf16, [&] {
+    attention(machine().stream, q, {layout, cache.data()}, batch, 32, out);
+  });
 }
 void attention_decode(benchmark::State& state) {
   attention_of(state, state.range(0), 1, 512);
@@ -175,10 +211,16 @@ void attention_prefill(benchmark::State& state) {
   attention_of(state, 1, state.range(0), 0);
 }
 
-BENCHMARK(matmul_qkv)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
-BENCHMARK(gated_matmul_one)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
-BENCHMARK(order_free_o_proj)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
-BENCHMARK(order_free_down)->Arg(1)->Arg(4)->Arg(16)->Arg(32)->Arg(512)->UseRealTime();
+void rows_and_formats(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"rows", "format"})->UseRealTime();
+  for (const WeightFormat format : {WeightFormat::bf16, WeightFormat::int8, WeightFormat::int4})
+    for (const int64_t rows : {1, 4, 16, 32, 512}) b->Args({rows, static_cast<int64_t>(format)});
+}
+
+BENCHMARK(matmul_qkv)->Apply(rows_and_formats);
+BENCHMARK(gated_matmul_one)->Apply(rows_and_formats);
+BENCHMARK(order_free_o_proj)->Apply(rows_and_formats);
+BENCHMARK(order_free_down)->Apply(rows_and_formats);
 BENCHMARK(attention_decode)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
 BENCHMARK(attention_prefill)->Arg(512)->UseRealTime();
 

@@ -84,7 +84,7 @@ void run(const ModelFlags& flags, int repeats) {
   for (Contender& c : contenders) time_prefill(c);
   for (int i = 0; i < repeats; ++i) {
     bandwidths.push_back(bandwidth.measure(pool));
-    peaks.push_back(peak_operations(pool, isa));
+    peaks.push_back(peak_operations(pool, isa, WeightFormat::bf16));
     for (Contender& c : contenders) {
       c.prefill.push_back(time_prefill(c));
       const int64_t batch = kBatch / c.dp_size;

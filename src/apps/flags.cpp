@@ -29,6 +29,11 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|bfloat16|float32")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->group(kModel);
+  app.add_option("--quantization", options.quantization,
+                 "Weights as integers, made while they are loaded; router, norms and embedding stay")
+      ->option_text("none|int8|int4")
+      ->check(CLI::IsMember({"none", "int8", "int4"}))
+      ->group(kModel);
   app.add_option("--context-length", options.context_length,
                  "Most tokens of one sequence; 0: the model's max_position_embeddings")
       ->option_text("N")

@@ -47,7 +47,7 @@ struct RankLine {
 
 struct Plan {
   io::ModelConfig config;
-  DType dtype = DType::bf16;
+  model::WeightFormats formats;
   std::optional<engine::ParallelPlan> parallel;
   std::vector<ShardedWeight> weights;
   std::vector<RankLine> ranks;
@@ -114,7 +114,7 @@ void plan_memory(const PlanFlags& flags, Plan& plan) {
   std::iota(here.begin(), here.end(), 0);
   const uint64_t available = available_memory() / (plan.one_process ? 1 : static_cast<uint64_t>(world));
   try {
-    plan.memory = engine::plan_memory(plan.config, plan.dtype, flags.load, *plan.parallel, here, available);
+    plan.memory = engine::plan_memory(plan.config, plan.formats, flags.load, *plan.parallel, here, available);
     plan.kv_tokens = plan.memory->kv_tokens;
   } catch (const Error& error) {
     plan.shortage = error.what();
@@ -126,7 +126,7 @@ void plan_memory(const PlanFlags& flags, Plan& plan) {
 Plan make_plan(const PlanFlags& flags) {
   Plan plan;
   plan.config = io::load_model_config(flags.load.model_path);
-  plan.dtype = flags.load.dtype == "float32" ? DType::f32 : DType::bf16;
+  plan.formats = engine::choose_formats(flags.load);
   plan.one_process = flags.load.parallel.communicator != "mpi";
   const parallel::Strategy strategy = engine::choose_strategy(plan.config, flags.load.parallel);
   const model::StepLimits limits = engine::choose_limits(plan.config, flags.load, strategy.dp_size);
@@ -135,8 +135,10 @@ Plan make_plan(const PlanFlags& flags) {
   plan.weights = sharded_weights(plan);
   plan_memory(flags, plan);
   for (const engine::RankPart& part : plan.parallel->ranks) {
-    const int64_t block_bytes = model::KvCache::block_bytes(plan.config, part.extent.kv_heads, plan.dtype);
-    plan.ranks.push_back({&part, experts_of(plan, part), engine::weight_bytes(plan.config, plan.dtype, part),
+    const int64_t block_bytes =
+        model::KvCache::block_bytes(plan.config, part.extent.kv_heads, plan.formats.dtype);
+    plan.ranks.push_back({&part, experts_of(plan, part),
+                          engine::weight_bytes(plan.config, plan.formats, part),
                           static_cast<uint64_t>(plan.kv_tokens / engine::kBlockTokens * block_bytes)});
   }
   return plan;
@@ -181,7 +183,7 @@ Json to_json(const Plan& plan) {
                  {"moe_tp_size", s.moe_tp_size},
                  {"moe_dp_size", s.moe_dp_size},
                  {"world", s.world()}}},
-               {"dtype", name_of(plan.dtype)},
+               {"dtype", name_of(plan.formats.dtype)},
                {"tokens_travel", plan.parallel->tokens_travel()},
                {"sharding", Json::array()},
                {"ranks", Json::array()},
@@ -278,7 +280,7 @@ void print_plan(const Plan& plan, const std::string& path) {
   const parallel::Strategy& s = plan.parallel->strategy;
   fmt::print("{}: {} experts, {} per token, {} layers, computing in {}\n", log::escape(path),
              plan.config.num_experts, plan.config.num_experts_per_tok, plan.config.num_hidden_layers,
-             name_of(plan.dtype));
+             name_of(plan.formats.dtype));
   fmt::print("strategy {}: {} rank{}, {}\n\n", parallel::to_string(s), s.world(), s.world() > 1 ? "s" : "",
              plan.parallel->tokens_travel() ? "tokens travel to their experts" : "no token travels");
   print_sharding(plan);

@@ -13,7 +13,8 @@ constexpr InstructionSet kAll[] = {InstructionSet::portable, InstructionSet::avx
 #if defined(__x86_64__)
 bool is_available(InstructionSet isa) {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   switch (isa) {
@@ -24,7 +25,7 @@ bool is_available(InstructionSet isa) {
     case InstructionSet::avx512:
       return avx512;
     case InstructionSet::avx512_bf16:
-      return avx512 && __builtin_cpu_supports("avx512bf16");
+      return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
   }
   return false;
 }

@@ -38,6 +38,17 @@ DType compute_dtype(const std::string& name) {
   throw_error("--dtype: expected auto, bfloat16 or float32, found \"{}\"", name);
 }
 
+std::string_view quantization_name_of(const model::WeightFormats& formats) {
+  switch (formats.linear) {
+    case WeightFormat::int8:
+      return "int8";
+    case WeightFormat::int4:
+      return "int4";
+    default:
+      return "none";
+  }
+}
+
 bool is_dummy(const LoadOptions& options) {
   if (options.load_format == "dummy") return true;
   if (options.load_format == "auto") return false;
@@ -76,10 +87,18 @@ void fill(const io::Checkpoint* checkpoint, const model::WeightPlan& plan, const
 
 }  // namespace
 
+model::WeightFormats choose_formats(const LoadOptions& options) {
+  const DType dtype = compute_dtype(options.dtype);
+  if (options.quantization == "none") return dtype;
+  if (options.quantization == "int8") return {dtype, WeightFormat::int8};
+  if (options.quantization == "int4") return {dtype, WeightFormat::int4};
+  throw_error("--quantization: expected none, int8 or int4, found \"{}\"", options.quantization);
+}
+
 struct LoadedModel::Impl {
   io::ModelConfig config;
   io::GenerationDefaults defaults;
-  DType dtype = DType::bf16;
+  model::WeightFormats formats;
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   MemoryPlan memory;
@@ -107,7 +126,7 @@ void log_plan(const LoadedModel::Impl& impl) {
     log::info("strategy {}: {} ranks{}, {}", parallel::to_string(plan.strategy), plan.strategy.world(),
               impl.mpi != nullptr ? " over MPI" : " in this process",
               plan.tokens_travel() ? "tokens travel to their experts" : "no token travels");
-    for (const std::string& line : rank_lines(impl.config, impl.dtype, plan, impl.memory.kv_tokens)) {
+    for (const std::string& line : rank_lines(impl.config, impl.formats, plan, impl.memory.kv_tokens)) {
       log::info("{}", line);
     }
   }
@@ -175,7 +194,7 @@ int64_t least_of_all(int64_t mine, const comm::MpiWorld* mpi) {
 
 LoadedModel LoadedModel::load(const LoadOptions& options) {
   auto impl = std::make_unique<Impl>();
-  impl->dtype = compute_dtype(options.dtype);
+  impl->formats = choose_formats(options);
   impl->isa = select_instruction_set(options.instruction_set);
   const bool dummy = is_dummy(options);
   CHORALE_CHECK(dummy || !options.config, "a configuration without files");
@@ -200,11 +219,13 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
       threads_of_rank(options, static_cast<int>(here.size()) * processes_here(impl->mpi.get()));
   if (tells) {
     log_model(impl->config, options);
-    log::info("computing in {} with {} instructions on {} thread{}{}", name_of(impl->dtype),
-              name_of(impl->isa), impl->threads_per_rank, impl->threads_per_rank == 1 ? "" : "s",
+    const std::string weights =
+        impl->formats.quantizes() ? fmt::format(" with {} weights", quantization_name_of(impl->formats)) : "";
+    log::info("computing in {}{} with {} instructions on {} thread{}{}", name_of(impl->formats.dtype),
+              weights, name_of(impl->isa), impl->threads_per_rank, impl->threads_per_rank == 1 ? "" : "s",
               strategy.world() > 1 ? " for each rank" : "");
   }
-  impl->memory = plan_memory(impl->config, impl->dtype, options, *impl->parallel, here,
+  impl->memory = plan_memory(impl->config, impl->formats, options, *impl->parallel, here,
                              available_memory() / static_cast<uint64_t>(processes_here(impl->mpi.get())));
   impl->memory.kv_tokens = least_of_all(impl->memory.kv_tokens, impl->mpi.get());
   if (tells) log_plan(*impl);
@@ -212,7 +233,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   impl->stored = impl->mpi == nullptr
                      ? model::whole_model(impl->config)
                      : model::storage_for(impl->parallel->ranks[static_cast<size_t>(here[0])].shard);
-  const model::WeightPlan plan = model::plan_weights(impl->config, impl->dtype, impl->stored);
+  const model::WeightPlan plan = model::plan_weights(impl->config, impl->formats, impl->stored);
   impl->memory_of_weights = Buffer(plan.bytes);
   ThreadPool loading(options.threads > 0 ? options.threads
                                          : std::max(1, available_cores() / processes_here(impl->mpi.get())));
@@ -220,7 +241,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   loads.show_progress = options.show_progress && tells;
   fill(checkpoint ? &*checkpoint : nullptr, plan, loads, impl->memory_of_weights.data(), loading);
   impl->weights =
-      model::bind_weights(impl->config, impl->dtype, impl->stored, impl->memory_of_weights.data());
+      model::bind_weights(impl->config, impl->formats, impl->stored, impl->memory_of_weights.data());
 
   const RunnerParts parts{.config = impl->config,
                           .plan = *impl->parallel,
@@ -311,10 +332,16 @@ int64_t LoadedModel::max_context_len() const {
   return std::min(impl_->memory.context_length, impl_->memory.kv_tokens);
 }
 DType LoadedModel::dtype() const {
-  return impl_->dtype;
+  return impl_->formats.dtype;
 }
 std::string LoadedModel::dtype_name() const {
-  return std::string(name_of(impl_->dtype));
+  return std::string(name_of(impl_->formats.dtype));
+}
+const model::WeightFormats& LoadedModel::formats() const {
+  return impl_->formats;
+}
+std::string LoadedModel::quantization_name() const {
+  return std::string(quantization_name_of(impl_->formats));
 }
 std::string LoadedModel::instruction_set_name() const {
   return std::string(name_of(impl_->isa));

@@ -14,6 +14,7 @@
 #include "engine/model_runner.h"
 #include "engine/parallel_plan.h"
 #include "io/model_config.h"
+#include "model/weights.h"
 
 namespace chorale::engine {
 
@@ -21,8 +22,10 @@ struct LoadOptions {
   std::filesystem::path model_path;
   // In place of model_path's config.json, for a model without files; load_format is then "dummy".
   std::optional<io::ModelConfig> config;
-  std::string load_format = "auto";      // "auto": the checkpoint's files; "dummy": seeded random weights
-  std::string dtype = "auto";            // compute: "auto" (bfloat16), "bfloat16", "float32"
+  std::string load_format = "auto";  // "auto": the checkpoint's files; "dummy": seeded random weights
+  std::string dtype = "auto";        // compute: "auto" (bfloat16), "bfloat16", "float32"
+  // Of the weights: "none", "int8", "int4".
+  std::string quantization = "none";
   std::string instruction_set = "auto";  // "auto", "avx512_bf16", "avx512", "avx2", "portable"
   uint64_t dummy_seed = 0;
   int threads = 0;               // 0: one per core this process may use
@@ -36,6 +39,9 @@ struct LoadOptions {
   OpProfile* profile = nullptr;  // of the first rank's steps; must outlive the model
   ParallelOptions parallel;
 };
+
+// How the weights are kept. Throws Error that names the flag.
+model::WeightFormats choose_formats(const LoadOptions& options);
 
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {
@@ -58,10 +64,12 @@ class LoadedModel {
   const io::GenerationDefaults& generation_defaults() const;
   // generation_config.json's end-of-sequence tokens, else config.json's.
   std::vector<int32_t> eos_token_ids() const;
-  int64_t max_total_tokens() const;          // KV capacity in tokens, a multiple of kBlockTokens
-  int64_t max_context_len() const;           // the smaller of context_length and max_total_tokens
-  DType dtype() const;                       // of the computation
-  std::string dtype_name() const;            // "bfloat16" or "float32"
+  int64_t max_total_tokens() const;  // KV capacity in tokens, a multiple of kBlockTokens
+  int64_t max_context_len() const;   // the smaller of context_length and max_total_tokens
+  DType dtype() const;               // of the computation
+  std::string dtype_name() const;    // "bfloat16" or "float32"
+  const model::WeightFormats& formats() const;
+  std::string quantization_name() const;     // "none", "int8" or "int4"
   std::string instruction_set_name() const;  // what was chosen
   int num_threads() const;                   // of each rank
   const ParallelPlan& parallel_plan() const;

@@ -22,13 +22,13 @@ int64_t blocks_of(int64_t tokens) {
 
 // What is stored for the ranks of one process: threads share the whole model, a process of its own has its
 // part.
-uint64_t stored_bytes(const io::ModelConfig& config, DType dtype, const ParallelPlan& parallel,
-                      std::span<const int> here) {
+uint64_t stored_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
+                      const ParallelPlan& parallel, std::span<const int> here) {
   const model::WeightShard stored =
       here.size() == parallel.ranks.size()
           ? model::whole_model(config)
           : model::storage_for(parallel.ranks[static_cast<size_t>(here[0])].shard);
-  return model::plan_weights(config, dtype, stored).bytes;
+  return model::plan_weights(config, formats, stored).bytes;
 }
 
 std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
@@ -69,21 +69,22 @@ model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions
   return limits;
 }
 
-MemoryPlan plan_memory(const io::ModelConfig& config, DType dtype, const LoadOptions& options,
-                       const ParallelPlan& parallel, std::span<const int> here, uint64_t available) {
+MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats& formats,
+                       const LoadOptions& options, const ParallelPlan& parallel, std::span<const int> here,
+                       uint64_t available) {
   MemoryPlan plan;
   plan.available = available;
   plan.num_groups = parallel.strategy.dp_size;
   plan.context_length = choose_context_length(config, options);
   const model::StepLimits limits = choose_limits(config, options, plan.num_groups);
   plan.step_tokens = limits.max_tokens;
-  plan.weights = stored_bytes(config, dtype, parallel, here);
+  plan.weights = stored_bytes(config, formats, parallel, here);
   uint64_t block_bytes = 0;  // of one block on every rank
   for (const int rank : here) {
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;
     plan.activations +=
-        model::Workspace::bytes(config, dtype, limits, extent) + model::StepBuffers::bytes(limits);
-    block_bytes += static_cast<uint64_t>(model::KvCache::block_bytes(config, extent.kv_heads, dtype));
+        model::Workspace::bytes(config, formats, limits, extent) + model::StepBuffers::bytes(limits);
+    block_bytes += static_cast<uint64_t>(model::KvCache::block_bytes(config, extent.kv_heads, formats.dtype));
   }
 
   const bool fixed = options.max_total_tokens > 0;
@@ -115,8 +116,8 @@ std::vector<std::string> MemoryPlan::table() const {
               fmt::format("of {} now", format_bytes(available)))};
 }
 
-std::vector<std::string> rank_lines(const io::ModelConfig& config, DType dtype, const ParallelPlan& parallel,
-                                    int64_t kv_tokens) {
+std::vector<std::string> rank_lines(const io::ModelConfig& config, const model::WeightFormats& formats,
+                                    const ParallelPlan& parallel, int64_t kv_tokens) {
   std::vector<std::string> lines;
   int first_sparse = 0;
   while (first_sparse + 1 < config.num_hidden_layers && !config.is_sparse_layer(first_sparse)) ++first_sparse;
@@ -136,7 +137,7 @@ std::vector<std::string> rank_lines(const io::ModelConfig& config, DType dtype, 
     lines.push_back(fmt::format(
         "  rank {:<3} DP {} TP {}: {} query heads, {} KV heads, {}, weights {}, KV {} tokens", t.rank(),
         t.data_parallel_rank(), t.tensor_model_parallel_rank(), part.extent.query_heads, part.extent.kv_heads,
-        experts, format_bytes(weight_bytes(config, dtype, part)), kv_tokens));
+        experts, format_bytes(weight_bytes(config, formats, part)), kv_tokens));
   }
   return lines;
 }

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
 #include "engine/loaded_model.h"
 #include "engine/parallel_plan.h"
 #include "io/model_config.h"
 #include "model/step_inputs.h"
+#include "model/weights.h"
 
 namespace chorale::engine {
 
@@ -38,11 +38,12 @@ model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions
 
 // Where the ranks of `here` share this process. Throws Error that tells the shortage and what would help when
 // the model cannot fit into `available`.
-MemoryPlan plan_memory(const io::ModelConfig& config, DType dtype, const LoadOptions& options,
-                       const ParallelPlan& parallel, std::span<const int> here, uint64_t available);
+MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats& formats,
+                       const LoadOptions& options, const ParallelPlan& parallel, std::span<const int> here,
+                       uint64_t available);
 
 // A line per rank: its place, experts, weights, and tokens of KV cache.
-std::vector<std::string> rank_lines(const io::ModelConfig& config, DType dtype, const ParallelPlan& parallel,
-                                    int64_t kv_tokens);
+std::vector<std::string> rank_lines(const io::ModelConfig& config, const model::WeightFormats& formats,
+                                    const ParallelPlan& parallel, int64_t kv_tokens);
 
 }  // namespace chorale::engine

@@ -85,8 +85,9 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
   return plan;
 }
 
-uint64_t weight_bytes(const io::ModelConfig& config, DType dtype, const RankPart& part) {
-  return model::plan_weights(config, dtype, model::storage_for(part.shard)).bytes;
+uint64_t weight_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
+                      const RankPart& part) {
+  return model::plan_weights(config, formats, model::storage_for(part.shard)).bytes;
 }
 
 }  // namespace chorale::engine

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
 #include "io/model_config.h"
 #include "model/rank_plan.h"
 #include "model/weight_shard.h"
+#include "model/weights.h"
 #include "parallel/expert_placement.h"
 #include "parallel/strategy.h"
 #include "parallel/topology.h"
@@ -60,6 +60,7 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
 parallel::Strategy choose_strategy(const io::ModelConfig& config, const ParallelOptions& options);
 
 // Bytes of the weights that a rank computes with. Ranks of one process share them.
-uint64_t weight_bytes(const io::ModelConfig& config, DType dtype, const RankPart& part);
+uint64_t weight_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
+                      const RankPart& part);
 
 }  // namespace chorale::engine

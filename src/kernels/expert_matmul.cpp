@@ -19,8 +19,7 @@ void check_rows(const ExpertMatrices& experts, const ExpertRows& rows) {
 
 cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
   const bool sorted = !rows.all_tokens();
-  return {.is_bf16 = x.dtype() == DType::bf16,
-          .x = cpu::bytes_of(x),
+  return {.x = cpu::bytes_of(x),
           .x_stride_bytes = cpu::stride_bytes(x),
           .weight = cpu::to_weight(experts.layout, nullptr),
           .experts = experts.data.data(),
@@ -31,6 +30,7 @@ cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const Ex
           .gate_weights = sorted ? rows.weights.data<float>() : nullptr,
           .out = nullptr,
           .out_stride = 0,
+          .out_is_bf16 = false,
           .assigns = false};
 }
 
@@ -50,15 +50,17 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
                   const ExpertRows& rows, const Tensor& out) {
   OpScope scope(stream.profile(), "gated_matmul");
   const PackedLayout& layout = gate_up.layout;
-  CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1 && layout.k == x.columns() &&
-                layout.dtype == x.dtype());
-  CHORALE_CHECK(out.dtype() == x.dtype() && out.columns() == layout.n);
+  CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1);
+  check_input(x, layout);
+  CHORALE_CHECK(is_activation(out.dtype()) && out.columns() == layout.n);
+  CHORALE_CHECK(is_quantized(layout.format) || out.dtype() == x.dtype());
   check_rows(gate_up, rows);
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, x, gate_up, rows);
   cpu::ExpertArgs args = to_args(x, gate_up, rows);
   args.out = cpu::mutable_bytes_of(out);
   args.out_stride = out.row_stride();
+  args.out_is_bf16 = out.dtype() == DType::bf16;
   cpu::kernels_for(stream.instruction_set()).gated_matmul(stream.pool(), args);
 }
 
@@ -66,8 +68,8 @@ void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatric
                        const ExpertRows& rows, const Tensor& sums, SumMode mode) {
   OpScope scope(stream.profile(), "order_free_matmul");
   const PackedLayout& layout = down.layout;
-  CHORALE_CHECK(!layout.fused_pair && layout.n_chunks == 1 && layout.k == x.columns() &&
-                layout.dtype == x.dtype());
+  CHORALE_CHECK(!layout.fused_pair && layout.n_chunks == 1);
+  check_input(x, layout);
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   check_rows(down, rows);
   CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());

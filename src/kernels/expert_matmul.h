@@ -27,6 +27,8 @@ struct ExpertRows {
   bool all_tokens() const { return offsets.empty(); }
 };
 
+// In both, x has the dtype of the matrices, or rows that are quantized for them (quantize.h).
+//
 // out[row] = silu(x[token] * gate^T) * (x[token] * up^T). x: activations [T, H]; gate_up: a fused pair [I, H]
 // per expert; out: activations [T * k, I].
 void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,

@@ -16,9 +16,9 @@ void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget>
     const MatmulTarget& t = targets[i];
     const PackedLayout& layout = t.weight.layout;
     CHORALE_CHECK(
-        layout.dtype == x.dtype() && layout.k == x.columns() && layout.k_chunks == 1 && !layout.fused_pair,
-        "{} [{}, {}] in {} chunks for {} [{}, {}]", name_of(layout.dtype), layout.n, layout.k,
-        layout.k_chunks, name_of(x.dtype()), x.rows(), x.columns());
+        layout.format == targets[0].weight.layout.format && layout.k_chunks == 1 && !layout.fused_pair,
+        "[{}, {}] in {} chunks", layout.n, layout.k, layout.k_chunks);
+    check_input(x, layout);
     check_matrix(t.out, DType::f32, x.rows(), layout.n, "out");
     if (!t.bias.empty()) check_vector(t.bias, DType::f32, layout.n, "bias");
     outs[i] = {.weight = cpu::to_weight(layout, t.weight.data),
@@ -31,7 +31,7 @@ void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget>
     }
   }
   if (x.empty()) return;
-  const cpu::MatmulArgs args{.is_bf16 = x.dtype() == DType::bf16,
+  const cpu::MatmulArgs args{.format = targets[0].weight.layout.format,
                              .x = {cpu::bytes_of(x), cpu::stride_bytes(x), nullptr},
                              .m = x.rows(),
                              .targets = outs.data(),

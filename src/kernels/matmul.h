@@ -20,8 +20,9 @@ struct MatmulTarget {
   Tensor out;           // [M, N] float32
 };
 
-// Several matrices that read the same input run as one parallel region, at most kMaxMatmulTargets. x:
-// activations [M, K] of the weights' dtype, with row padding that is finite (as Arena gives it).
+// Several matrices that read the same input run as one parallel region, at most kMaxMatmulTargets, all of one
+// format. x: activations [M, K] of the weights' dtype, with row padding that is finite (as Arena gives it),
+// or rows that are quantized for them (quantize.h).
 void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget> targets);
 
 }  // namespace chorale

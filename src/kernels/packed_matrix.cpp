@@ -4,10 +4,13 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
 #include "base/float16.h"
+#include "kernels/quantized_group.h"
 
 namespace chorale {
 namespace {
@@ -83,6 +86,30 @@ int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte*
   return 0;
 }
 
+WeightFormat plain_format(DType dtype) {
+  CHORALE_CHECK(dtype == DType::bf16 || dtype == DType::f32, "matrices of {}", name_of(dtype));
+  return dtype == DType::bf16 ? WeightFormat::bf16 : WeightFormat::f32;
+}
+
+DType element_dtype(WeightFormat format) {
+  return format == WeightFormat::bf16 ? DType::bf16 : DType::f32;
+}
+
+int64_t choose_group(WeightFormat format, int64_t chunk_k, int64_t source_group) {
+  if (!is_quantized(format)) return 0;
+  constexpr int64_t kUnit = 8;
+  const int64_t most = format == WeightFormat::int8 ? kMostInt8Group : kMostInt4Group;
+  if (source_group > 0) {
+    // Groups that divide both the chunk and the source's groups.
+    int64_t group = std::gcd(chunk_k, source_group);
+    while (group > most && group % 2 == 0) group /= 2;
+    CHORALE_CHECK(group % kUnit == 0 && group <= most, "groups of {} in chunks of {}", source_group, chunk_k);
+    return group;
+  }
+  const int64_t groups = (chunk_k + most - 1) / most;
+  return ((chunk_k + groups - 1) / groups + kUnit - 1) / kUnit * kUnit;
+}
+
 PackedLayout slice_layout(const PackedLayout& layout, int64_t count) {
   PackedLayout slice = layout;
   const bool split_n = layout.n_chunks > 1;
@@ -99,29 +126,71 @@ PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t cou
   return {slice_layout(matrix.layout, count), matrix.data + first * matrix.layout.chunk_bytes()};
 }
 
-int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
-                   int half) {
+namespace {
+
+// Packs one chunk from encode(row, column, out), which writes a row's steps of 4 bytes and returns its NaNs.
+// What it leaves alone is zero.
+template <typename Encode>
+int64_t pack_rows(const PackedLayout& layout, std::byte* target, int64_t chunk, int half,
+                  const Encode& encode) {
   const bool split_n = layout.n_chunks > 1;
   const int64_t first_row = split_n ? chunk * layout.chunk_n() : 0;
   const int64_t first_column = split_n ? 0 : chunk * layout.chunk_k();
-  const int64_t row_bytes = layout.chunk_k_steps() * 4;  // a step is 4 bytes: two bf16 or one f32
+  const int64_t steps = layout.chunk_k_steps();
   const int64_t pair = layout.fused_pair ? 2 : 1;
-  const bool padded = layout.chunk_k() * static_cast<int64_t>(size_of(layout.dtype)) != row_bytes;
 
-  std::vector<uint32_t> rows(static_cast<size_t>(kPanelWidth * layout.chunk_k_steps()));
+  std::vector<uint32_t> rows(static_cast<size_t>(kPanelWidth * steps));
   int64_t nans = 0;
   for (int64_t p = 0; p < layout.panels_per_chunk() / pair; ++p) {
     const int64_t lanes = std::min(kPanelWidth, layout.chunk_n() - p * kPanelWidth);
-    if (lanes < kPanelWidth || padded) std::fill(rows.begin(), rows.end(), 0U);
+    if (lanes < kPanelWidth) std::fill(rows.begin() + lanes * steps, rows.end(), 0U);
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      std::byte* to = reinterpret_cast<std::byte*>(rows.data()) + lane * row_bytes;
-      nans += read(first_row + p * kPanelWidth + lane, first_column, layout.chunk_k(), to);
+      nans += encode(first_row + p * kPanelWidth + lane, first_column, rows.data() + lane * steps);
     }
     std::byte* panel = target + layout.panel_offset(chunk, p * pair + half);
-    interleave(rows.data(), layout.chunk_k_steps(), layout.step_stride(p * pair + half) / 4,
+    interleave(rows.data(), steps, layout.step_stride(p * pair + half) / 4,
                reinterpret_cast<uint32_t*>(panel));
   }
   return nans;
+}
+
+}  // namespace
+
+int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
+                   int half) {
+  const int64_t inputs = layout.chunk_k();
+  if (is_quantized(layout.format)) {
+    std::vector<float> values(static_cast<size_t>(inputs));
+    return pack_rows(layout, target, chunk, half, [&](int64_t row, int64_t column, uint32_t* out) {
+      const int64_t nans = read(row, column, inputs, reinterpret_cast<std::byte*>(values.data()));
+      for (int64_t begin = 0; begin < inputs; begin += layout.group_k) {
+        const auto count = static_cast<size_t>(std::min(layout.group_k, inputs - begin));
+        const std::span<uint32_t> steps(out, static_cast<size_t>(1 + layout.group_steps()));
+        quantize_group(layout.format, std::span(values).subspan(static_cast<size_t>(begin), count), steps);
+        out += steps.size();
+      }
+      return nans;
+    });
+  }
+  return pack_rows(layout, target, chunk, half, [&](int64_t row, int64_t column, uint32_t* out) {
+    out[layout.chunk_k_steps() - 1] = 0;  // an odd number of bf16 is padded
+    return read(row, column, inputs, reinterpret_cast<std::byte*>(out));
+  });
+}
+
+void pack_int4_chunk(const Int4Reader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
+                     int half) {
+  CHORALE_CHECK(layout.format == WeightFormat::int4);
+  pack_rows(layout, target, chunk, half, [&](int64_t row, int64_t column, uint32_t* out) {
+    for (int64_t begin = 0; begin < layout.chunk_k(); begin += layout.group_k) {
+      Int4Group group;
+      read(row, column + begin, std::min(layout.group_k, layout.chunk_k() - begin), group);
+      const std::span<uint32_t> steps(out, static_cast<size_t>(1 + layout.group_steps()));
+      encode_int4(group, steps);
+      out += steps.size();
+    }
+    return int64_t{0};
+  });
 }
 
 int64_t pack_chunk(const SourceMatrix& source, const PackedLayout& layout, std::byte* target, int64_t chunk,
@@ -129,10 +198,11 @@ int64_t pack_chunk(const SourceMatrix& source, const PackedLayout& layout, std::
   CHORALE_CHECK(source.rows == layout.n && source.columns == layout.k, "[{}, {}] for [{}, {}]", source.rows,
                 source.columns, layout.n, layout.k);
   const auto element = static_cast<int64_t>(size_of(source.dtype));
+  const DType dtype = element_dtype(layout.format);
   return pack_chunk(
       [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
         const std::byte* from = source.data + (row * source.columns + column) * element;
-        return convert_elements(from, source.dtype, out, layout.dtype, count);
+        return convert_elements(from, source.dtype, out, dtype, count);
       },
       layout, target, chunk, half);
 }

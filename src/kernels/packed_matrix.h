@@ -10,8 +10,14 @@
 //   bf16     [chunk][strip][K/2][panel][16][2]   two neighbouring inputs of one output side by side; odd K is
 //                                                padded
 //   float32  [chunk][strip][K][panel][16]
+//   int8     [chunk][strip][group][1 + G/4][panel][16][4]
+//   int4     [chunk][strip][group][1 + G/8][panel][16][4]
 //
-// where K is the chunk's own number of inputs. A fused gate/up matrix alternates one panel of each
+// where K is the chunk's own number of inputs, and G the inputs of a group, a multiple of 8; the last group
+// of a chunk is padded. The first step of a group is its scales, a float32 for int8, and a float16 scale
+// below a float16 zero for int4. The others hold unsigned integers, four of int8; of int4 a byte i of step s
+// has input 8s + i in its lower half and input 8s + 4 + i in its upper. A group never crosses a chunk, so
+// that a chunk's product is the same whoever computes it. A fused gate/up matrix alternates one panel of each
 // (`fused_pair`).
 #pragma once
 
@@ -21,6 +27,7 @@
 
 #include "base/dtype.h"
 #include "kernels/shapes.h"
+#include "kernels/weight_format.h"
 
 namespace chorale {
 
@@ -29,17 +36,24 @@ inline constexpr int64_t kStepBytes = kPanelWidth * 4;  // of one panel
 
 // Shape of a packed matrix; pure arithmetic.
 struct PackedLayout {
-  DType dtype = DType::bf16;  // bf16 or f32
-  int64_t n = 0;              // outputs; of gate alone when fused_pair
-  int64_t k = 0;              // inputs
+  WeightFormat format = WeightFormat::bf16;
+  int64_t n = 0;  // outputs; of gate alone when fused_pair
+  int64_t k = 0;  // inputs
   int64_t n_chunks = 1;
   int64_t k_chunks = 1;
   bool fused_pair = false;  // gate and up: panels alternate, twice as many
+  int64_t group_k = 0;      // inputs of a group; quantized formats alone
 
   int64_t chunk_n() const { return n / n_chunks; }
   int64_t chunk_k() const { return k / k_chunks; }
-  // K steps of a panel: pairs for bf16, single inputs for f32.
-  int64_t chunk_k_steps() const { return dtype == DType::bf16 ? (chunk_k() + 1) / 2 : chunk_k(); }
+  int64_t groups_per_chunk() const { return (chunk_k() + group_k - 1) / group_k; }
+  // Steps of a group without its scales.
+  int64_t group_steps() const { return group_k / elements_per_step(format); }
+  // Steps of a panel: as many inputs as fit into 4 bytes, and the scales.
+  int64_t chunk_k_steps() const {
+    if (is_quantized(format)) return groups_per_chunk() * (1 + group_steps());
+    return (chunk_k() + elements_per_step(format) - 1) / elements_per_step(format);
+  }
   int64_t panels_per_chunk() const {
     return (chunk_n() + kPanelWidth - 1) / kPanelWidth * (fused_pair ? 2 : 1);
   }
@@ -63,6 +77,14 @@ struct PackedMatrix {
   const std::byte* data = nullptr;
 };
 
+// The format of a matrix that is stored in the dtype of the activations, bf16 or f32.
+WeightFormat plain_format(DType dtype);
+
+// How many inputs form a group: equal groups of at most 128 for int8 and 64 for int4, and a multiple of 8.
+// Where the matrix comes from groups of `source_group` inputs (0: it does not), groups that do not cross
+// those either. 0 for formats without groups.
+int64_t choose_group(WeightFormat format, int64_t chunk_k, int64_t source_group = 0);
+
 // The layout of `count` of a matrix's canonical chunks.
 PackedLayout slice_layout(const PackedLayout& layout, int64_t count);
 
@@ -78,17 +100,30 @@ struct SourceMatrix {
   int64_t columns = 0;
 };
 
-// Packs one chunk of source [N, K] into the matrix that begins at `target`: converts to its dtype, rounding
-// to nearest even where that narrows. For a fused pair, `half` 0 is gate and 1 is up; otherwise it is 0.
-// Returns how many source elements are NaN. Call it for every chunk, from any thread: chunks do not overlap.
+// Packs one chunk of source [N, K] into the matrix that begins at `target`: converts to its format, rounding
+// to nearest even where that narrows, and quantizing as quantized_group.h says. For a fused pair, `half` 0 is
+// gate and 1 is up; otherwise it is 0. Returns how many source elements are NaN. Call it for every chunk,
+// from any thread: chunks do not overlap.
 int64_t pack_chunk(const SourceMatrix& source, const PackedLayout& layout, std::byte* target, int64_t chunk,
                    int half = 0);
 
 // The same from elements that are made or converted as they are needed: read(row, column, count, out) writes
-// `count` elements of the matrix's dtype to `out`, and returns how many are NaN.
+// `count` elements to `out`, of bf16 for a bf16 matrix and else float32, and returns how many are NaN.
 using ElementReader = std::function<int64_t(int64_t row, int64_t column, int64_t count, std::byte* out)>;
 int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
                    int half = 0);
+DType element_dtype(WeightFormat format);  // that an ElementReader writes
+
+// The same from integers that are kept as they are: read(row, column, count, group) gives the elements of a
+// group of an int4 matrix, `count` of them from `column` on.
+struct Int4Group {
+  float scale = 0;  // exact as float16
+  float zero = 0;   // likewise
+  uint8_t values[64] = {};
+};
+using Int4Reader = std::function<void(int64_t row, int64_t column, int64_t count, Int4Group& group)>;
+void pack_int4_chunk(const Int4Reader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
+                     int half = 0);
 
 // Converts `count` elements from a file's dtype (bf16, f16 or f32) to bf16 or f32 storage; returns how many
 // are NaN.

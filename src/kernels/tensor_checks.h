@@ -2,11 +2,21 @@
 #pragma once
 
 #include "base/tensor.h"
+#include "kernels/quantize.h"
 
 namespace chorale {
 
 inline bool is_activation(DType dtype) {
   return dtype == DType::bf16 || dtype == DType::f32;
+}
+
+// The input of a product: activations of the matrix's dtype, or rows that are quantized for it.
+inline void check_input(const Tensor& x, const PackedLayout& layout) {
+  const bool quantized = is_quantized(layout.format);
+  const DType dtype = quantized ? DType::u8 : element_dtype(layout.format);
+  const int64_t columns = quantized ? quantized_row_bytes(layout) : layout.k;
+  CHORALE_CHECK(x.dtype() == dtype && x.columns() == columns, "input: expected {} [., {}], found {} [{}, {}]",
+                name_of(dtype), columns, name_of(x.dtype()), x.rows(), x.columns());
 }
 
 inline void check_matrix(const Tensor& tensor, DType dtype, int64_t rows, int64_t columns, const char* name) {

@@ -4,12 +4,24 @@
 
 #include "kernels/fixed_point.h"
 #include "kernels/matmul.h"
+#include "kernels/quantize.h"
 #include "kernels/rope.h"
 #include "kernels/route.h"
 #include "kernels/rows.h"
 #include "parallel/topology.h"
 
 namespace chorale::model {
+namespace {
+
+// The rows in the form that a matrix multiplies: quantized, in `scratch`, where the matrix is.
+Tensor input_of(const Stream& stream, const PackedLayout& layout, const Tensor& x, const Tensor& scratch) {
+  if (!is_quantized(layout.format)) return x;
+  const Tensor rows = scratch.first_rows(x.rows()).first_columns(quantized_row_bytes(layout));
+  quantize_rows(stream, x, layout, rows);
+  return rows;
+}
+
+}  // namespace
 
 void RmsNorm::forward(const Stream& stream, const Tensor& x, const Tensor& out) const {
   rms_norm(stream, x, weight_, eps_, out);
@@ -28,7 +40,8 @@ void VocabParallelEmbedding::forward(const Stream& stream, const StepInputs& in,
 void RowParallelLinear::forward_add(const Stream& stream, const Tensor& x, const Home& home,
                                     const Workspace& scratch, const Tensor& residual) const {
   const Tensor parts = scratch.sums.first_rows(x.rows());
-  order_free_matmul(stream, x, {layout_, {&data_, 1}}, {}, parts, SumMode::assign);
+  const Tensor input = input_of(stream, layout_, x, scratch.quantized);
+  order_free_matmul(stream, input, {layout_, {&data_, 1}}, {}, parts, SumMode::assign);
   add_sums(stream, group_.reduce(stream, home, parts, scratch.home_sums), bias_, residual);
 }
 
@@ -52,7 +65,7 @@ void Attention::forward_add(const Stream& stream, const Tensor& x, const StepInp
   const Tensor attended = scratch.attended.first_rows(tokens);
 
   const Tensor all = group_.gather(stream, in.home, x, scratch.gathered);
-  matmul(stream, all,
+  matmul(stream, input_of(stream, weights_.q_proj.layout, all, scratch.quantized),
          std::array{MatmulTarget{weights_.q_proj, weights_.q_bias, q},
                     MatmulTarget{weights_.k_proj, weights_.k_bias, k},
                     MatmulTarget{weights_.v_proj, weights_.v_bias, v}});
@@ -75,8 +88,9 @@ void DenseMlp::forward_add(const Stream& stream, const Tensor& x, const StepInpu
   const Tensor parts = scratch.sums.first_rows(tokens);
 
   const Tensor all = group_.gather(stream, in.home, x, scratch.gathered);
-  gated_matmul(stream, all, gate_up_, {}, inner);
-  order_free_matmul(stream, inner, down_, {}, parts, SumMode::assign);
+  gated_matmul(stream, input_of(stream, gate_up_.layout, all, scratch.quantized), gate_up_, {}, inner);
+  order_free_matmul(stream, input_of(stream, down_.layout, inner, scratch.quantized_inner), down_, {}, parts,
+                    SumMode::assign);
   add_sums(stream, group_.reduce(stream, in.home, parts, scratch.home_sums), {}, residual);
 }
 
@@ -98,7 +112,8 @@ SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& c
       rows_per_token_(
           std::min<int64_t>(config.num_experts_per_tok, static_cast<int64_t>(weights.gate_up.size()))) {
   if (table != nullptr)
-    dispatcher_.emplace(extent, row_format(config, weights.router.layout.dtype), *table, experts);
+    dispatcher_.emplace(extent, row_format(config, element_dtype(weights.router.layout.format)), *table,
+                        experts);
   if (table != nullptr || config.num_experts > 1) router_.emplace(weights.router, config, load);
 }
 
@@ -125,9 +140,10 @@ void SparseMoe::forward_add(const Stream& stream, const Tensor& x, const Workspa
                             const Tensor& residual) {
   const ExpertInput input = dispatch(stream, x, scratch);
   const Tensor inner = scratch.expert_inner.first_rows(input.x.rows() * rows_per_token_);
-  gated_matmul(stream, input.x, gate_up_, input.rows, inner);
-  order_free_matmul(stream, inner, down_, input.rows, input.sums,
-                    input.rows.all_tokens() ? SumMode::assign : SumMode::add);
+  gated_matmul(stream, input_of(stream, gate_up_.layout, input.x, scratch.quantized), gate_up_, input.rows,
+               inner);
+  order_free_matmul(stream, input_of(stream, down_.layout, inner, scratch.quantized_inner), down_, input.rows,
+                    input.sums, input.rows.all_tokens() ? SumMode::assign : SumMode::add);
   add_sums(stream, combine(stream, input, x.rows(), scratch), {}, residual);
 }
 
@@ -147,7 +163,8 @@ Tensor LmHead::forward(const Stream& stream, const Tensor& x, const StepInputs& 
   const comm::Communicator& group = group_.communicator();
   if (group.size() == 1) {
     const Tensor logits = scratch.logits.first_rows(rows);
-    matmul(stream, x, std::array{MatmulTarget{weight_, {}, logits}});
+    matmul(stream, input_of(stream, weight_.layout, x, scratch.quantized),
+           std::array{MatmulTarget{weight_, {}, logits}});
     return logits;
   }
   const auto me = static_cast<size_t>(group.rank());
@@ -155,7 +172,8 @@ Tensor LmHead::forward(const Stream& stream, const Tensor& x, const StepInputs& 
   const Tensor part = scratch.part_logits.first_rows(rows);
   group.all_gather_rows(stream, x, in.home.logits_rows_of, all, comm::Purpose::logits);
   if (columns_of_[me] > 0) {
-    matmul(stream, all, std::array{MatmulTarget{weight_, {}, part.first_columns(columns_of_[me])}});
+    matmul(stream, input_of(stream, weight_.layout, all, scratch.quantized),
+           std::array{MatmulTarget{weight_, {}, part.first_columns(columns_of_[me])}});
   }
   const bool first = group.rank() == 0;
   const Tensor parts = first ? scratch.gathered_logits.first_rows(group.size() * rows) : Tensor();

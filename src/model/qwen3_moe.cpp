@@ -51,7 +51,7 @@ Qwen3MoeModel::Qwen3MoeModel(RankModel parts)
                     TokenGroup(parts.groups.attention)),
       norm_(weights_.norm, static_cast<float>(parts.config.rms_norm_eps)),
       lm_head_(weights_.lm_head, parts.extent, parts.config, TokenGroup(parts.groups.attention)),
-      scratch_(parts.config, weights_.embed_tokens.dtype(), parts.limits, parts.extent) {
+      scratch_(parts.config, weights_.formats, parts.limits, parts.extent) {
   const io::ModelConfig& config = parts.config;
   const RopeFrequencies frequencies = rope_frequencies(config);
   std::copy(frequencies.values.begin(), frequencies.values.end(), rope_frequencies_.data<float>());

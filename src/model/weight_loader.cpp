@@ -90,7 +90,9 @@ int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementRe
   return 0;
 }
 
+// Of the elements that the slot's reader writes.
 DType target_dtype(const WeightSlot& slot, DType dtype) {
+  if (slot.form == WeightSlot::Form::packed) return element_dtype(slot.layout.format);
   return slot.form == WeightSlot::Form::vector ? DType::f32 : dtype;
 }
 

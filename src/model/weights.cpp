@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -31,13 +32,21 @@ Range range_of(const WeightShard& shard, ChunkUnit unit) {
   return {0, 1};
 }
 
+// A matrix of which a rank has no chunk.
+PackedMatrix without_outputs(const PackedLayout& whole) {
+  return {.layout = {.format = whole.format, .n = 0, .k = whole.k, .group_k = whole.group_k}};
+}
+
 // Walks through a buffer and gives each weight its place. Without a buffer it only plans.
 class Placer {
  public:
-  Placer(const io::ModelConfig& config, DType dtype, const WeightShard& stored, std::byte* base)
-      : sizes_(sharded_sizes(config)), stored_(stored), base_(base) {
-    plan_.dtype = dtype;
+  Placer(const io::ModelConfig& config, const WeightFormats& formats, const WeightShard& stored,
+         std::byte* base)
+      : sizes_(sharded_sizes(config)), formats_(formats), stored_(stored), base_(base) {
+    plan_.dtype = formats.dtype;
   }
+
+  const WeightFormats& formats() const { return formats_; }
 
   Tensor vector(const std::string& name, int64_t n) {
     const parallel::ShardingRule& rule = parallel::rule_for(name);
@@ -98,12 +107,13 @@ class Placer {
     const parallel::ShardingRule& rule = parallel::rule_for(name);
     const int64_t chunks = parallel::num_chunks(rule, sizes_);
     const bool by_input = rule.split == parallel::Split::input || rule.split == parallel::Split::expert_input;
-    const PackedLayout whole{.dtype = plan_.dtype,
-                             .n = n,
-                             .k = k,
-                             .n_chunks = by_input ? 1 : chunks,
-                             .k_chunks = by_input ? chunks : 1,
-                             .fused_pair = fused};
+    PackedLayout whole{.format = format_of(name),
+                       .n = n,
+                       .k = k,
+                       .n_chunks = by_input ? 1 : chunks,
+                       .k_chunks = by_input ? chunks : 1,
+                       .fused_pair = fused};
+    whole.group_k = choose_group(whole.format, whole.chunk_k(), formats_.source_group);
     const Range part = range_of(stored_, rule.unit);
     CHORALE_CHECK(part.begin >= 0 && part.end <= chunks, "{}: chunks {} to {} of {}", name, part.begin,
                   part.end, chunks);
@@ -111,8 +121,13 @@ class Placer {
   }
 
   PackedMatrix stored_matrix(const Placed& placed) const {
-    if (placed.part.size() == 0) return {.layout = {.dtype = plan_.dtype, .n = 0, .k = placed.whole.k}};
+    if (placed.part.size() == 0) return without_outputs(placed.whole);
     return {slice_layout(placed.whole, placed.part.size()), at(placed.offset)};
+  }
+
+  WeightFormat format_of(std::string_view name) const {
+    if (name.ends_with("mlp.gate.weight")) return plain_format(plan_.dtype);
+    return name == "lm_head.weight" ? formats_.head : formats_.linear;
   }
 
   size_t take(size_t bytes) {
@@ -126,6 +141,7 @@ class Placer {
   }
 
   parallel::ShardedSizes sizes_;
+  WeightFormats formats_;
   const WeightShard& stored_;
   std::byte* base_;
   size_t used_ = 0;
@@ -203,6 +219,7 @@ void place_head(Placer& placer, const io::ModelConfig& config, ModelWeights& w) 
 
 ModelWeights place_all(Placer& placer, const io::ModelConfig& config, const WeightShard& stored) {
   ModelWeights w;
+  w.formats = placer.formats();
   place_embedding(placer, config, stored, w);
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) place_layer(placer, config, stored, l, w);
   place_head(placer, config, w);
@@ -212,6 +229,7 @@ ModelWeights place_all(Placer& placer, const io::ModelConfig& config, const Weig
 ModelWeights place_part(Placer& placer, const io::ModelConfig& config, const WeightShard& stored,
                         ModelPart part) {
   ModelWeights w;
+  w.formats = placer.formats();
   switch (part.kind) {
     case ModelPart::Kind::embedding:
       place_embedding(placer, config, stored, w);
@@ -228,37 +246,39 @@ ModelWeights place_part(Placer& placer, const io::ModelConfig& config, const Wei
 
 }  // namespace
 
-WeightPlan plan_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored) {
-  Placer placer(config, dtype, stored, nullptr);
+WeightPlan plan_weights(const io::ModelConfig& config, const WeightFormats& formats,
+                        const WeightShard& stored) {
+  Placer placer(config, formats, stored, nullptr);
   place_all(placer, config, stored);
   return placer.finish();
 }
 
-ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored,
-                          std::byte* base) {
+ModelWeights bind_weights(const io::ModelConfig& config, const WeightFormats& formats,
+                          const WeightShard& stored, std::byte* base) {
   CHORALE_CHECK(base != nullptr);
-  Placer placer(config, dtype, stored, base);
+  Placer placer(config, formats, stored, base);
   return place_all(placer, config, stored);
 }
 
-WeightPlan plan_part(const io::ModelConfig& config, DType dtype, ModelPart part) {
+WeightPlan plan_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part) {
   const WeightShard whole = whole_model(config);
-  Placer placer(config, dtype, whole, nullptr);
+  Placer placer(config, formats, whole, nullptr);
   place_part(placer, config, whole, part);
   return placer.finish();
 }
 
-ModelWeights bind_part(const io::ModelConfig& config, DType dtype, ModelPart part, std::byte* base) {
+ModelWeights bind_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part,
+                       std::byte* base) {
   CHORALE_CHECK(base != nullptr);
   const WeightShard whole = whole_model(config);
-  Placer placer(config, dtype, whole, base);
+  Placer placer(config, formats, whole, base);
   return place_part(placer, config, whole, part);
 }
 
 namespace {
 
 PackedMatrix select(const PackedMatrix& matrix, Range stored, Range wanted) {
-  if (wanted.size() == 0) return {.layout = {.dtype = matrix.layout.dtype, .n = 0, .k = matrix.layout.k}};
+  if (wanted.size() == 0) return without_outputs(matrix.layout);
   return slice_chunks(matrix, wanted.begin - stored.begin, wanted.size());
 }
 

@@ -45,7 +45,22 @@ struct LayerWeights {
   FeedForwardWeights feed_forward;
 };
 
+// How the weights of a model are kept. The router, norms and the embedding are never quantized.
+struct WeightFormats {
+  // A dtype alone: no matrix is quantized.
+  WeightFormats(DType type = DType::bf16) : dtype(type), linear(plain_format(type)), head(linear) {}
+  WeightFormats(DType type, WeightFormat quantized) : dtype(type), linear(quantized), head(quantized) {}
+
+  DType dtype;          // of activations, the embedding, and matrices that are not quantized: bf16 or f32
+  WeightFormat linear;  // of the matrices of attention, experts and dense layers
+  WeightFormat head;    // of lm_head
+  int64_t source_group = 0;  // of a checkpoint's own int4 groups, which are kept; 0: there are none
+
+  bool quantizes() const { return is_quantized(linear) || is_quantized(head); }
+};
+
 struct ModelWeights {
+  WeightFormats formats;
   Tensor embed_tokens;  // bf16 or float32 [V, H], or the rows from first_vocab_row on
   int64_t first_vocab_row = 0;
   std::vector<LayerWeights> layers;
@@ -67,17 +82,18 @@ struct WeightSlot {
 };
 
 struct WeightPlan {
-  DType dtype = DType::bf16;  // of matrices and activations: bf16 or f32
+  DType dtype = DType::bf16;  // of activations and of what is not quantized: bf16 or f32
   std::vector<WeightSlot> slots;
   size_t bytes = 0;
 };
 
 // The shard must name each expert once (storage_for()).
-WeightPlan plan_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored);
+WeightPlan plan_weights(const io::ModelConfig& config, const WeightFormats& formats,
+                        const WeightShard& stored);
 
 // The weights that lie in a buffer as planned. `base` must outlive the result.
-ModelWeights bind_weights(const io::ModelConfig& config, DType dtype, const WeightShard& stored,
-                          std::byte* base);
+ModelWeights bind_weights(const io::ModelConfig& config, const WeightFormats& formats,
+                          const WeightShard& stored, std::byte* base);
 
 // A part of a whole model, for work that has room for one at a time.
 struct ModelPart {
@@ -85,9 +101,10 @@ struct ModelPart {
   Kind kind = Kind::layer;
   int64_t layer = 0;
 };
-WeightPlan plan_part(const io::ModelConfig& config, DType dtype, ModelPart part);
+WeightPlan plan_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part);
 // Only the part's fields are set; a layer is the only element of `layers`.
-ModelWeights bind_part(const io::ModelConfig& config, DType dtype, ModelPart part, std::byte* base);
+ModelWeights bind_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part,
+                       std::byte* base);
 
 // A part of stored weights, as views: `wanted` must lie within `stored`. Moves no bytes.
 ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,

@@ -82,12 +82,35 @@ void add_head(std::vector<Piece>& pieces, const io::ModelConfig& config, DType a
                                 extent.head_columns}});
 }
 
-std::vector<Piece> pieces_of(const io::ModelConfig& config, DType act, const StepLimits& limits,
-                             const RankExtent& extent) {
+// Bytes of a quantized row of k inputs in at most kMaxChunks chunks, at the most: groups of 8 inputs beside 8
+// bytes, the last one of each chunk with one input.
+int64_t most_quantized_bytes(int64_t k) {
+  constexpr int64_t kMaxChunks = 8;
+  return 2 * (k + 7 * kMaxChunks);
+}
+
+void add_quantized(std::vector<Piece>& pieces, const io::ModelConfig& config, const StepLimits& limits,
+                   const RankExtent& extent) {
+  const int64_t rows = std::max({limits.max_tokens, extent.max_received_rows, limits.max_logits_rows});
+  const int64_t experts = std::max<int64_t>(extent.num_experts, 1);
+  const int64_t pairs =
+      extent.max_received_rows * std::min(std::max<int64_t>(config.num_experts_per_tok, 1), experts);
+  const int64_t inner = std::max(extent.dense_intermediate, extent.expert_intermediate);
+  pieces.insert(
+      pieces.end(),
+      {{&W::quantized, DType::u8, rows,
+        most_quantized_bytes(std::max(config.hidden_size, extent.query_heads * config.head_dim))},
+       {&W::quantized_inner, DType::u8, std::max(limits.max_tokens, pairs), most_quantized_bytes(inner)}});
+}
+
+std::vector<Piece> pieces_of(const io::ModelConfig& config, const WeightFormats& formats,
+                             const StepLimits& limits, const RankExtent& extent) {
+  const DType act = formats.dtype;
   std::vector<Piece> pieces;
   add_attention(pieces, config, act, limits, extent);
   add_experts(pieces, config, act, extent);
   add_head(pieces, config, act, limits, extent);
+  if (formats.quantizes()) add_quantized(pieces, config, limits, extent);
   return pieces;
 }
 
@@ -106,19 +129,19 @@ RowFormat row_format(const io::ModelConfig& config, DType act) {
       .act = act, .hidden = config.hidden_size, .top_k = std::max<int64_t>(config.num_experts_per_tok, 1)};
 }
 
-size_t Workspace::bytes(const io::ModelConfig& config, DType act, const StepLimits& limits,
+size_t Workspace::bytes(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                         const RankExtent& extent) {
   size_t total = Arena::footprint(logits_bytes(config, limits, extent));
-  for (const Piece& piece : pieces_of(config, act, limits, extent)) {
+  for (const Piece& piece : pieces_of(config, formats, limits, extent)) {
     total += Arena::matrix_bytes(piece.dtype, piece.rows, piece.columns);
   }
   return total;
 }
 
-Workspace::Workspace(const io::ModelConfig& config, DType act, const StepLimits& limits,
+Workspace::Workspace(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                      const RankExtent& extent)
-    : arena(bytes(config, act, limits, extent)) {
-  for (const Piece& piece : pieces_of(config, act, limits, extent)) {
+    : arena(bytes(config, formats, limits, extent)) {
+  for (const Piece& piece : pieces_of(config, formats, limits, extent)) {
     this->*piece.member = arena.matrix(piece.dtype, piece.rows, piece.columns);
   }
   logits = Tensor(arena.take(logits_bytes(config, limits, extent)).data(), DType::f32,

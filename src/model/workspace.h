@@ -11,6 +11,7 @@
 #include "kernels/route.h"
 #include "model/rank_plan.h"
 #include "model/step_inputs.h"
+#include "model/weights.h"
 
 namespace chorale::model {
 
@@ -19,9 +20,10 @@ namespace chorale::model {
 // rank's part. "act" is the type of activations. No two kinds of rows share memory: what pads a row must stay
 // zero.
 struct Workspace {
-  Workspace(const io::ModelConfig& config, DType act, const StepLimits& limits, const RankExtent& extent);
+  Workspace(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
+            const RankExtent& extent);
   // Bytes that the constructor allocates; pure arithmetic.
-  static size_t bytes(const io::ModelConfig& config, DType act, const StepLimits& limits,
+  static size_t bytes(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                       const RankExtent& extent);
 
   Arena arena;
@@ -36,6 +38,10 @@ struct Workspace {
   Tensor sums;         // int64 [T, H + 1]: fixed point
   Tensor home_sums;    // int64 [U, H + 1]
   Tensor dense_inner;  // act [T, I]
+  // Only with quantized weights: rows of any of the above, and of the inner activations of experts, as
+  // quantize.h says.
+  Tensor quantized;        // uint8 [T, R or L, bytes]
+  Tensor quantized_inner;  // uint8 [T or R * k, bytes]
 
   Tensor router_logits;                                     // float32 [U, E of the model]
   Tensor chosen_experts, chosen_weights;                    // int32 and float32 [U, k]

@@ -96,8 +96,8 @@ void measure_memory(const engine::LoadedModel& model, Measurement& measured) {
   measured.stored_weights = model.weight_bytes();
   for (const engine::RankPart& part : model.parallel_plan().ranks) {
     const int64_t block_bytes = model::KvCache::block_bytes(model.config(), part.extent.kv_heads, dtype);
-    measured.ranks.push_back(
-        {engine::weight_bytes(model.config(), dtype, part), static_cast<uint64_t>(blocks * block_bytes)});
+    measured.ranks.push_back({engine::weight_bytes(model.config(), model.formats(), part),
+                              static_cast<uint64_t>(blocks * block_bytes)});
   }
 }
 

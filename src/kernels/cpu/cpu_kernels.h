@@ -10,10 +10,11 @@
 
 #include "base/instruction_set.h"
 #include "base/thread_pool.h"
+#include "kernels/weight_format.h"
 
 namespace chorale::cpu {
 
-// Rows of 4-byte steps: two bf16 or one float32 each.
+// Rows of 4-byte steps: two bf16, one float32, or four int8 of a quantized row.
 struct Rows {
   const std::byte* data;
   int64_t stride_bytes;
@@ -23,11 +24,13 @@ struct Rows {
 // A packed matrix as the kernels see it; see PackedLayout.
 struct Weight {
   const std::byte* data;
-  int64_t n;        // outputs of a chunk
-  int64_t k_steps;  // steps of a chunk
-  int64_t k_bytes;  // bytes of a chunk in a row of the input
-  int64_t chunks;   // of outputs or of inputs
-  int64_t panels;   // of a chunk
+  WeightFormat format;
+  int64_t n;            // outputs of a chunk
+  int64_t k_steps;      // steps of a chunk
+  int64_t group_steps;  // of quantized formats: steps of a group without its scales
+  int64_t k_bytes;      // bytes of a chunk in a row of the input
+  int64_t chunks;       // of outputs or of inputs
+  int64_t panels;       // of a chunk
 };
 
 struct MatmulOut {
@@ -38,7 +41,7 @@ struct MatmulOut {
 };
 
 struct MatmulArgs {
-  bool is_bf16;
+  WeightFormat format;  // of all targets
   Rows x;
   int64_t m;
   const MatmulOut* targets;
@@ -47,7 +50,6 @@ struct MatmulArgs {
 };
 
 struct ExpertArgs {
-  bool is_bf16;
   const std::byte* x;
   int64_t x_stride_bytes;
   Weight weight;                    // of every expert; its data is not used
@@ -59,7 +61,18 @@ struct ExpertArgs {
   const float* gate_weights;        // [rows] or nullptr: 1
   void* out;                        // gated: activations [rows, I]; order-free: int64 sums [T, N + 1]
   int64_t out_stride;               // in elements
+  bool out_is_bf16;                 // gated
   bool assigns;                     // order-free: the sums are replaced; a token has one row
+};
+
+struct QuantizeArgs {
+  const std::byte* x;
+  int64_t x_stride_bytes;
+  bool x_is_bf16;
+  int64_t rows;
+  int64_t chunks, chunk_k, group_k;
+  std::byte* out;
+  int64_t out_stride;  // bytes
 };
 
 struct RowArgs {
@@ -152,6 +165,7 @@ struct CpuKernels {
   void (*matmul)(ThreadPool&, const MatmulArgs&);
   void (*gated_matmul)(ThreadPool&, const ExpertArgs&);
   void (*order_free_matmul)(ThreadPool&, const ExpertArgs&);
+  void (*quantize_rows)(ThreadPool&, const QuantizeArgs&);
   void (*rms_norm)(ThreadPool&, const NormArgs&);
   void (*norm_rope)(ThreadPool&, const NormArgs&);
   void (*append_kv)(ThreadPool&, const AttentionArgs&);

@@ -45,10 +45,15 @@ void gated_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
   const int64_t strips = args.weight.chunks * strips_of(args.weight);
   pool.parallel(num_active(args) * strips, [&](int64_t task) {
     const int64_t expert = active_expert(args, task / strips);
-    if (args.is_bf16)
-      gated_task<Bf16Step, bf16>(args, expert, task % strips, pool.size());
-    else
-      gated_task<F32Step, float>(args, expert, task % strips, pool.size());
+    with_step(args.weight.format, [&](auto step) {
+      using Step = decltype(step);
+      if constexpr (!std::is_same_v<Step, F32Step>) {
+        if (args.out_is_bf16) return gated_task<Step, bf16>(args, expert, task % strips, pool.size());
+      }
+      if constexpr (!std::is_same_v<Step, Bf16Step>) {
+        gated_task<Step, float>(args, expert, task % strips, pool.size());
+      }
+    });
   });
 }
 
@@ -176,10 +181,8 @@ void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
       const int64_t expert = active_expert(args, i), first = task * count;
       const OrderFreeStrips strips{&args, args.experts[expert], first, smaller(count, strips_of(w) - first),
                                    strip_of(w, next, first + (last ? pool.size() * count : 0)).data};
-      if (args.is_bf16)
-        order_free_expert<Bf16Step>(strips, rows_of(args, expert));
-      else
-        order_free_expert<F32Step>(strips, rows_of(args, expert));
+      with_step(w.format,
+                [&](auto step) { order_free_expert<decltype(step)>(strips, rows_of(args, expert)); });
     }
   });
 }

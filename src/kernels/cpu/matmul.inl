@@ -56,9 +56,8 @@ void matmul(ThreadPool& pool, const cpu::MatmulArgs& given) {
       task -= of_target;
     }
     const cpu::MatmulOut& target = args.targets[t];
-    if (args.is_bf16)
-      matmul_task<Bf16Step>(target, args, task / row_blocks, task % row_blocks);
-    else
-      matmul_task<F32Step>(target, args, task / row_blocks, task % row_blocks);
+    with_step(args.format, [&](auto step) {
+      matmul_task<decltype(step)>(target, args, task / row_blocks, task % row_blocks);
+    });
   });
 }

@@ -3,12 +3,14 @@
 // Both element types advance 4 bytes of the row and 64 bytes of each panel per step.
 
 struct Bf16Step {
+  static constexpr bool is_quantized = false;
   static Vec multiply_add(Vec acc, const std::byte* weight, const std::byte* x) {
     return dot_pairs(acc, load_pairs(weight), splat_pair(reinterpret_cast<const bf16*>(x)));
   }
 };
 
 struct F32Step {
+  static constexpr bool is_quantized = false;
   static Vec multiply_add(Vec acc, const std::byte* weight, const std::byte* x) {
     float value;
     std::memcpy(&value, x, sizeof(value));
@@ -30,6 +32,13 @@ constexpr int kTileRows = 2;
 constexpr int kTilePanels = 1;
 #endif
 
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+inline int64_t larger(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
 inline const std::byte* row_at(const cpu::Rows& rows, int64_t m) {
   return rows.data + (rows.index != nullptr ? rows.index[m] : m) * rows.stride_bytes;
 }
@@ -49,6 +58,7 @@ struct StripPanels {
   const std::byte* data;
   int64_t step_stride;  // bytes
   int64_t steps;
+  int64_t group_steps;  // of quantized formats: without the scales
   const std::byte* at(int64_t step, int64_t panel) const {
     return data + step * step_stride + panel * kStepBytes;
   }
@@ -176,71 +186,4 @@ inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const 
     const Panels run{panels.data + p * panels.stride_bytes, panels.stride_bytes, panels.steps};
     row_loop<Step, count.value>(rows, begin, end, run, make_epilogue(p), side_step);
   });
-}
-
-// How far ahead of its use a lone tile fetches its strip. In a long run of memory the processor's own
-// prefetching does most, and is disturbed by one that runs far ahead; in a short one it has no time to begin.
-constexpr int64_t kLongStrip = 128;  // steps
-constexpr int64_t kStepsAhead = 8;
-constexpr int64_t kStepsAheadOfShort = 32;
-
-// A strip of a packed matrix.
-struct Strip {
-  const std::byte* data;
-  int64_t width;  // panels, at most kStripPanels
-  int64_t steps;
-  const std::byte* upcoming;  // the strip that this thread will probably want next; nullptr: not known
-
-  int64_t bytes() const { return width * steps * kStepBytes; }
-  StripPanels panels(int64_t first) const { return {data + first * kStepBytes, width * kStepBytes, steps}; }
-  // What tile `index` of `tiles` over this strip fetches. A tile of its own waits for memory, so it fetches
-  // what it will read itself soon, and at its end the beginning of the upcoming strip. Of several, the first
-  // finds the strip in the cache, because each fetches a part of the upcoming one.
-  FetchAhead fetch(int64_t index, int64_t tiles) const {
-    const std::byte* next = upcoming != nullptr ? upcoming : data;
-    if (tiles == 1) {
-      const int64_t stride = width * kStepBytes;
-      const int64_t most = steps < kLongStrip ? kStepsAheadOfShort : kStepsAhead;
-      const int64_t ahead = steps < most ? steps : most;
-      const int64_t turn = steps - ahead;
-      return {data + ahead * stride, stride, width, turn, next - turn * stride};
-    }
-    if (upcoming == nullptr) return {data, 0, 0, 0, data};
-    const int64_t stride =
-        kStripPanels * kStepBytes / tiles;  // a line may be asked for twice: next to nothing
-    return {next + index * steps * stride, stride, (stride + kLineBytes - 1) / kLineBytes, steps, next};
-  }
-};
-
-// Strip `index` of a chunk of a packed matrix that begins at `chunk`.
-inline Strip strip_of(const cpu::Weight& w, const std::byte* chunk, int64_t index) {
-  const int64_t first = index * kStripPanels;
-  const int64_t width = w.panels - first < kStripPanels ? w.panels - first : kStripPanels;
-  return {chunk + first * w.k_steps * kStepBytes, width, w.k_steps, nullptr};
-}
-inline int64_t strips_of(const cpu::Weight& w) {
-  return (w.panels + kStripPanels - 1) / kStripPanels;
-}
-
-// Rows times a strip. make_epilogue(panel) as above.
-template <typename Step, int most = kTilePanels, typename MakeEpilogue>
-inline void strip_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Strip& strip,
-                       const MakeEpilogue& make_epilogue) {
-  for_each_run<most>(strip.width, [&](int64_t p, auto panels) {
-    constexpr int NR = panels.value;
-    const StripPanels run = strip.panels(p);
-    const auto epilogue = make_epilogue(p);
-    const int64_t tiles = tiles_of<NR>(end - begin);
-    int64_t index = 0;
-    for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
-      tile<Step, count.value, NR>(rows, m, run, epilogue, strip.fetch(index++, tiles));
-    });
-  });
-}
-
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-inline int64_t larger(int64_t a, int64_t b) {
-  return a > b ? a : b;
 }

@@ -7,17 +7,27 @@
 
 namespace chorale::cpu {
 
+// Of an input row of the matrix.
+inline int64_t row_bytes_of_chunk(const PackedLayout& layout) {
+  constexpr int64_t kGroupHeader = 8;  // scale and sum
+  if (is_quantized(layout.format)) return layout.groups_per_chunk() * (kGroupHeader + layout.group_k);
+  return layout.chunk_k() * static_cast<int64_t>(size_of(element_dtype(layout.format)));
+}
+
 inline Weight to_weight(const PackedLayout& layout, const std::byte* data) {
   return {.data = data,
+          .format = layout.format,
           .n = layout.chunk_n(),
           .k_steps = layout.chunk_k_steps(),
-          .k_bytes = layout.chunk_k() * static_cast<int64_t>(size_of(layout.dtype)),
+          .group_steps = is_quantized(layout.format) ? layout.group_steps() : 0,
+          .k_bytes = row_bytes_of_chunk(layout),
           .chunks = layout.n_chunks * layout.k_chunks,
           .panels = layout.panels_per_chunk()};
 }
 
-// The memory of bf16 or float32 activations, and the distance of two rows.
+// The memory of bf16 or float32 activations, or of quantized rows, and the distance of two rows.
 inline const std::byte* bytes_of(const Tensor& t) {
+  if (t.dtype() == DType::u8) return t.bytes();
   return t.dtype() == DType::bf16 ? reinterpret_cast<const std::byte*>(t.data<bf16>())
                                   : reinterpret_cast<const std::byte*>(t.data<float>());
 }

@@ -4,6 +4,7 @@
 #include "base/instruction_set.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "kernels/weight_format.h"
 
 namespace chorale::bench {
 
@@ -19,7 +20,7 @@ class ReadBandwidth {
 };
 
 // Operations per second (a multiplication and an addition are two) of the instruction that the matrix
-// products of this instruction set use, on all threads, with everything in registers.
-double peak_operations(ThreadPool& pool, InstructionSet isa);
+// products of weights in this format use, on all threads, with everything in registers.
+double peak_operations(ThreadPool& pool, InstructionSet isa, WeightFormat format);
 
 }  // namespace chorale::bench

@@ -28,7 +28,7 @@ class Bench {
         pool_(model.num_threads() * model.parallel_plan().strategy.world()),
         groups_(model.runner().num_groups()),
         element_(model.dtype_name() == "float32" ? 4 : 2),
-        weights_(weight_bytes(model.config(), model::plan_weights(model.config(), model.dtype(),
+        weights_(weight_bytes(model.config(), model::plan_weights(model.config(), model.formats(),
                                                                   model::whole_model(model.config())))) {}
 
   StepResult prefill() {
@@ -85,7 +85,7 @@ class Bench {
 
   void measure_ceilings() {
     bandwidths_.push_back(bandwidth_.measure(pool_));
-    peaks_.push_back(peak_operations(pool_, isa_));
+    peaks_.push_back(peak_operations(pool_, isa_, model_.formats().linear));
   }
 
   StepResult finish(const BenchStep& shape, StepResult result) {

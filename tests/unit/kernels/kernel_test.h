@@ -172,13 +172,14 @@ inline void pack_half(const ref::Matrix& source, const TestWeights& target, int 
     pack_chunk(source_of(source), target.layout, target.bytes.data(), chunk, half);
 }
 inline TestWeights pack(const ref::Matrix& source, DType dtype, int64_t n_chunks = 1, int64_t k_chunks = 1) {
-  TestWeights packed(PackedLayout{dtype, source.rows, source.columns, n_chunks, k_chunks, false});
+  TestWeights packed(
+      PackedLayout{plain_format(dtype), source.rows, source.columns, n_chunks, k_chunks, false});
   pack_half(source, packed, 0);
   return packed;
 }
 inline TestWeights pack_pair(const ref::Matrix& gate, const ref::Matrix& up, DType dtype,
                              int64_t n_chunks = 1) {
-  TestWeights packed(PackedLayout{dtype, gate.rows, gate.columns, n_chunks, 1, true});
+  TestWeights packed(PackedLayout{plain_format(dtype), gate.rows, gate.columns, n_chunks, 1, true});
   pack_half(gate, packed, 0);
   pack_half(up, packed, 1);
   return packed;

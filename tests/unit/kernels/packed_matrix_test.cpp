@@ -54,13 +54,13 @@ float packed_value(const TestWeights& w, int64_t chunk, int64_t panel, int64_t l
   const int64_t chunk_outputs = w.layout.n / w.layout.n_chunks;
   const int64_t panels = (chunk_outputs + 15) / 16 * (w.layout.fused_pair ? 2 : 1);
   // A step is an input of float32, or a pair of inputs of bf16, of all panels of a strip.
-  const int64_t steps = w.layout.dtype == DType::f32 ? inputs : (inputs + 1) / 2;
+  const int64_t steps = w.layout.format == WeightFormat::f32 ? inputs : (inputs + 1) / 2;
   const int64_t strip = panel / 4 * 4;
   const int64_t width = std::min<int64_t>(4, panels - strip);
   const auto lane_of_step = [&](int64_t step) {
     return (((chunk * panels + strip) * steps) + step * width + panel - strip) * 16 + lane;
   };
-  if (w.layout.dtype == DType::f32)
+  if (w.layout.format == WeightFormat::f32)
     return reinterpret_cast<const float*>(w.bytes.data())[lane_of_step(input)];
   return to_float(reinterpret_cast<const bf16*>(w.bytes.data())[lane_of_step(input / 2) * 2 + input % 2]);
 }
@@ -70,7 +70,7 @@ void expect_packed(const TestWeights& w, const FileMatrix& source, int half) {
   const int64_t pair = layout.fused_pair ? 2 : 1;
   const int64_t inputs = layout.k / layout.k_chunks;
   const int64_t outputs = layout.n / layout.n_chunks;
-  const int64_t padded_inputs = layout.dtype == DType::bf16 ? (inputs + 1) / 2 * 2 : inputs;
+  const int64_t padded_inputs = layout.format == WeightFormat::bf16 ? (inputs + 1) / 2 * 2 : inputs;
   int64_t wrong = 0;
   for (int64_t chunk = 0; chunk < layout.n_chunks * layout.k_chunks; ++chunk) {
     const int64_t first_row = layout.n_chunks > 1 ? chunk * outputs : 0;
@@ -78,9 +78,10 @@ void expect_packed(const TestWeights& w, const FileMatrix& source, int half) {
     for (int64_t o = 0; o < (outputs + 15) / 16 * 16; ++o) {
       for (int64_t i = 0; i < padded_inputs; ++i) {
         const bool inside = o < outputs && i < inputs;
-        const float expected =
-            inside ? rounded_to(layout.dtype, source.value((first_row + o) * layout.k + first_column + i))
-                   : 0.0F;
+        const float expected = inside
+                                   ? rounded_to(element_dtype(layout.format),
+                                                source.value((first_row + o) * layout.k + first_column + i))
+                                   : 0.0F;
         const float found = packed_value(w, chunk, o / 16 * pair + half, o % 16, i);
         wrong += same_bits(found, expected) ? 0 : 1;
       }
@@ -112,7 +113,7 @@ TEST(PackedMatrix, EveryElementIsWhereTheLayoutSays) {
                                         << " chunks, " << name_of(from) << " to " << name_of(to));
         FileMatrix source(from, s.n, s.k);
         source.fill(random);
-        TestWeights packed(PackedLayout{to, s.n, s.k, s.n_chunks, s.k_chunks, false});
+        TestWeights packed(PackedLayout{plain_format(to), s.n, s.k, s.n_chunks, s.k_chunks, false});
         EXPECT_EQ(pack_all(source, packed, 0), 0);
         expect_packed(packed, source, 0);
       }
@@ -129,7 +130,7 @@ TEST(PackedMatrix, GateAndUpAlternate) {
       FileMatrix up(DType::f16, s.n, s.k);
       gate.fill(random);
       up.fill(random);
-      TestWeights packed(PackedLayout{to, s.n, s.k, s.n_chunks, 1, true});
+      TestWeights packed(PackedLayout{plain_format(to), s.n, s.k, s.n_chunks, 1, true});
       pack_all(up, packed, 1);
       pack_all(gate, packed, 0);
       expect_packed(packed, gate, 0);
@@ -142,7 +143,7 @@ TEST(PackedMatrix, ChunksArePackedInAnyOrder) {
   Random random(3);
   FileMatrix source(DType::bf16, 40, 66);
   source.fill(random);
-  const PackedLayout layout{DType::bf16, 40, 66, 1, 6, false};
+  const PackedLayout layout{WeightFormat::bf16, 40, 66, 1, 6, false};
   const TestWeights forward(layout);
   const TestWeights backward(layout);
   pack_all(source, forward, 0);
@@ -163,7 +164,7 @@ TEST(PackedMatrix, CountsNans) {
       source.set_bits(24 * 19 + 5, wide ? 0xFFFFFFFF : 0xFFFF);         // chunk 0, last row
       source.set_bits(24 * 3 + 23, wide ? 0x7FC00000 : infinity | 64);  // chunk 3
       source.set_bits(24 * 3 + 6, wide ? 0x7F800000 : infinity);        // chunk 1, not a NaN
-      const TestWeights packed(PackedLayout{to, 20, 24, 1, 4, false});
+      const TestWeights packed(PackedLayout{plain_format(to), 20, 24, 1, 4, false});
       int64_t found[4];
       for (int64_t c = 0; c < 4; ++c)
         found[c] = pack_chunk(source.view(), packed.layout, packed.bytes.data(), c);

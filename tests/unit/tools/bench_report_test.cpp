@@ -19,6 +19,7 @@ ModelBenchReport report() {
   ModelBenchReport r;
   r.model = "m";
   r.dtype = "bfloat16";
+  r.quantization = "none";
   r.instruction_set = "avx2";
   r.weight_bytes = 2'000'000'000;
   r.load_seconds = 4;

@@ -1,0 +1,83 @@
+// Strips of packed matrices: which memory a task reads, and what it fetches ahead. See packed_matrix.h.
+
+// How far ahead of its use a lone tile fetches its strip. In a long run of memory the processor's own
+// prefetching does most, and is disturbed by one that runs far ahead; in a short one it has no time to begin.
+constexpr int64_t kLongStrip = 128;  // steps
+constexpr int64_t kStepsAhead = 8;
+constexpr int64_t kStepsAheadOfShort = 32;
+
+// A strip of a packed matrix.
+struct Strip {
+  const std::byte* data;
+  int64_t width;  // panels, at most kStripPanels
+  int64_t steps;
+  int64_t group_steps;        // of quantized formats
+  const std::byte* upcoming;  // the strip that this thread will probably want next; nullptr: not known
+
+  int64_t bytes() const { return width * steps * kStepBytes; }
+  StripPanels panels(int64_t first) const {
+    return {data + first * kStepBytes, width * kStepBytes, steps, group_steps};
+  }
+  // What tile `index` of `tiles` over this strip fetches. A tile of its own waits for memory, so it fetches
+  // what it will read itself soon, and at its end the beginning of the upcoming strip. Of several, the first
+  // finds the strip in the cache, because each fetches a part of the upcoming one.
+  FetchAhead fetch(int64_t index, int64_t tiles) const {
+    const std::byte* next = upcoming != nullptr ? upcoming : data;
+    if (tiles == 1) {
+      const int64_t stride = width * kStepBytes;
+      const int64_t most = steps < kLongStrip ? kStepsAheadOfShort : kStepsAhead;
+      const int64_t ahead = steps < most ? steps : most;
+      const int64_t turn = steps - ahead;
+      return {data + ahead * stride, stride, width, turn, next - turn * stride};
+    }
+    if (upcoming == nullptr) return {data, 0, 0, 0, data};
+    const int64_t stride =
+        kStripPanels * kStepBytes / tiles;  // a line may be asked for twice: next to nothing
+    return {next + index * steps * stride, stride, (stride + kLineBytes - 1) / kLineBytes, steps, next};
+  }
+};
+
+// Strip `index` of a chunk of a packed matrix that begins at `chunk`.
+inline Strip strip_of(const cpu::Weight& w, const std::byte* chunk, int64_t index) {
+  const int64_t first = index * kStripPanels;
+  const int64_t width = w.panels - first < kStripPanels ? w.panels - first : kStripPanels;
+  return {chunk + first * w.k_steps * kStepBytes, width, w.k_steps, w.group_steps, nullptr};
+}
+inline int64_t strips_of(const cpu::Weight& w) {
+  return (w.panels + kStripPanels - 1) / kStripPanels;
+}
+
+// Rows times a strip. make_epilogue(panel) as above.
+template <typename Step, int most = kTilePanels, typename MakeEpilogue>
+inline void strip_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Strip& strip,
+                       const MakeEpilogue& make_epilogue) {
+  for_each_run<most>(strip.width, [&](int64_t p, auto panels) {
+    constexpr int NR = panels.value;
+    const StripPanels run = strip.panels(p);
+    const auto epilogue = make_epilogue(p);
+    const int64_t tiles = tiles_of<NR>(end - begin);
+    int64_t index = 0;
+    for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
+      const FetchAhead fetch = strip.fetch(index++, tiles);
+      if constexpr (Step::is_quantized)
+        quantized_tile<Step, count.value, NR>(rows, m, run, epilogue, fetch);
+      else
+        tile<Step, count.value, NR>(rows, m, run, epilogue, fetch);
+    });
+  });
+}
+
+// Calls run(step) with the Step of the format.
+template <typename Run>
+inline void with_step(WeightFormat format, const Run& run) {
+  switch (format) {
+    case WeightFormat::bf16:
+      return run(Bf16Step());
+    case WeightFormat::f32:
+      return run(F32Step());
+    case WeightFormat::int8:
+      return run(Int8Step());
+    case WeightFormat::int4:
+      return run(Int4Step());
+  }
+}

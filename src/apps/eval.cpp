@@ -58,6 +58,7 @@ int run_eval(const EvalFlags& flags) {
                                          {"windows", result.windows},
                                          {"window", flags.window},
                                          {"dtype", model.dtype_name()},
+                                         {"quantization", model.quantization_name()},
                                          {"instruction_set", model.instruction_set_name()}};
     fmt::print("{}\n", json.dump());
   } else {

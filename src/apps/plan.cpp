@@ -184,6 +184,7 @@ Json to_json(const Plan& plan) {
                  {"moe_dp_size", s.moe_dp_size},
                  {"world", s.world()}}},
                {"dtype", name_of(plan.formats.dtype)},
+               {"quantization", plan.formats.quantization()},
                {"tokens_travel", plan.parallel->tokens_travel()},
                {"sharding", Json::array()},
                {"ranks", Json::array()},
@@ -278,9 +279,10 @@ bool layers_differ(const Plan& plan) {
 
 void print_plan(const Plan& plan, const std::string& path) {
   const parallel::Strategy& s = plan.parallel->strategy;
-  fmt::print("{}: {} experts, {} per token, {} layers, computing in {}\n", log::escape(path),
+  fmt::print("{}: {} experts, {} per token, {} layers, computing in {}{}\n", log::escape(path),
              plan.config.num_experts, plan.config.num_experts_per_tok, plan.config.num_hidden_layers,
-             name_of(plan.formats.dtype));
+             name_of(plan.formats.dtype),
+             plan.formats.quantizes() ? fmt::format(" with {} weights", plan.formats.quantization()) : "");
   fmt::print("strategy {}: {} rank{}, {}\n\n", parallel::to_string(s), s.world(), s.world() > 1 ? "s" : "",
              plan.parallel->tokens_travel() ? "tokens travel to their experts" : "no token travels");
   print_sharding(plan);

@@ -88,6 +88,7 @@ int run_serve(const ServeFlags& flags) {
                          .model_path = flags.load.model_path.string(),
                          .placement = config.num_experts > 0 ? &model.parallel_plan().placement : nullptr,
                          .dtype = model.dtype_name(),
+                         .quantization = model.quantization_name(),
                          .instruction_set = model.instruction_set_name(),
                          .version = flags.version,
                          .strategy = parallel::to_string(model.parallel_plan().strategy),

@@ -38,17 +38,6 @@ DType compute_dtype(const std::string& name) {
   throw_error("--dtype: expected auto, bfloat16 or float32, found \"{}\"", name);
 }
 
-std::string_view quantization_name_of(const model::WeightFormats& formats) {
-  switch (formats.linear) {
-    case WeightFormat::int8:
-      return "int8";
-    case WeightFormat::int4:
-      return "int4";
-    default:
-      return "none";
-  }
-}
-
 bool is_dummy(const LoadOptions& options) {
   if (options.load_format == "dummy") return true;
   if (options.load_format == "auto") return false;
@@ -220,7 +209,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   if (tells) {
     log_model(impl->config, options);
     const std::string weights =
-        impl->formats.quantizes() ? fmt::format(" with {} weights", quantization_name_of(impl->formats)) : "";
+        impl->formats.quantizes() ? fmt::format(" with {} weights", impl->formats.quantization()) : "";
     log::info("computing in {}{} with {} instructions on {} thread{}{}", name_of(impl->formats.dtype),
               weights, name_of(impl->isa), impl->threads_per_rank, impl->threads_per_rank == 1 ? "" : "s",
               strategy.world() > 1 ? " for each rank" : "");
@@ -341,7 +330,7 @@ const model::WeightFormats& LoadedModel::formats() const {
   return impl_->formats;
 }
 std::string LoadedModel::quantization_name() const {
-  return std::string(quantization_name_of(impl_->formats));
+  return std::string(impl_->formats.quantization());
 }
 std::string LoadedModel::instruction_set_name() const {
   return std::string(name_of(impl_->isa));

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/tensor.h"
@@ -57,6 +58,11 @@ struct WeightFormats {
   int64_t source_group = 0;  // of a checkpoint's own int4 groups, which are kept; 0: there are none
 
   bool quantizes() const { return is_quantized(linear) || is_quantized(head); }
+  // "none", "int8" or "int4".
+  std::string_view quantization() const {
+    if (linear == WeightFormat::int8) return "int8";
+    return linear == WeightFormat::int4 ? "int4" : "none";
+  }
 };
 
 struct ModelWeights {

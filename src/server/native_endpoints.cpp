@@ -116,7 +116,8 @@ Json model_info(const RequestContext& context) {
           {"max_context_len", model.max_context_len},
           {"vocab_size", context.vocab_size},
           {"num_experts", model.num_experts},
-          {"dtype", model.dtype}};
+          {"dtype", model.dtype},
+          {"quantization", model.quantization}};
 }
 
 Json server_info(const RequestContext& context, const engine::EngineStats& stats) {
@@ -126,6 +127,7 @@ Json server_info(const RequestContext& context, const engine::EngineStats& stats
           {"served_model_name", context.model_name},
           {"model_path", context.model_name},
           {"dtype", model.dtype},
+          {"quantization", model.quantization},
           {"instruction_set", model.instruction_set},
           {"strategy", model.strategy},
           {"num_experts", model.num_experts},

@@ -61,14 +61,18 @@ def models(tmp_path_factory):
 
 
 class Case(NamedTuple):
-    """A model and a type, and what it answers on one rank."""
+    """A model and a type, of computation or of quantized weights, and what it answers on one rank."""
 
     model: Model
     dtype: str
     folder: Path
 
+    @property
+    def type_flags(self):
+        return ("--quantization" if self.dtype in ("int8", "int4") else "--dtype", self.dtype)
+
     def run(self, command, *flags, launcher=(), environment=None):
-        flags = ("--model-path", self.model.path, *self.model.flags, "--dtype", self.dtype, *flags)
+        flags = ("--model-path", self.model.path, *self.model.flags, *self.type_flags, *flags)
         return subprocess.run(
             [*launcher, BINARY, command, *map(str, flags), "--log-level", "info"],
             stdin=subprocess.DEVNULL,
@@ -181,6 +185,7 @@ def placed_by_file(model, folder):
 
 MODELS = ["bundled", "1 experts", "3 experts", "7 experts", "128 experts"]
 CASES = [(model, dtype) for model in MODELS for dtype in ("bfloat16", "float32")]
+CASES += [("bundled", "int8"), ("bundled", "int4"), ("1 experts", "int4"), ("7 experts", "int8"), ("128 experts", "int4")]
 
 
 @pytest.fixture
@@ -218,7 +223,7 @@ def test_single_expert_mode(case):
 @pytest.mark.parametrize("case", [("bundled", "bfloat16"), ("128 experts", "bfloat16")], indirect=True, ids="-".join)
 def test_answers_differ_where_they_should(case, models):
     """What the other tests compare says something: it tells models, types and weights apart."""
-    answers = [case.answer(None), case._replace(dtype="float32").answer(None)]
+    answers = [case._replace(dtype=dtype).answer(None) for dtype in (case.dtype, "float32", "int8", "int4")]
     answers += [case._replace(model=models[name]).answer(None) for name in ("1 experts", "3 experts", "7 experts")]
     for i, (logits, ids) in enumerate(answers):
         assert len(ids) == 32
@@ -238,6 +243,8 @@ def mpi():
 PROCESSES = {  # by case: strategies and their numbers of ranks
     ("bundled", "bfloat16"): [(2, *sizes(2, 1, 1, 2, 1)), (4, *sizes(2, 2, 2, 2, 1)), (8, *REDUNDANT[1])],
     ("bundled", "float32"): [(8, *NAMED[1])],
+    ("bundled", "int8"): [(4, *sizes(2, 2, 2, 2, 1))],
+    ("bundled", "int4"): [(8, *NAMED[1])],
     ("1 experts", "bfloat16"): [(8, *NAMED[0])],
     ("3 experts", "float32"): [(8, *sizes(2, 4, 4, 1, 2))],
     ("7 experts", "bfloat16"): [(4, *sizes(1, 4, 4, 1, 1))],

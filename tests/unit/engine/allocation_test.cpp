@@ -1,6 +1,7 @@
 // In steady state a decode step allocates nothing before its events are told.
 #include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -64,10 +65,13 @@ TEST(Allocation, SchedulerAndSamplerReuseTheirBuffers) {
   for (auto& sequence : sequences) scheduler.remove(*sequence);
 }
 
-// The forward pass on one rank, and on eight that exchange tokens.
+// The forward pass on one rank, and on eight that exchange tokens, with weights of each kind.
 TEST(Allocation, ADecodeStepOfTheModelAllocatesNothing) {
-  for (const bool ranks : {false, true}) {
+  const std::vector<std::pair<bool, const char*>> cases{
+      {false, "none"}, {true, "none"}, {false, "int8"}, {true, "int8"}, {true, "int4"}};
+  for (const auto& [ranks, quantization] : cases) {
     LoadOptions options = decode_options();
+    options.quantization = quantization;
     if (ranks) {
       options.parallel.strategy.tp_size = 4;
       options.parallel.strategy.dp_size = 2;
@@ -78,7 +82,7 @@ TEST(Allocation, ADecodeStepOfTheModelAllocatesNothing) {
     steps.run(0, 1);
     const int64_t before = num_allocations;
     steps.run(1, 30);
-    EXPECT_EQ(num_allocations - before, 0) << (ranks ? "8 ranks" : "1 rank");
+    EXPECT_EQ(num_allocations - before, 0) << (ranks ? "8 ranks, " : "1 rank, ") << quantization;
   }
 }
 

@@ -25,15 +25,15 @@ io::ModelConfig qwen3_30b() {
   return c;
 }
 
-MemoryPlan plan_memory(const io::ModelConfig& config, DType dtype, const LoadOptions& options,
-                       uint64_t available) {
+MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats& formats,
+                       const LoadOptions& options, uint64_t available) {
   const parallel::Strategy strategy = choose_strategy(config, options.parallel);
   const ParallelPlan plan =
       plan_parallel(config, options.parallel, choose_limits(config, options, strategy.dp_size),
                     std::vector<int>(static_cast<size_t>(strategy.world()), 0));
   std::vector<int> here;
   for (int rank = 0; rank < strategy.world(); ++rank) here.push_back(rank);
-  return engine::plan_memory(config, dtype, options, plan, here, available);
+  return engine::plan_memory(config, formats, options, plan, here, available);
 }
 
 std::string error_of(const io::ModelConfig& config, const LoadOptions& options, uint64_t available) {
@@ -53,6 +53,19 @@ TEST(MemoryPlan, Qwen3_30BTakesWhatItsParametersSay) {
   EXPECT_EQ(plan.kv_tokens, 1024);                                  // whole blocks
   EXPECT_EQ(plan.kv_cache, 1024U * 48 * 2 * 4 * 128 * 2);
   EXPECT_EQ(plan.context_length, 40960);
+}
+
+// 4 bits, and a scale and a zero of 16 bits each for 64 inputs, or 48 of a down projection; the embedding and
+// the router stay bf16.
+TEST(MemoryPlan, Qwen3_30BInInt4FitsIntoSmallMachines) {
+  LoadOptions options;
+  options.max_total_tokens = 1000;
+  const MemoryPlan plan =
+      plan_memory(qwen3_30b(), {DType::bf16, WeightFormat::int4}, options, uint64_t{20} << 30);
+  const double embedding = 151936.0 * 2048, router = 48.0 * 128 * 2048, down = 48.0 * 128 * 2048 * 768;
+  const double others = embedding + 48 * (2 * 4096 + 2 * 512) * 2048.0 + 2 * down;
+  EXPECT_NEAR(static_cast<double>(plan.weights),
+              2 * (embedding + router) + others * 4.5 / 8 + down * (4 + 32.0 / 48) / 8, 0.01e9);
 }
 
 TEST(MemoryPlan, TheCacheTakesItsPartOfWhatIsFree) {

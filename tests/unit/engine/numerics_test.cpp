@@ -23,10 +23,19 @@ namespace {
 
 constexpr int64_t kRequests = 64;
 
-LoadOptions load_options(const std::string& dtype, int threads) {
+// What the numerics may depend on.
+struct Mode {
+  std::string dtype = "bfloat16";
+  std::string quantization = "none";
+  std::string instruction_set = "auto";
+};
+
+LoadOptions load_options(const Mode& mode, int threads) {
   LoadOptions o;
   o.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
-  o.dtype = dtype;
+  o.dtype = mode.dtype;
+  o.quantization = mode.quantization;
+  o.instruction_set = mode.instruction_set;
   o.threads = threads;
   o.max_total_tokens = 16384;
   o.max_running_requests = kRequests;
@@ -116,9 +125,29 @@ void expect_all_same(const Answers& actual, const Answers& expected, const std::
   for (const auto& [id, answer] : expected) expect_same(actual.at(id), answer, what + ", " + id);
 }
 
-class Numerics : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(DTypes, Numerics, testing::Values("bfloat16", "float32"),
-                         [](const auto& type) { return std::string(type.param); });
+std::string name_of_mode(const testing::TestParamInfo<Mode>& info) {
+  const Mode& mode = info.param;
+  return mode.dtype + (mode.quantization == "none" ? "" : "_" + mode.quantization) +
+         (mode.instruction_set == "auto" ? "" : "_" + mode.instruction_set);
+}
+
+class Numerics : public testing::TestWithParam<Mode> {};
+INSTANTIATE_TEST_SUITE_P(Modes, Numerics,
+                         testing::Values(Mode{}, Mode{"float32"}, Mode{"bfloat16", "int8"},
+                                         Mode{"bfloat16", "int4"}),
+                         name_of_mode);
+
+// Each mode with each instruction set of this machine.
+std::vector<Mode> all_modes() {
+  std::vector<Mode> modes;
+  for (const InstructionSet isa : available_instruction_sets())
+    for (const char* dtype : {"bfloat16", "float32"})
+      for (const char* quantization : {"none", "int8", "int4"})
+        modes.push_back({dtype, quantization, std::string(name_of(isa))});
+  return modes;
+}
+class NumericsOfInstructions : public testing::TestWithParam<Mode> {};
+INSTANTIATE_TEST_SUITE_P(Modes, NumericsOfInstructions, testing::ValuesIn(all_modes()), name_of_mode);
 
 TEST_P(Numerics, SixtyFourRequestsAnswerAsEachDoesAlone) {
   const std::vector<GenerationRequest> requests = random_requests();
@@ -174,7 +203,7 @@ TEST_P(Numerics, RequestsAnswerTheSameUnderEveryStrategy) {
 
 // A rank that throws ends every request, and its name is told.
 TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
-  LoadOptions options = load_options("bfloat16", 1);
+  LoadOptions options = load_options(Mode{}, 1);
   options.parallel.strategy.tp_size = 2;
   options.parallel.strategy.dp_size = 2;
   options.parallel.fault = InjectedFault{.rank = 3, .step = 2};
@@ -194,7 +223,7 @@ TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
 }
 
 // The same without sampling between: rows of logits, compared as bytes.
-TEST_P(Numerics, RowsOfLogitsAreTheSameBytesInAnyStep) {
+TEST_P(NumericsOfInstructions, RowsOfLogitsAreTheSameBytesInAnyStep) {
   LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
   const auto vocab = static_cast<size_t>(model.config().vocab_size);
   std::vector<int32_t> ids;

@@ -59,17 +59,18 @@ void warn_of_nan(const std::vector<std::string>& names) {
   }
 }
 
+// `tells`: this process writes the log of all.
 void fill(const io::Checkpoint* checkpoint, const model::WeightPlan& plan, const LoadOptions& options,
-          std::byte* base, ThreadPool& pool) {
+          std::byte* base, ThreadPool& pool, bool tells) {
   const uint64_t bytes = checkpoint != nullptr ? model::bytes_to_load(*checkpoint, plan) : plan.bytes;
-  ProgressBar progress("Loading weights", bytes, options.show_progress);
+  ProgressBar progress("Loading weights", bytes, options.show_progress && tells);
   if (checkpoint != nullptr) {
     warn_of_nan(model::load_weights(*checkpoint, plan, base, pool, progress));
   } else {
     model::fill_random_weights(plan, options.dummy_seed, base, pool, progress);
   }
   const double seconds = progress.seconds();
-  if (!options.show_progress) return;
+  if (!tells) return;
   log::info("weights: {} in {:.2f} s ({:.2f} GB/s)", format_bytes(bytes), seconds,
             static_cast<double>(bytes) / 1e9 / std::max(seconds, 1e-9));
 }
@@ -226,9 +227,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   impl->memory_of_weights = Buffer(plan.bytes);
   ThreadPool loading(options.threads > 0 ? options.threads
                                          : std::max(1, available_cores() / processes_here(impl->mpi.get())));
-  LoadOptions loads = options;
-  loads.show_progress = options.show_progress && tells;
-  fill(checkpoint ? &*checkpoint : nullptr, plan, loads, impl->memory_of_weights.data(), loading);
+  fill(checkpoint ? &*checkpoint : nullptr, plan, options, impl->memory_of_weights.data(), loading, tells);
   impl->weights =
       model::bind_weights(impl->config, impl->formats, impl->stored, impl->memory_of_weights.data());
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <set>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "base/random.h"
+#include "io/linear_source.h"
 #include "kernels/packed_matrix.h"
 
 namespace chorale::model {
@@ -109,18 +111,22 @@ uint64_t share(uint64_t bytes, const LoadTask& task) {
   return bytes / n + (task.unit == 0 ? bytes % n : 0);
 }
 
-bool is_supported(DType dtype) {
-  return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32;
-}
-
 // Tensors that a checkpoint may have although the model does not read them.
-bool may_be_ignored(std::string_view name, const io::ModelConfig& config) {
+bool may_be_ignored(const io::Checkpoint& checkpoint, const io::TensorEntry& tensor,
+                    const io::ModelConfig& config) {
+  const std::string_view name = tensor.name;
   if (name.ends_with(".rotary_emb.inv_freq")) return true;  // written by old versions of transformers
+  if (io::is_unused_bias(checkpoint, config.quantization, tensor)) return true;
   return config.tie_word_embeddings && name == "lm_head.weight";
 }
 
-std::string describe_shape(const std::vector<int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
+// What part of the whole tensor is stored, of `bytes`.
+uint64_t stored_share(const WeightSlot& slot, uint64_t bytes) {
+  const auto whole = static_cast<uint64_t>(elements_of(slot));
+  const auto part = static_cast<uint64_t>(stored_elements(slot));
+  if (bytes % whole == 0) return bytes / whole * part;
+  return static_cast<uint64_t>(static_cast<double>(bytes) * static_cast<double>(part) /
+                               static_cast<double>(whole));
 }
 
 }  // namespace
@@ -128,25 +134,13 @@ std::string describe_shape(const std::vector<int64_t>& shape) {
 void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& config) {
   const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   const std::string path = checkpoint.path().string();
-  std::set<std::string_view> expected;
+  std::set<const io::TensorEntry*> expected;
   for (const WeightSlot& slot : plan.slots) {
-    expected.insert(slot.name);
-    const io::TensorEntry* tensor = checkpoint.find(slot.name);
-    if (tensor == nullptr) {
-      throw_error("{}: tensor \"{}\": expected with shape {}, found none", path, slot.name,
-                  describe_shape(slot.shape));
-    }
-    if (tensor->shape != slot.shape) {
-      throw_error("{}: tensor \"{}\" in {}: expected shape {} as config.json says, found {}", path, slot.name,
-                  tensor->file, describe_shape(slot.shape), describe_shape(tensor->shape));
-    }
-    if (!is_supported(tensor->dtype)) {
-      throw_error("{}: tensor \"{}\" in {}: expected bfloat16, float16 or float32, found {}", path, slot.name,
-                  tensor->file, name_of(tensor->dtype));
-    }
+    const auto source = io::LinearSource::open(checkpoint, plan.quantization, slot.name, slot.shape);
+    for (const io::TensorEntry* tensor : source.tensors().all()) expected.insert(tensor);
   }
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {
-    if (expected.contains(tensor.name) || may_be_ignored(tensor.name, config)) continue;
+    if (expected.contains(&tensor) || may_be_ignored(checkpoint, tensor, config)) continue;
     throw_error("{}: tensor \"{}\" in {}: not part of the model that config.json describes", path,
                 tensor.name, tensor.file);
   }
@@ -155,7 +149,7 @@ void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& conf
 uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan) {
   uint64_t bytes = 0;
   for (const WeightSlot& slot : plan.slots) {
-    bytes += static_cast<uint64_t>(stored_elements(slot)) * size_of(checkpoint.find(slot.name)->dtype);
+    bytes += stored_share(slot, io::find_linear(checkpoint, plan.quantization, slot.name).bytes());
   }
   return bytes;
 }
@@ -165,8 +159,11 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   // In the order of the files, which is how disks like to be read.
   std::vector<const WeightSlot*> slots;
   for (const WeightSlot& slot : plan.slots) slots.push_back(&slot);
+  std::map<const WeightSlot*, const io::TensorEntry*> tensor_of;
+  for (const WeightSlot* slot : slots)
+    tensor_of[slot] = io::find_linear(checkpoint, plan.quantization, slot->name).weight;
   std::stable_sort(slots.begin(), slots.end(), [&](const WeightSlot* a, const WeightSlot* b) {
-    return checkpoint.find(a->name) < checkpoint.find(b->name);  // entries of one table
+    return tensor_of.at(a) < tensor_of.at(b);  // entries of one table
   });
   const std::vector<LoadTask> tasks = make_tasks(slots);
 
@@ -175,21 +172,20 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   const auto index_of = [&](const io::TensorEntry* tensor) {
     return static_cast<size_t>(tensor - checkpoint.tensors().data());
   };
-  for (const LoadTask& task : tasks) ++tasks_left[index_of(checkpoint.find(task.slot->name))];
+  for (const LoadTask& task : tasks) ++tasks_left[index_of(tensor_of.at(task.slot))];
 
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const LoadTask& task = tasks[static_cast<size_t>(i)];
-    const io::TensorEntry& tensor = *checkpoint.find(task.slot->name);
+    const auto source =
+        io::LinearSource::open(checkpoint, plan.quantization, task.slot->name, task.slot->shape);
     const DType dtype = target_dtype(*task.slot, plan.dtype);
-    const auto element = static_cast<int64_t>(size_of(tensor.dtype));
-    const int64_t columns = task.slot->shape.back();
     const auto read = [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
-      return convert_elements(tensor.bytes.data() + (row * columns + column) * element, tensor.dtype, out,
-                              dtype, count);
+      return source.read(row, column, count, out, dtype);
     };
-    nans[index_of(&tensor)] += fill(task, plan.dtype, base, read);
-    progress.add(share(static_cast<uint64_t>(stored_elements(*task.slot) * element), task));
-    if (--tasks_left[index_of(&tensor)] == 0) checkpoint.release(tensor);
+    const size_t tensor = index_of(source.tensors().weight);
+    nans[tensor] += fill(task, plan.dtype, base, read);
+    progress.add(share(stored_share(*task.slot, source.bytes()), task));
+    if (--tasks_left[tensor] == 0) source.release();
   });
 
   std::vector<std::string> names;

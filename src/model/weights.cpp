@@ -37,6 +37,7 @@ class Placer {
   Placer(const io::ModelConfig& config, DType dtype, const WeightShard& stored, std::byte* base)
       : sizes_(sharded_sizes(config)), stored_(stored), base_(base) {
     plan_.dtype = dtype;
+    plan_.quantization = config.quantization;
   }
 
   Tensor vector(const std::string& name, int64_t n) {

@@ -67,7 +67,8 @@ struct WeightSlot {
 };
 
 struct WeightPlan {
-  DType dtype = DType::bf16;  // of matrices and activations: bf16 or f32
+  DType dtype = DType::bf16;            // of matrices and activations: bf16 or f32
+  io::QuantizationConfig quantization;  // of the checkpoint that fills it
   std::vector<WeightSlot> slots;
   size_t bytes = 0;
 };

@@ -29,10 +29,12 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|bfloat16|float32")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))
       ->group(kModel);
-  app.add_option("--quantization", options.quantization,
-                 "Weights as integers, made while they are loaded; router, norms and embedding stay")
-      ->option_text("none|int8|int4")
-      ->check(CLI::IsMember({"none", "int8", "int4"}))
+  app.add_option(
+         "--quantization", options.quantization,
+         "Weights: auto: as the checkpoint is; none: as --dtype; int8, int4: made while they are loaded, "
+         "router, norms and embedding stay; fp8, gptq, awq: auto, for such a checkpoint alone")
+      ->option_text("auto|none|int8|int4|fp8|gptq|awq")
+      ->check(CLI::IsMember({"auto", "none", "int8", "int4", "fp8", "gptq", "awq"}))
       ->group(kModel);
   app.add_option("--context-length", options.context_length,
                  "Most tokens of one sequence; 0: the model's max_position_embeddings")

@@ -126,7 +126,7 @@ void plan_memory(const PlanFlags& flags, Plan& plan) {
 Plan make_plan(const PlanFlags& flags) {
   Plan plan;
   plan.config = io::load_model_config(flags.load.model_path);
-  plan.formats = engine::choose_formats(flags.load);
+  plan.formats = engine::choose_formats(plan.config, flags.load);
   plan.one_process = flags.load.parallel.communicator != "mpi";
   const parallel::Strategy strategy = engine::choose_strategy(plan.config, flags.load.parallel);
   const model::StepLimits limits = engine::choose_limits(plan.config, flags.load, strategy.dp_size);

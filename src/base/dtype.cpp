@@ -11,7 +11,7 @@ struct Names {
   std::string_view safetensors;
 };
 
-constexpr std::array<Names, 13> kNames{{
+constexpr std::array<Names, 14> kNames{{
     {DType::f32, "float32", "F32"},
     {DType::f16, "float16", "F16"},
     {DType::bf16, "bfloat16", "BF16"},
@@ -24,6 +24,7 @@ constexpr std::array<Names, 13> kNames{{
     {DType::u32, "uint32", "U32"},
     {DType::i64, "int64", "I64"},
     {DType::u64, "uint64", "U64"},
+    {DType::f8_e4m3, "float8_e4m3", "F8_E4M3"},
     {DType::boolean, "bool", "BOOL"},
 }};
 

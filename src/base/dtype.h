@@ -8,7 +8,9 @@
 
 namespace chorale {
 
-enum class DType : uint8_t { f32, f16, bf16, f64, i8, u8, i16, u16, i32, u32, i64, u64, boolean };
+// f8_e4m3 is what safetensors calls F8_E4M3: 4 bits of exponent, 3 of mantissa, NaN but no infinity
+// (base/float8.h).
+enum class DType : uint8_t { f32, f16, bf16, f64, i8, u8, i16, u16, i32, u32, i64, u64, f8_e4m3, boolean };
 
 // Bytes of one element.
 constexpr size_t size_of(DType dtype) {
@@ -28,6 +30,7 @@ constexpr size_t size_of(DType dtype) {
       return 2;
     case DType::i8:
     case DType::u8:
+    case DType::f8_e4m3:
     case DType::boolean:
       return 1;
   }

@@ -77,12 +77,21 @@ void fill(const io::Checkpoint* checkpoint, const model::WeightPlan& plan, const
 
 }  // namespace
 
-model::WeightFormats choose_formats(const LoadOptions& options) {
+model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options) {
   const DType dtype = compute_dtype(options.dtype);
-  if (options.quantization == "none") return dtype;
-  if (options.quantization == "int8") return {dtype, WeightFormat::int8};
-  if (options.quantization == "int4") return {dtype, WeightFormat::int4};
-  throw_error("--quantization: expected none, int8 or int4, found \"{}\"", options.quantization);
+  const std::string& flag = options.quantization;
+  if (flag == "none") return dtype;
+  if (flag == "int8") return {dtype, WeightFormat::int8};
+  const std::string_view method = io::name_of(config.quantization.method);
+  if (flag != "auto" && flag != "int4" && flag != method) {
+    throw_error("--quantization {}: the checkpoint's quantization_config says {}", flag, method);
+  }
+  model::WeightFormats formats = flag == "int4" ? model::WeightFormats{dtype, WeightFormat::int4} : dtype;
+  if (config.quantization.is_int4()) {
+    formats.linear = WeightFormat::int4;
+    formats.source_group = config.quantization.group_size;
+  }
+  return formats;
 }
 
 struct LoadedModel::Impl {
@@ -184,11 +193,11 @@ int64_t least_of_all(int64_t mine, const comm::MpiWorld* mpi) {
 
 LoadedModel LoadedModel::load(const LoadOptions& options) {
   auto impl = std::make_unique<Impl>();
-  impl->formats = choose_formats(options);
   impl->isa = select_instruction_set(options.instruction_set);
   const bool dummy = is_dummy(options);
   CHORALE_CHECK(dummy || !options.config, "a configuration without files");
   impl->config = options.config ? *options.config : io::load_model_config(options.model_path);
+  impl->formats = choose_formats(impl->config, options);
   if (!options.config) impl->defaults = io::load_generation_defaults(options.model_path);
   std::optional<io::Checkpoint> checkpoint;
   if (!dummy) {

@@ -24,8 +24,9 @@ struct LoadOptions {
   std::optional<io::ModelConfig> config;
   std::string load_format = "auto";  // "auto": the checkpoint's files; "dummy": seeded random weights
   std::string dtype = "auto";        // compute: "auto" (bfloat16), "bfloat16", "float32"
-  // Of the weights: "none", "int8", "int4".
-  std::string quantization = "none";
+  // Of the weights: "auto" (as the checkpoint is), "none", "int8", "int4"; "fp8", "gptq" and "awq" are auto
+  // where the checkpoint is that.
+  std::string quantization = "auto";
   std::string instruction_set = "auto";  // "auto", "avx512_bf16", "avx512", "avx2", "portable"
   uint64_t dummy_seed = 0;
   int threads = 0;               // 0: one per core this process may use
@@ -41,7 +42,7 @@ struct LoadOptions {
 };
 
 // How the weights are kept. Throws Error that names the flag.
-model::WeightFormats choose_formats(const LoadOptions& options);
+model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options);
 
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {

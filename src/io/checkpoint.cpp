@@ -162,14 +162,22 @@ uint64_t Checkpoint::total_bytes() const {
   return total;
 }
 
-void Checkpoint::release(const TensorEntry& tensor) const {
+const MappedFile* Checkpoint::file_of(const TensorEntry& tensor) const {
   const auto holds = [&](const std::shared_ptr<const MappedFile>& file) {
     const std::span<const std::byte> bytes = file->bytes();
     return !tensor.bytes.empty() && std::less_equal<>()(bytes.data(), tensor.bytes.data()) &&
            std::less<>()(tensor.bytes.data(), bytes.data() + bytes.size());
   };
   const auto file = std::find_if(files_.begin(), files_.end(), holds);
-  if (file != files_.end()) (*file)->release(tensor.bytes);
+  return file != files_.end() ? file->get() : nullptr;
+}
+
+void Checkpoint::will_need(const TensorEntry& tensor) const {
+  if (const MappedFile* file = file_of(tensor)) file->will_need(tensor.bytes);
+}
+
+void Checkpoint::release(const TensorEntry& tensor) const {
+  if (const MappedFile* file = file_of(tensor)) file->release(tensor.bytes);
 }
 
 }  // namespace chorale::io

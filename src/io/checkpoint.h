@@ -73,10 +73,13 @@ class Checkpoint {
   uint64_t total_bytes() const;
   const std::filesystem::path& path() const { return path_; }
 
+  // Tells the kernel that the bytes of this tensor will be needed soon (reads them from the disk).
+  void will_need(const TensorEntry& tensor) const;
   // Tells the kernel that the bytes of this tensor will not be needed again (drops its pages).
   void release(const TensorEntry& tensor) const;
 
  private:
+  const MappedFile* file_of(const TensorEntry& tensor) const;
   void add_file(const std::filesystem::path& path);
   void add_indexed_files(const std::filesystem::path& index);
 

@@ -74,13 +74,20 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::release(std::span<const std::byte> range) const {
+  advise(range, MADV_DONTNEED);
+}
+
+void MappedFile::will_need(std::span<const std::byte> range) const {
+  advise(range, MADV_WILLNEED);
+}
+
+void MappedFile::advise(std::span<const std::byte> range, int advice) const {
   if (range.empty()) return;
   const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const auto offset = static_cast<size_t>(range.data() - data_);
   CHORALE_CHECK(offset <= size_ && range.size() <= size_ - offset, "range outside of the mapping");
   const size_t first = offset / page * page;
-  // Advice only: when the kernel does not take it, the pages merely stay.
-  ::madvise(data_ + first, offset + range.size() - first, MADV_DONTNEED);
+  ::madvise(data_ + first, offset + range.size() - first, advice);
 }
 
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes) {

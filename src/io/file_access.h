@@ -47,8 +47,13 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   // Drops the pages that hold `range`, a part of bytes(), from this process; a later access reads them again.
   void release(std::span<const std::byte> range) const;
+  // Has the system read `range` from the disk, without waiting for it.
+  void will_need(std::span<const std::byte> range) const;
 
  private:
+  // Advice only: when the kernel does not take it, nothing changes.
+  void advise(std::span<const std::byte> range, int advice) const;
+
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };

@@ -48,7 +48,7 @@ void check_architecture(const JsonFields& fields) {
   }
 }
 
-// Switches of the architecture, or of the checkpoint, that would change the results and are not offered.
+// Switches of the architecture that would change the results and are not offered.
 void refuse_unsupported(const JsonFields& fields) {
   if (const json* act = fields.find("hidden_act"); act != nullptr && *act != "silu") {
     fields.fail_value("hidden_act", "\"silu\", the only activation supported", *act);
@@ -62,11 +62,6 @@ void refuse_unsupported(const JsonFields& fields) {
       if (type != "full_attention")
         fields.fail_value("layer_types", "\"full_attention\" in every layer", type);
     }
-  }
-  if (const json* quantization = fields.find_value("quantization_config"); quantization != nullptr) {
-    const bool named = quantization->is_object() && quantization->contains("quant_method");
-    fields.fail("quantization_config", "none (quantized weights are not supported)",
-                named ? describe((*quantization)["quant_method"]) : describe(*quantization));
   }
 }
 
@@ -186,6 +181,7 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view sour
       fields.number_or("rms_norm_eps", config.rms_norm_eps, {.min = 0, .above_min = true, .max = 1});
   config.tie_word_embeddings = fields.boolean_or("tie_word_embeddings", false);
   config.dtype = read_dtype(fields);
+  config.quantization = read_quantization_config(fields);
   config.bos_token_id = fields.optional_integer("bos_token_id", kTokenIdRange);
   config.eos_token_ids = fields.integer_or_list("eos_token_id", kTokenIdRange);
   check_parameter_count(config, source);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "io/quantization_config.h"
 
 namespace chorale::io {
 
@@ -56,6 +57,7 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   int64_t max_position_embeddings = 32768;
   DType dtype = DType::bf16;  // the checkpoint's own, from dtype or torch_dtype; bf16 when neither is given
+  QuantizationConfig quantization;
   std::optional<int64_t> bos_token_id;  // as config.json gives them; generation_config.json takes precedence
   std::vector<int64_t> eos_token_ids;
 

@@ -10,6 +10,8 @@
 
 #include "base/error.h"
 #include "base/float16.h"
+#include "base/instruction_set.h"
+#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/quantized_group.h"
 
 namespace chorale {
@@ -54,16 +56,10 @@ int64_t copy_bf16(const std::byte* source, std::byte* target, int64_t count) {
   return nans;
 }
 
-// Interleaves up to 16 converted rows into one panel, whose steps lie `stride` apart. `rows` holds
-// kPanelWidth rows of `steps` elements each.
-template <typename Element>
-void interleave(const Element* rows, int64_t steps, int64_t stride, Element* panel) {
-  constexpr int64_t kTile = 16;  // keeps the 16 row streams and the output in the first-level cache
-  for (int64_t begin = 0; begin < steps; begin += kTile) {
-    const int64_t end = std::min(steps, begin + kTile);
-    for (int64_t lane = 0; lane < kPanelWidth; ++lane)
-      for (int64_t s = begin; s < end; ++s) panel[s * stride + lane] = rows[lane * steps + s];
-  }
+// Which instructions pack does not matter to the bytes.
+InstructionSet best_instruction_set() {
+  static const InstructionSet best = available_instruction_sets().back();
+  return best;
 }
 
 }  // namespace
@@ -97,17 +93,17 @@ DType element_dtype(WeightFormat format) {
 
 int64_t choose_group(WeightFormat format, int64_t chunk_k, int64_t source_group) {
   if (!is_quantized(format)) return 0;
-  constexpr int64_t kUnit = 8;
   const int64_t most = format == WeightFormat::int8 ? kMostInt8Group : kMostInt4Group;
   if (source_group > 0) {
     // Groups that divide both the chunk and the source's groups.
     int64_t group = std::gcd(chunk_k, source_group);
     while (group > most && group % 2 == 0) group /= 2;
-    CHORALE_CHECK(group % kUnit == 0 && group <= most, "groups of {} in chunks of {}", source_group, chunk_k);
+    CHORALE_CHECK(group % kGroupUnit == 0 && group <= most, "groups of {} in chunks of {}", source_group,
+                  chunk_k);
     return group;
   }
   const int64_t groups = (chunk_k + most - 1) / most;
-  return ((chunk_k + groups - 1) / groups + kUnit - 1) / kUnit * kUnit;
+  return ((chunk_k + groups - 1) / groups + kGroupUnit - 1) / kGroupUnit * kGroupUnit;
 }
 
 PackedLayout slice_layout(const PackedLayout& layout, int64_t count) {
@@ -128,30 +124,62 @@ PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t cou
 
 namespace {
 
-// Packs one chunk from encode(row, column, out), which writes a row's steps of 4 bytes and returns its NaNs.
-// What it leaves alone is zero.
-template <typename Encode>
-int64_t pack_rows(const PackedLayout& layout, std::byte* target, int64_t chunk, int half,
-                  const Encode& encode) {
-  const bool split_n = layout.n_chunks > 1;
-  const int64_t first_row = split_n ? chunk * layout.chunk_n() : 0;
-  const int64_t first_column = split_n ? 0 : chunk * layout.chunk_k();
-  const int64_t steps = layout.chunk_k_steps();
-  const int64_t pair = layout.fused_pair ? 2 : 1;
+// A chunk of a matrix, or of one half of a fused pair.
+struct ChunkOf {
+  int64_t chunk;
+  int half;
+};
 
-  std::vector<uint32_t> rows(static_cast<size_t>(kPanelWidth * steps));
+// Calls run(row, column, args) for each panel of a chunk, where its first row begins, with all of `args` but
+// the rows; adds up what it returns.
+template <typename Run>
+int64_t for_each_panel(const PackedLayout& layout, std::byte* target, ChunkOf which, const Run& run) {
+  const bool split_n = layout.n_chunks > 1;
+  const int64_t first_row = split_n ? which.chunk * layout.chunk_n() : 0;
+  const int64_t first_column = split_n ? 0 : which.chunk * layout.chunk_k();
+  const int64_t pair = layout.fused_pair ? 2 : 1;
   int64_t nans = 0;
   for (int64_t p = 0; p < layout.panels_per_chunk() / pair; ++p) {
-    const int64_t lanes = std::min(kPanelWidth, layout.chunk_n() - p * kPanelWidth);
-    if (lanes < kPanelWidth) std::fill(rows.begin() + lanes * steps, rows.end(), 0U);
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      nans += encode(first_row + p * kPanelWidth + lane, first_column, rows.data() + lane * steps);
-    }
-    std::byte* panel = target + layout.panel_offset(chunk, p * pair + half);
-    interleave(rows.data(), steps, layout.step_stride(p * pair + half) / 4,
-               reinterpret_cast<uint32_t*>(panel));
+    const int64_t panel = p * pair + which.half;
+    cpu::InterleaveArgs args{.rows = nullptr,
+                             .row_bytes = 0,
+                             .lanes = std::min(kPanelWidth, layout.chunk_n() - p * kPanelWidth),
+                             .steps = layout.chunk_k_steps(),
+                             .panel = target + layout.panel_offset(which.chunk, panel),
+                             .step_bytes = layout.step_stride(panel),
+                             .counts_bf16_nan = false};
+    nans += run(first_row + p * kPanelWidth, first_column, args);
   }
   return nans;
+}
+
+// From encode(row, column, out), which writes a row's steps of 4 bytes and returns its NaNs.
+template <typename Encode>
+int64_t pack_rows(const PackedLayout& layout, std::byte* target, ChunkOf which, const Encode& encode) {
+  const cpu::CpuKernels& kernels = cpu::kernels_for(best_instruction_set());
+  const int64_t steps = layout.chunk_k_steps();
+  std::vector<uint32_t> rows(static_cast<size_t>(kPanelWidth * steps));
+  return for_each_panel(layout, target, which, [&](int64_t row, int64_t column, cpu::InterleaveArgs& args) {
+    int64_t nans = 0;
+    for (int64_t lane = 0; lane < args.lanes; ++lane)
+      nans += encode(row + lane, column, rows.data() + lane * steps);
+    args.rows = reinterpret_cast<const std::byte*>(rows.data());
+    args.row_bytes = steps * 4;
+    kernels.interleave(args);
+    return nans;
+  });
+}
+
+// Rows that lie in memory as they are wanted.
+int64_t pack_bf16(const std::byte* source, int64_t row_bytes, const PackedLayout& layout, std::byte* target,
+                  ChunkOf which) {
+  const cpu::CpuKernels& kernels = cpu::kernels_for(best_instruction_set());
+  return for_each_panel(layout, target, which, [&](int64_t row, int64_t column, cpu::InterleaveArgs& args) {
+    args.rows = source + row * row_bytes + column * 2;
+    args.row_bytes = row_bytes;
+    args.counts_bf16_nan = true;
+    return kernels.interleave(args);
+  });
 }
 
 }  // namespace
@@ -161,7 +189,7 @@ int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::b
   const int64_t inputs = layout.chunk_k();
   if (is_quantized(layout.format)) {
     std::vector<float> values(static_cast<size_t>(inputs));
-    return pack_rows(layout, target, chunk, half, [&](int64_t row, int64_t column, uint32_t* out) {
+    return pack_rows(layout, target, {chunk, half}, [&](int64_t row, int64_t column, uint32_t* out) {
       const int64_t nans = read(row, column, inputs, reinterpret_cast<std::byte*>(values.data()));
       for (int64_t begin = 0; begin < inputs; begin += layout.group_k) {
         const auto count = static_cast<size_t>(std::min(layout.group_k, inputs - begin));
@@ -172,7 +200,7 @@ int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::b
       return nans;
     });
   }
-  return pack_rows(layout, target, chunk, half, [&](int64_t row, int64_t column, uint32_t* out) {
+  return pack_rows(layout, target, {chunk, half}, [&](int64_t row, int64_t column, uint32_t* out) {
     out[layout.chunk_k_steps() - 1] = 0;  // an odd number of bf16 is padded
     return read(row, column, inputs, reinterpret_cast<std::byte*>(out));
   });
@@ -181,7 +209,7 @@ int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::b
 void pack_int4_chunk(const Int4Reader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
                      int half) {
   CHORALE_CHECK(layout.format == WeightFormat::int4);
-  pack_rows(layout, target, chunk, half, [&](int64_t row, int64_t column, uint32_t* out) {
+  pack_rows(layout, target, {chunk, half}, [&](int64_t row, int64_t column, uint32_t* out) {
     for (int64_t begin = 0; begin < layout.chunk_k(); begin += layout.group_k) {
       Int4Group group;
       read(row, column + begin, std::min(layout.group_k, layout.chunk_k() - begin), group);
@@ -199,9 +227,12 @@ int64_t pack_chunk(const SourceMatrix& source, const PackedLayout& layout, std::
                 source.columns, layout.n, layout.k);
   const auto element = static_cast<int64_t>(size_of(source.dtype));
   const DType dtype = element_dtype(layout.format);
+  const int64_t stride = source.row_stride > 0 ? source.row_stride : source.columns;
+  if (layout.format == WeightFormat::bf16 && source.dtype == DType::bf16 && layout.chunk_k() % 2 == 0)
+    return pack_bf16(source.data, stride * 2, layout, target, {chunk, half});
   return pack_chunk(
       [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
-        const std::byte* from = source.data + (row * source.columns + column) * element;
+        const std::byte* from = source.data + (row * stride + column) * element;
         return convert_elements(from, source.dtype, out, dtype, count);
       },
       layout, target, chunk, half);

@@ -80,9 +80,10 @@ struct PackedMatrix {
 // The format of a matrix that is stored in the dtype of the activations, bf16 or f32.
 WeightFormat plain_format(DType dtype);
 
-// How many inputs form a group: equal groups of at most 128 for int8 and 64 for int4, and a multiple of 8.
-// Where the matrix comes from groups of `source_group` inputs (0: it does not), groups that do not cross
-// those either. 0 for formats without groups.
+// How many inputs form a group: equal groups of at most 128 for int8 and 64 for int4, and a multiple of
+// kGroupUnit. Where the matrix comes from groups of `source_group` inputs (0: it does not), groups that do
+// not cross those either; the two must have a common multiple of kGroupUnit. 0 for formats without groups.
+inline constexpr int64_t kGroupUnit = 8;
 int64_t choose_group(WeightFormat format, int64_t chunk_k, int64_t source_group = 0);
 
 // The layout of `count` of a matrix's canonical chunks.
@@ -92,12 +93,13 @@ PackedLayout slice_layout(const PackedLayout& layout, int64_t count);
 // no bytes.
 PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count);
 
-// A matrix [rows, columns] as it lies in a file: row-major, tightly packed, possibly unaligned.
+// A matrix [rows, columns] as it lies in a file: row-major, possibly unaligned.
 struct SourceMatrix {
   const std::byte* data = nullptr;
   DType dtype = DType::bf16;  // bf16, f16 or f32
   int64_t rows = 0;
   int64_t columns = 0;
+  int64_t row_stride = 0;  // in elements; 0: tightly packed
 };
 
 // Packs one chunk of source [N, K] into the matrix that begins at `target`: converts to its format, rounding

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string_view>
 
@@ -13,6 +15,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "base/random.h"
+#include "io/linear_source.h"
 #include "kernels/packed_matrix.h"
 
 namespace chorale::model {
@@ -59,6 +62,25 @@ int64_t stored_elements(const WeightSlot& slot) {
   return 0;
 }
 
+// Whether the slot can take the integers of the source's own groups.
+bool keeps_int4(const WeightSlot& slot, const io::LinearSource& source) {
+  return slot.form == WeightSlot::Form::packed && slot.layout.format == WeightFormat::int4 &&
+         source.is_int4() && source.groups_in_order() && source.group_size() % slot.layout.group_k == 0 &&
+         slot.layout.chunk_k() % slot.layout.group_k == 0;
+}
+
+// The stored chunk of a packed slot that a task fills, and where it lies in the whole tensor.
+struct TaskChunk {
+  PackedLayout layout;  // of the chunks that are stored
+  int64_t first_row, first_column;
+
+  explicit TaskChunk(const WeightSlot& slot) : layout(slice_layout(slot.layout, slot.part.size())) {
+    const bool by_output = slot.layout.n_chunks > 1;
+    first_row = by_output ? slot.part.begin * slot.layout.chunk_n() : 0;
+    first_column = by_output ? 0 : slot.part.begin * slot.layout.chunk_k();
+  }
+};
+
 // Fills the part from a reader of elements; returns how many are NaN.
 int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementReader& read) {
   const WeightSlot& slot = *task.slot;
@@ -77,14 +99,12 @@ int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementRe
       return nans;
     }
     case WeightSlot::Form::packed: {
-      const bool by_output = slot.layout.n_chunks > 1;
-      const int64_t first_row = by_output ? slot.part.begin * slot.layout.chunk_n() : 0;
-      const int64_t first_column = by_output ? 0 : slot.part.begin * slot.layout.chunk_k();
+      const TaskChunk chunk(slot);
       return pack_chunk(
           [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
-            return read(first_row + row, first_column + column, count, out);
+            return read(chunk.first_row + row, chunk.first_column + column, count, out);
           },
-          slice_layout(slot.layout, slot.part.size()), target, task.unit, slot.half);
+          chunk.layout, target, task.unit, slot.half);
     }
   }
   return 0;
@@ -94,6 +114,40 @@ int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementRe
 DType target_dtype(const WeightSlot& slot, DType dtype) {
   if (slot.form == WeightSlot::Form::packed) return element_dtype(slot.layout.format);
   return slot.form == WeightSlot::Form::vector ? DType::f32 : dtype;
+}
+
+// Fills the part from a checkpoint: as it lies there where it can be, else element by element.
+int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dtype, std::byte* base) {
+  const WeightSlot& slot = *task.slot;
+  if (keeps_int4(slot, source)) {
+    const TaskChunk chunk(slot);
+    pack_int4_chunk(
+        [&](int64_t row, int64_t column, int64_t count, Int4Group& group) {
+          row += chunk.first_row;
+          column += chunk.first_column;
+          group.scale = source.scale(row, column);
+          group.zero = static_cast<float>(source.zero(row, column));
+          source.read_values(row, column, count, group.values);
+        },
+        chunk.layout, base + slot.offset, task.unit, slot.half);
+    return 0;
+  }
+  if (slot.form == WeightSlot::Form::packed && source.is_plain()) {
+    const TaskChunk chunk(slot);
+    const io::TensorEntry& tensor = *source.tensors().weight;
+    const int64_t first = chunk.first_row * source.columns() + chunk.first_column;
+    return pack_chunk(
+        SourceMatrix{.data = tensor.bytes.data() + first * static_cast<int64_t>(size_of(tensor.dtype)),
+                     .dtype = tensor.dtype,
+                     .rows = chunk.layout.n,
+                     .columns = chunk.layout.k,
+                     .row_stride = source.columns()},
+        chunk.layout, base + slot.offset, task.unit, slot.half);
+  }
+  const DType element = target_dtype(slot, dtype);
+  return fill(task, dtype, base, [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
+    return source.read(row, column, count, out, element);
+  });
 }
 
 std::vector<LoadTask> make_tasks(const std::vector<const WeightSlot*>& slots) {
@@ -111,44 +165,73 @@ uint64_t share(uint64_t bytes, const LoadTask& task) {
   return bytes / n + (task.unit == 0 ? bytes % n : 0);
 }
 
-bool is_supported(DType dtype) {
-  return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32;
-}
-
 // Tensors that a checkpoint may have although the model does not read them.
-bool may_be_ignored(std::string_view name, const io::ModelConfig& config) {
+bool may_be_ignored(const io::Checkpoint& checkpoint, const io::TensorEntry& tensor,
+                    const io::ModelConfig& config) {
+  const std::string_view name = tensor.name;
   if (name.ends_with(".rotary_emb.inv_freq")) return true;  // written by old versions of transformers
+  if (io::is_unused_bias(checkpoint, config.quantization, tensor)) return true;
   return config.tie_word_embeddings && name == "lm_head.weight";
 }
 
-std::string describe_shape(const std::vector<int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
+// What part of the whole tensor is stored, of `bytes`.
+uint64_t stored_share(const WeightSlot& slot, uint64_t bytes) {
+  const auto whole = static_cast<uint64_t>(elements_of(slot));
+  const auto part = static_cast<uint64_t>(stored_elements(slot));
+  if (bytes % whole == 0) return bytes / whole * part;
+  return static_cast<uint64_t>(static_cast<double>(bytes) * static_cast<double>(part) /
+                               static_cast<double>(whole));
 }
+
+// Asks for the bytes of slots before they are needed, so that the disk reads while others are packed.
+class ReadAhead {
+ public:
+  ReadAhead(const io::Checkpoint& checkpoint, const io::QuantizationConfig& quantization,
+            const std::vector<const WeightSlot*>& slots)
+      : checkpoint_(checkpoint) {
+    for (size_t i = 0; i < slots.size(); ++i) {
+      place_[slots[i]] = i;
+      tensors_.push_back(io::find_linear(checkpoint, quantization, slots[i]->name));
+    }
+  }
+
+  // A task of this slot begins.
+  void reach(const WeightSlot* slot) {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) return;  // another thread asks
+    const size_t at = place_.at(slot);
+    for (reached_ = std::max(reached_, at); passed_ < reached_; ++passed_)
+      ahead_ -= tensors_[passed_].bytes();
+    for (; asked_ < tensors_.size() && ahead_ < kMostAhead; ++asked_) {
+      for (const io::TensorEntry* tensor : tensors_[asked_].all())
+        if (tensor != nullptr) checkpoint_.will_need(*tensor);
+      ahead_ += tensors_[asked_].bytes();
+    }
+  }
+
+ private:
+  static constexpr uint64_t kMostAhead = uint64_t{256} << 20;
+
+  const io::Checkpoint& checkpoint_;
+  std::vector<io::LinearTensors> tensors_;
+  std::map<const WeightSlot*, size_t> place_;
+  std::mutex mutex_;
+  size_t reached_ = 0, passed_ = 0, asked_ = 0;  // slots
+  uint64_t ahead_ = 0;                           // bytes asked for, of slots that are not passed
+};
 
 }  // namespace
 
 void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& config) {
   const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   const std::string path = checkpoint.path().string();
-  std::set<std::string_view> expected;
+  std::set<const io::TensorEntry*> expected;
   for (const WeightSlot& slot : plan.slots) {
-    expected.insert(slot.name);
-    const io::TensorEntry* tensor = checkpoint.find(slot.name);
-    if (tensor == nullptr) {
-      throw_error("{}: tensor \"{}\": expected with shape {}, found none", path, slot.name,
-                  describe_shape(slot.shape));
-    }
-    if (tensor->shape != slot.shape) {
-      throw_error("{}: tensor \"{}\" in {}: expected shape {} as config.json says, found {}", path, slot.name,
-                  tensor->file, describe_shape(slot.shape), describe_shape(tensor->shape));
-    }
-    if (!is_supported(tensor->dtype)) {
-      throw_error("{}: tensor \"{}\" in {}: expected bfloat16, float16 or float32, found {}", path, slot.name,
-                  tensor->file, name_of(tensor->dtype));
-    }
+    const auto source = io::LinearSource::open(checkpoint, plan.quantization, slot.name, slot.shape);
+    for (const io::TensorEntry* tensor : source.tensors().all()) expected.insert(tensor);
   }
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {
-    if (expected.contains(tensor.name) || may_be_ignored(tensor.name, config)) continue;
+    if (expected.contains(&tensor) || may_be_ignored(checkpoint, tensor, config)) continue;
     throw_error("{}: tensor \"{}\" in {}: not part of the model that config.json describes", path,
                 tensor.name, tensor.file);
   }
@@ -157,7 +240,7 @@ void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& conf
 uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan) {
   uint64_t bytes = 0;
   for (const WeightSlot& slot : plan.slots) {
-    bytes += static_cast<uint64_t>(stored_elements(slot)) * size_of(checkpoint.find(slot.name)->dtype);
+    bytes += stored_share(slot, io::find_linear(checkpoint, plan.quantization, slot.name).bytes());
   }
   return bytes;
 }
@@ -167,8 +250,11 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   // In the order of the files, which is how disks like to be read.
   std::vector<const WeightSlot*> slots;
   for (const WeightSlot& slot : plan.slots) slots.push_back(&slot);
+  std::map<const WeightSlot*, const io::TensorEntry*> tensor_of;
+  for (const WeightSlot* slot : slots)
+    tensor_of[slot] = io::find_linear(checkpoint, plan.quantization, slot->name).weight;
   std::stable_sort(slots.begin(), slots.end(), [&](const WeightSlot* a, const WeightSlot* b) {
-    return checkpoint.find(a->name) < checkpoint.find(b->name);  // entries of one table
+    return tensor_of.at(a) < tensor_of.at(b);  // entries of one table
   });
   const std::vector<LoadTask> tasks = make_tasks(slots);
 
@@ -177,21 +263,18 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   const auto index_of = [&](const io::TensorEntry* tensor) {
     return static_cast<size_t>(tensor - checkpoint.tensors().data());
   };
-  for (const LoadTask& task : tasks) ++tasks_left[index_of(checkpoint.find(task.slot->name))];
+  for (const LoadTask& task : tasks) ++tasks_left[index_of(tensor_of.at(task.slot))];
 
+  ReadAhead reader(checkpoint, plan.quantization, slots);
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const LoadTask& task = tasks[static_cast<size_t>(i)];
-    const io::TensorEntry& tensor = *checkpoint.find(task.slot->name);
-    const DType dtype = target_dtype(*task.slot, plan.dtype);
-    const auto element = static_cast<int64_t>(size_of(tensor.dtype));
-    const int64_t columns = task.slot->shape.back();
-    const auto read = [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
-      return convert_elements(tensor.bytes.data() + (row * columns + column) * element, tensor.dtype, out,
-                              dtype, count);
-    };
-    nans[index_of(&tensor)] += fill(task, plan.dtype, base, read);
-    progress.add(share(static_cast<uint64_t>(stored_elements(*task.slot) * element), task));
-    if (--tasks_left[index_of(&tensor)] == 0) checkpoint.release(tensor);
+    const auto source =
+        io::LinearSource::open(checkpoint, plan.quantization, task.slot->name, task.slot->shape);
+    reader.reach(task.slot);
+    const size_t tensor = index_of(source.tensors().weight);
+    nans[tensor] += fill_from(source, task, plan.dtype, base);
+    progress.add(share(stored_share(*task.slot, source.bytes()), task));
+    if (--tasks_left[tensor] == 0) source.release();
   });
 
   std::vector<std::string> names;

@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
 #include <utility>
 
@@ -44,6 +45,7 @@ class Placer {
          std::byte* base)
       : sizes_(sharded_sizes(config)), formats_(formats), stored_(stored), base_(base) {
     plan_.dtype = formats.dtype;
+    plan_.quantization = config.quantization;
   }
 
   const WeightFormats& formats() const { return formats_; }
@@ -113,7 +115,7 @@ class Placer {
                        .n_chunks = by_input ? 1 : chunks,
                        .k_chunks = by_input ? chunks : 1,
                        .fused_pair = fused};
-    whole.group_k = choose_group(whole.format, whole.chunk_k(), formats_.source_group);
+    whole.group_k = group_of(whole);
     const Range part = range_of(stored_, rule.unit);
     CHORALE_CHECK(part.begin >= 0 && part.end <= chunks, "{}: chunks {} to {} of {}", name, part.begin,
                   part.end, chunks);
@@ -126,8 +128,18 @@ class Placer {
   }
 
   WeightFormat format_of(std::string_view name) const {
-    if (name.ends_with("mlp.gate.weight")) return plain_format(plan_.dtype);
-    return name == "lm_head.weight" ? formats_.head : formats_.linear;
+    const std::string_view module = name.substr(0, name.size() - std::string_view(".weight").size());
+    if (module.ends_with("mlp.gate")) return plain_format(plan_.dtype);
+    if (formats_.source_group != 0 && plan_.quantization.leaves_plain(module))
+      return plain_format(plan_.dtype);
+    return module == "lm_head" ? formats_.head : formats_.linear;
+  }
+
+  // A checkpoint's groups are kept where they can be cut so that none crosses a chunk.
+  int64_t group_of(const PackedLayout& layout) const {
+    const int64_t source = formats_.source_group < 0 ? layout.k : formats_.source_group;
+    const bool fits = source > 0 && std::gcd(layout.chunk_k(), source) % kGroupUnit == 0;
+    return choose_group(layout.format, layout.chunk_k(), fits ? source : 0);
   }
 
   size_t take(size_t bytes) {

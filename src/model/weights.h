@@ -55,7 +55,9 @@ struct WeightFormats {
   DType dtype;          // of activations, the embedding, and matrices that are not quantized: bf16 or f32
   WeightFormat linear;  // of the matrices of attention, experts and dense layers
   WeightFormat head;    // of lm_head
-  int64_t source_group = 0;  // of a checkpoint's own int4 groups, which are kept; 0: there are none
+  // Inputs of a checkpoint's own int4 groups, which are kept: -1: all of an output; 0: there are none. Its
+  // matrices that are not quantized stay so.
+  int64_t source_group = 0;
 
   bool quantizes() const { return is_quantized(linear) || is_quantized(head); }
   // "none", "int8" or "int4".
@@ -88,7 +90,8 @@ struct WeightSlot {
 };
 
 struct WeightPlan {
-  DType dtype = DType::bf16;  // of activations and of what is not quantized: bf16 or f32
+  DType dtype = DType::bf16;            // of activations and of what is not quantized: bf16 or f32
+  io::QuantizationConfig quantization;  // of the checkpoint that fills it
   std::vector<WeightSlot> slots;
   size_t bytes = 0;
 };

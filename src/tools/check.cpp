@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/checkpoint.h"
+#include "io/linear_source.h"
 #include "model/weight_loader.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -32,7 +33,8 @@ void check_weights(CheckReport& report, const std::filesystem::path& directory, 
   report.num_tensors = static_cast<int64_t>(checkpoint.tensors().size());
   report.weight_bytes = checkpoint.total_bytes();
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {
-    report.num_parameters += static_cast<int64_t>(tensor.bytes.size() / size_of(tensor.dtype));
+    report.num_parameters +=
+        io::parameters_of(tensor, report.config ? report.config->quantization : io::QuantizationConfig{});
   }
   if (report.config) model::check_tensors(checkpoint, *report.config);
 

@@ -39,6 +39,8 @@ bool has_nan(const io::TensorEntry& tensor) {
       return any_above<uint32_t>(tensor.bytes, 0x7FFFFFFF, 0x7F800000);
     case DType::f64:
       return any_above<uint64_t>(tensor.bytes, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000);
+    case DType::f8_e4m3:
+      return any_above<uint8_t>(tensor.bytes, 0x7F, 0x7E);  // its largest number, there is no infinity
     default:
       return false;
   }

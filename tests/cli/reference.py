@@ -207,25 +207,37 @@ def spelled(config, version):
     return fields
 
 
+def write_shards(folder, tensors, shards=1):
+    """(name, safetensors' dtype, shape, bytes) of each tensor, one after the other to each of the files."""
+    files = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    files = files if shards > 1 else ["model.safetensors"]
+    headers, blobs, weight_map = [{} for _ in files], [[] for _ in files], {}
+    sizes = [0] * shards
+    for i, (name, kind, shape, data) in enumerate(tensors):
+        at = i % shards
+        headers[at][name] = {"dtype": kind, "shape": list(shape), "data_offsets": [sizes[at], sizes[at] + len(data)]}
+        blobs[at].append(data)
+        sizes[at] += len(data)
+        weight_map[name] = files[at]
+    for file, header, blob in zip(files, headers, blobs):
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blob))
+    if shards > 1:
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def write_checkpoint(folder, config, *, version, shards=1, seed=0):
     """Random weights of config["dtype"]; version is the spelling of config.json."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(spelled(config, version)))
     (kind, encode), random = ENCODE[config["dtype"]], np.random.default_rng(seed)
-    files = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
-    files = files if shards > 1 else ["model.safetensors"]
-    headers, blobs, weight_map = [{} for _ in files], [b"" for _ in files], {}
-    for i, (name, shape) in enumerate(tensor_shapes(config)):
-        spread, centre = (0.2, 1) if name.endswith("norm.weight") else (0.2 if name.endswith("bias") else 0.06, 0)
-        data = encode((centre + spread * random.standard_normal(shape)).astype(np.float32)).tobytes()
-        at, begin = i % shards, len(blobs[i % shards])
-        headers[at][name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, begin + len(data)]}
-        blobs[at] += data
-        weight_map[name] = files[at]
-    for file, header, blob in zip(files, headers, blobs):
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + blob)
-    if shards > 1:
-        index = {"metadata": {"total_size": sum(map(len, blobs))}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    def tensors():
+        for name, shape in tensor_shapes(config):
+            spread, centre = (0.2, 1) if name.endswith("norm.weight") else (0.2 if name.endswith("bias") else 0.06, 0)
+            values = (centre + spread * random.standard_normal(shape)).astype(np.float32)
+            yield name, kind, shape, encode(values).tobytes()
+
+    write_shards(folder, tensors(), shards)

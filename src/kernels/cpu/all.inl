@@ -17,6 +17,7 @@ namespace {
 // The ops, one file each.
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/expert_matmul.inl"
+#include "kernels/cpu/interleave.inl"
 #include "kernels/cpu/matmul.inl"
 #include "kernels/cpu/norm.inl"
 #include "kernels/cpu/quantize.inl"
@@ -32,10 +33,21 @@ namespace {
 }  // namespace
 
 extern const cpu::CpuKernels kKernels;
-const cpu::CpuKernels kKernels{matmul,        gated_matmul,      order_free_matmul,
-                               quantize_rows, rms_norm,          norm_rope,
-                               append_kv,     attention,         pack_rhs,
-                               gemm,          gated_activation,  gated_activation_backward,
-                               softmax_rows,  rms_norm_backward, adam_step};
+const cpu::CpuKernels kKernels{matmul,
+                               gated_matmul,
+                               order_free_matmul,
+                               interleave,
+                               quantize_rows,
+                               rms_norm,
+                               norm_rope,
+                               append_kv,
+                               attention,
+                               pack_rhs,
+                               gemm,
+                               gated_activation,
+                               gated_activation_backward,
+                               softmax_rows,
+                               rms_norm_backward,
+                               adam_step};
 
 }  // namespace chorale::CHORALE_ISA

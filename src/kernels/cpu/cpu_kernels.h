@@ -65,6 +65,17 @@ struct ExpertArgs {
   bool assigns;                     // order-free: the sums are replaced; a token has one row
 };
 
+// The rows of a panel, in 4-byte steps: at most 16 lanes, the others become zeros.
+struct InterleaveArgs {
+  const std::byte* rows;
+  int64_t row_bytes;
+  int64_t lanes;
+  int64_t steps;
+  std::byte* panel;
+  int64_t step_bytes;  // from one step of the panel to the next
+  bool counts_bf16_nan;
+};
+
 struct QuantizeArgs {
   const std::byte* x;
   int64_t x_stride_bytes;
@@ -165,6 +176,7 @@ struct CpuKernels {
   void (*matmul)(ThreadPool&, const MatmulArgs&);
   void (*gated_matmul)(ThreadPool&, const ExpertArgs&);
   void (*order_free_matmul)(ThreadPool&, const ExpertArgs&);
+  int64_t (*interleave)(const InterleaveArgs&);  // returns how many are NaN
   void (*quantize_rows)(ThreadPool&, const QuantizeArgs&);
   void (*rms_norm)(ThreadPool&, const NormArgs&);
   void (*norm_rope)(ThreadPool&, const NormArgs&);

@@ -43,6 +43,11 @@ inline Int dot_bytes(Int acc, Int a, Int b) {
   return {_mm512_add_epi32(acc.v, _mm512_add_epi32(even, odd))};
 #endif
 }
+// How many of the 32 bf16 in the lanes are NaN.
+inline int64_t count_bf16_nan(Vec a) {
+  const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi16(0x7FFF));
+  return __builtin_popcount(_mm512_cmpgt_epi16_mask(magnitude, _mm512_set1_epi16(0x7F80)));
+}
 // float16 in the lower and the upper half of each lane.
 struct HalfPairs {
   Vec low, high;
@@ -96,6 +101,14 @@ inline __m256i dot_bytes_half(__m256i acc, __m256i a, __m256i b) {
 }
 inline Int dot_bytes(Int acc, Int a, Int b) {
   return {dot_bytes_half(acc.lo, a.lo, b.lo), dot_bytes_half(acc.hi, a.hi, b.hi)};
+}
+inline uint32_t bf16_nan_mask_half(__m256 a) {
+  const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi16(0x7FFF));
+  return static_cast<uint32_t>(
+      _mm256_movemask_epi8(_mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(0x7F80))));
+}
+inline int64_t count_bf16_nan(Vec a) {
+  return (__builtin_popcount(bf16_nan_mask_half(a.lo)) + __builtin_popcount(bf16_nan_mask_half(a.hi))) / 2;
 }
 struct HalfPairs {
   Vec low, high;
@@ -166,6 +179,13 @@ inline Int dot_bytes(Int acc, Int a, Int b) {
     }
   }
   return acc;
+}
+inline int64_t count_bf16_nan(Vec a) {
+  uint16_t halves[32];
+  std::memcpy(halves, a.v, sizeof(halves));
+  int64_t count = 0;
+  for (const uint16_t half : halves) count += (half & 0x7FFFU) > 0x7F80U ? 1 : 0;
+  return count;
 }
 struct HalfPairs {
   Vec low, high;

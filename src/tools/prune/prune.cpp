@@ -66,7 +66,14 @@ class Pruner::Work {
       : options_(std::move(options)),
         config_(io::load_model_config(options_.model_path)),
         pool_(options_.threads),
-        stream_(pool_, options_.isa) {}
+        stream_(pool_, options_.isa) {
+    if (config_.quantization.method != io::QuantizationConfig::Method::none) {
+      throw_error(
+          "{}: field \"quantization_config\": expected none (only models that are not quantized can be "
+          "pruned), found one",
+          (options_.model_path / "config.json").string());
+    }
+  }
 
   const io::ModelConfig& config() const { return config_; }
 

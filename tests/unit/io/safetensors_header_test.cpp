@@ -157,8 +157,8 @@ std::vector<BadFile> bad_fields() {
   for (int i = 0; i < 64; ++i) many += ",1";
   return {
       {"unknown dtype",
-       one("F8_E4M3", "[1]", "[0,1]", 1),
-       {"\"t\"", "\"dtype\"", "BF16", "found \"F8_E4M3\""}},
+       one("F8_E5M2", "[1]", "[0,1]", 1),
+       {"\"t\"", "\"dtype\"", "BF16", "found \"F8_E5M2\""}},
       {"dtype in lower case", one("f32", "[1]", "[0,4]", 4), {"\"t\"", "\"dtype\"", "found \"f32\""}},
       {"dtype a number", safetensors(R"({"t":{"dtype":3}})", 0), {"\"dtype\"", "expected a string, found 3"}},
       {"shape a number", one("U8", "1", "[0,1]", 1), {"\"t\"", "\"shape\"", "found 1"}},

@@ -1,0 +1,36 @@
+// How rows of 4-byte steps become a panel of a packed matrix.
+
+// Full vectors are transposed in registers; what is left of a row goes element by element.
+template <bool counts_nan>
+int64_t interleave_panel(const cpu::InterleaveArgs& args) {
+  const auto row = [&](int64_t lane) {
+    return reinterpret_cast<const float*>(args.rows + lane * args.row_bytes);
+  };
+  int64_t nans = 0;
+  int64_t s = 0;
+  for (; s + 16 <= args.steps; s += 16) {
+    Vec block[16];
+    for (int lane = 0; lane < 16; ++lane) {
+      block[lane] = lane < args.lanes ? load(row(lane) + s) : zero();
+      if constexpr (counts_nan) nans += count_bf16_nan(block[lane]);
+    }
+    transpose(block);
+    for (int step = 0; step < 16; ++step)
+      store(reinterpret_cast<float*>(args.panel + (s + step) * args.step_bytes), block[step]);
+  }
+  for (; s < args.steps; ++s) {
+    uint32_t step[16] = {};
+    for (int64_t lane = 0; lane < args.lanes; ++lane) {
+      std::memcpy(&step[lane], row(lane) + s, 4);
+      if constexpr (counts_nan) {
+        for (const uint32_t half : {step[lane], step[lane] >> 16}) nans += (half & 0x7FFFU) > 0x7F80U ? 1 : 0;
+      }
+    }
+    std::memcpy(args.panel + s * args.step_bytes, step, sizeof(step));
+  }
+  return nans;
+}
+
+int64_t interleave(const cpu::InterleaveArgs& args) {
+  return args.counts_bf16_nan ? interleave_panel<true>(args) : interleave_panel<false>(args);
+}

@@ -68,6 +68,7 @@ LinearSource LinearSource::open(const Checkpoint& checkpoint, const Quantization
 
 int64_t LinearSource::read(int64_t row, int64_t column, int64_t count, std::byte* out, DType dtype) const {
   CHORALE_CHECK(row >= 0 && row < rows_ && column >= 0 && count >= 0 && count <= columns_ - column);
+  if (count == 0) return 0;  // `out` may be null
   const TensorEntry& weight = *tensors_.weight;
   if (form() == Form::plain) {
     const int64_t first = (row * columns_ + column) * static_cast<int64_t>(size_of(weight.dtype));

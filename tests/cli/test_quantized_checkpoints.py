@@ -61,19 +61,46 @@ def divergence(reference, other):
 
 
 def test_logits_are_those_of_the_values(made, logits_of):
-    logits = logits_of(made.folder)
+    plain = ("--quantization", "none")
+    logits = logits_of(made.folder, *plain)
     assert np.array_equal(logits, logits_of(made.plain))
     assert np.array_equal(logits, logits_of(made.exact))
-    exact = logits_of(made.folder, "--dtype", "float32")
+    exact = logits_of(made.folder, *plain, "--dtype", "float32")
     assert np.array_equal(exact, logits_of(made.exact, "--dtype", "float32"))
 
     distance = divergence(logits_of(MODEL), logits)
     assert 0 < distance < (0.01 if isinstance(made.form, Fp8) else 0.2)
 
 
+def test_int4_stays_int4(made, logits_of, chorale):
+    """What is left is the rounding of activations to 8 bits; groups that are out of order are made anew."""
+    kept = logits_of(made.folder)
+    plain = logits_of(made.plain)
+    sizes = [chorale.json("plan", "--model-path", f)["memory"]["weight_bytes"] for f in (made.folder, made.plain)]
+    if isinstance(made.form, Fp8):
+        assert np.array_equal(kept, plain)
+        assert sizes[0] == sizes[1]
+        return
+    shuffled = isinstance(made.form, Gptq) and made.form.shuffled
+    assert 0 < divergence(plain, kept) < (0.1 if shuffled else 0.004)
+    assert sizes[0] < 0.5 * sizes[1]
+
+
 def test_strategies_load_the_same(made, logits_of):
-    parts = logits_of(made.folder, "--tp-size", 2, "--ep-size", 2)
-    assert np.array_equal(parts, logits_of(made.plain))
+    assert np.array_equal(logits_of(made.folder, "--tp-size", 2, "--ep-size", 2), logits_of(made.folder))
+    assert np.array_equal(logits_of(made.folder, "--tp-size", 8), logits_of(made.folder))
+
+
+def test_other_quantizations_of_a_quantized_checkpoint(made, logits_of, chorale, tmp_path):
+    plain = logits_of(made.plain)
+    assert divergence(plain, logits_of(made.folder, "--quantization", "int8")) < 0.004
+    assert divergence(plain, logits_of(made.folder, "--quantization", "int4")) < 0.1
+    method = type(made.form).__name__.lower()
+    assert np.array_equal(logits_of(made.folder, "--quantization", method), logits_of(made.folder))
+    other = "awq" if method == "gptq" else "gptq"
+    result = chorale("logits", "--model-path", made.folder, "--text", TEXT, "--output", tmp_path / "x", "--quantization", other)
+    assert result.returncode == 1
+    assert f"--quantization {other}" in result.stderr and method in result.stderr
 
 
 def test_check_and_eval(made, chorale, tmp_path):
@@ -87,7 +114,8 @@ def test_check_and_eval(made, chorale, tmp_path):
 
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    scores = [chorale.json("eval", "--model-path", folder, "--text-file", text) for folder in (made.folder, made.plain)]
+    flags = ("--text-file", text, "--quantization", "none")
+    scores = [chorale.json("eval", "--model-path", folder, *flags) for folder in (made.folder, made.plain)]
     assert scores[0]["nll"] == scores[1]["nll"]
 
 

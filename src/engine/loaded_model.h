@@ -23,6 +23,7 @@ struct LoadOptions {
   std::optional<io::ModelConfig> config;
   std::string load_format = "auto";      // "auto": the checkpoint's files; "dummy": seeded random weights
   std::string dtype = "auto";            // compute: "auto" (bfloat16), "bfloat16", "float32"
+  std::string kv_cache_dtype = "auto";   // "auto" (as computed), "bfloat16" or "bf16", "int8"
   std::string instruction_set = "auto";  // "auto", "avx512_bf16", "avx512", "avx2", "portable"
   uint64_t dummy_seed = 0;
   int threads = 0;               // 0: one per core this process may use
@@ -62,6 +63,7 @@ class LoadedModel {
   int64_t max_context_len() const;           // the smaller of context_length and max_total_tokens
   DType dtype() const;                       // of the computation
   std::string dtype_name() const;            // "bfloat16" or "float32"
+  DType kv_dtype() const;                    // of the KV cache
   std::string instruction_set_name() const;  // what was chosen
   int num_threads() const;                   // of each rank
   const ParallelPlan& parallel_plan() const;

@@ -95,7 +95,8 @@ void measure_memory(const engine::LoadedModel& model, Measurement& measured) {
   const int64_t blocks = model.max_total_tokens() / engine::kBlockTokens;
   measured.stored_weights = model.weight_bytes();
   for (const engine::RankPart& part : model.parallel_plan().ranks) {
-    const int64_t block_bytes = model::KvCache::block_bytes(model.config(), part.extent.kv_heads, dtype);
+    const int64_t block_bytes =
+        model::KvCache::block_bytes(model.config(), part.extent.kv_heads, model.kv_dtype());
     measured.ranks.push_back(
         {engine::weight_bytes(model.config(), dtype, part), static_cast<uint64_t>(blocks * block_bytes)});
   }

@@ -23,10 +23,12 @@ namespace {
 
 constexpr int64_t kRequests = 64;
 
+// The computation's dtype, or "int8": bfloat16 with an int8 KV cache.
 LoadOptions load_options(const std::string& dtype, int threads) {
   LoadOptions o;
   o.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
-  o.dtype = dtype;
+  o.dtype = dtype == "int8" ? "bfloat16" : dtype;
+  o.kv_cache_dtype = dtype == "int8" ? dtype : "auto";
   o.threads = threads;
   o.max_total_tokens = 16384;
   o.max_running_requests = kRequests;
@@ -117,7 +119,7 @@ void expect_all_same(const Answers& actual, const Answers& expected, const std::
 }
 
 class Numerics : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(DTypes, Numerics, testing::Values("bfloat16", "float32"),
+INSTANTIATE_TEST_SUITE_P(DTypes, Numerics, testing::Values("bfloat16", "float32", "int8"),
                          [](const auto& type) { return std::string(type.param); });
 
 TEST_P(Numerics, SixtyFourRequestsAnswerAsEachDoesAlone) {

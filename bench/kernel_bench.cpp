@@ -178,8 +178,9 @@ void gated_matmul_one(benchmark::State& state) {
   });
 }
 
-void attention_of(benchmark::State& state, int64_t sequences, int64_t tokens_each, int64_t first_position) {
-  const KvLayout layout{.dtype = DType::bf16, .num_kv_heads = 4, .head_dim = 128};
+void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences, int64_t tokens_each,
+                  int64_t first_position) {
+  const KvLayout layout{.dtype = cache_dtype, .num_kv_heads = 4, .head_dim = 128};
   const int64_t blocks = (first_position + tokens_each + kKvBlockTokens - 1) / kKvBlockTokens;
   Buffer cache(static_cast<size_t>(sequences * blocks * layout.block_bytes()));
   fill(cache.data(), cache.size());
@@ -204,11 +205,11 @@ void attention_of(benchmark::State& state, int64_t sequences, int64_t tokens_eac
     attention(machine().stream, q, {layout, cache.data()}, batch, 32, out);
   });
 }
-void attention_decode(benchmark::State& state) {
-  attention_of(state, state.range(0), 1, 512);
+void attention_decode(benchmark::State& state, DType cache_dtype) {
+  attention_of(state, cache_dtype, state.range(0), 1, 512);
 }
-void attention_prefill(benchmark::State& state) {
-  attention_of(state, 1, state.range(0), 0);
+void attention_prefill(benchmark::State& state, DType cache_dtype) {
+  attention_of(state, cache_dtype, 1, state.range(0), 0);
 }
 
 void rows_and_formats(benchmark::internal::Benchmark* b) {
@@ -221,8 +222,10 @@ BENCHMARK(matmul_qkv)->Apply(rows_and_formats);
 BENCHMARK(gated_matmul_one)->Apply(rows_and_formats);
 BENCHMARK(order_free_o_proj)->Apply(rows_and_formats);
 BENCHMARK(order_free_down)->Apply(rows_and_formats);
-BENCHMARK(attention_decode)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
-BENCHMARK(attention_prefill)->Arg(512)->UseRealTime();
+BENCHMARK_CAPTURE(attention_decode, bfloat16, DType::bf16)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
+BENCHMARK_CAPTURE(attention_decode, int8, DType::i8)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
+BENCHMARK_CAPTURE(attention_prefill, bfloat16, DType::bf16)->Arg(512)->UseRealTime();
+BENCHMARK_CAPTURE(attention_prefill, int8, DType::i8)->Arg(512)->UseRealTime();
 
 }  // namespace
 }  // namespace chorale::bench

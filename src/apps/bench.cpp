@@ -77,6 +77,7 @@ int run_bench(BenchFlags& flags, const std::string& version) {
       .model = flags.preset.empty() ? flags.load.model_path.string() : flags.preset,
       .dtype = model.dtype_name(),
       .quantization = model.quantization_name(),
+      .kv_cache_dtype = std::string(name_of(model.kv_dtype())),
       .instruction_set = model.instruction_set_name(),
       .strategy = strategy.world() > 1 ? parallel::to_string(strategy) : "",
       .threads = model.num_threads(),

@@ -59,6 +59,7 @@ int run_eval(const EvalFlags& flags) {
                                          {"window", flags.window},
                                          {"dtype", model.dtype_name()},
                                          {"quantization", model.quantization_name()},
+                                         {"kv_cache_dtype", name_of(model.kv_dtype())},
                                          {"instruction_set", model.instruction_set_name()}};
     fmt::print("{}\n", json.dump());
   } else {

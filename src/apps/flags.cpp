@@ -36,6 +36,12 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|none|int8|int4|fp8|gptq|awq")
       ->check(CLI::IsMember({"auto", "none", "int8", "int4", "fp8", "gptq", "awq"}))
       ->group(kModel);
+  app.add_option(
+         "--kv-cache-dtype", options.kv_cache_dtype,
+         "Type of the KV cache; auto is that of the computation; int8 takes half of bfloat16's memory")
+      ->option_text("auto|bfloat16|int8")
+      ->check(CLI::IsMember({"auto", "bfloat16", "bf16", "int8"}))
+      ->group(kModel);
   app.add_option("--context-length", options.context_length,
                  "Most tokens of one sequence; 0: the model's max_position_embeddings")
       ->option_text("N")

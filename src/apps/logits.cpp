@@ -65,6 +65,7 @@ int run_logits(const LogitsFlags& flags) {
                                            {"vocab_size", vocab_size},
                                            {"dtype", model.dtype_name()},
                                            {"quantization", model.quantization_name()},
+                                           {"kv_cache_dtype", name_of(model.kv_dtype())},
                                            {"instruction_set", model.instruction_set_name()}};
     fmt::print("{}\n", result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {

@@ -48,6 +48,7 @@ struct RankLine {
 struct Plan {
   io::ModelConfig config;
   model::WeightFormats formats;
+  DType kv_dtype = DType::bf16;
   std::optional<engine::ParallelPlan> parallel;
   std::vector<ShardedWeight> weights;
   std::vector<RankLine> ranks;
@@ -127,6 +128,7 @@ Plan make_plan(const PlanFlags& flags) {
   Plan plan;
   plan.config = io::load_model_config(flags.load.model_path);
   plan.formats = engine::choose_formats(plan.config, flags.load);
+  plan.kv_dtype = engine::choose_kv_dtype(plan.config, plan.formats.dtype, flags.load);
   plan.one_process = flags.load.parallel.communicator != "mpi";
   const parallel::Strategy strategy = engine::choose_strategy(plan.config, flags.load.parallel);
   const model::StepLimits limits = engine::choose_limits(plan.config, flags.load, strategy.dp_size);
@@ -135,8 +137,7 @@ Plan make_plan(const PlanFlags& flags) {
   plan.weights = sharded_weights(plan);
   plan_memory(flags, plan);
   for (const engine::RankPart& part : plan.parallel->ranks) {
-    const int64_t block_bytes =
-        model::KvCache::block_bytes(plan.config, part.extent.kv_heads, plan.formats.dtype);
+    const int64_t block_bytes = model::KvCache::block_bytes(plan.config, part.extent.kv_heads, plan.kv_dtype);
     plan.ranks.push_back({&part, experts_of(plan, part),
                           engine::weight_bytes(plan.config, plan.formats, part),
                           static_cast<uint64_t>(plan.kv_tokens / engine::kBlockTokens * block_bytes)});
@@ -185,6 +186,7 @@ Json to_json(const Plan& plan) {
                  {"world", s.world()}}},
                {"dtype", name_of(plan.formats.dtype)},
                {"quantization", plan.formats.quantization()},
+               {"kv_cache_dtype", name_of(plan.kv_dtype)},
                {"tokens_travel", plan.parallel->tokens_travel()},
                {"sharding", Json::array()},
                {"ranks", Json::array()},

@@ -246,6 +246,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
                           .stored = impl->stored,
                           .limits = limits,
                           .num_blocks = impl->memory.kv_tokens / kBlockTokens,
+                          .kv_dtype = impl->memory.kv_dtype,
                           .isa = impl->isa,
                           .threads_per_rank = impl->threads_per_rank,
                           .collective_timeout = options.parallel.collective_timeout,
@@ -330,6 +331,9 @@ int64_t LoadedModel::max_context_len() const {
 }
 DType LoadedModel::dtype() const {
   return impl_->formats.dtype;
+}
+DType LoadedModel::kv_dtype() const {
+  return impl_->memory.kv_dtype;
 }
 std::string LoadedModel::dtype_name() const {
   return std::string(name_of(impl_->formats.dtype));

@@ -27,6 +27,7 @@ struct LoadOptions {
   // Of the weights: "auto" (as the checkpoint is), "none", "int8", "int4"; "fp8", "gptq" and "awq" are auto
   // where the checkpoint is that.
   std::string quantization = "auto";
+  std::string kv_cache_dtype = "auto";   // "auto" (as computed), "bfloat16" or "bf16", "int8"
   std::string instruction_set = "auto";  // "auto", "avx512_bf16", "avx512", "avx2", "portable"
   uint64_t dummy_seed = 0;
   int threads = 0;               // 0: one per core this process may use
@@ -69,6 +70,7 @@ class LoadedModel {
   int64_t max_context_len() const;   // the smaller of context_length and max_total_tokens
   DType dtype() const;               // of the computation
   std::string dtype_name() const;    // "bfloat16" or "float32"
+  DType kv_dtype() const;            // of the KV cache
   const model::WeightFormats& formats() const;
   std::string quantization_name() const;     // "none", "int8" or "int4"
   std::string instruction_set_name() const;  // what was chosen

@@ -33,6 +33,7 @@ LocalRunner::LocalRunner(const RunnerParts& parts)
                                                                  {},
                                                                  parts.limits,
                                                                  parts.num_blocks,
+                                                                 parts.kv_dtype,
                                                                  parts.isa,
                                                                  parts.threads_per_rank,
                                                                  parts.profile});
@@ -127,9 +128,10 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
   };
   guarded([&] {
     const comm::Communicator world(world_->transport(rank), &traffic_[static_cast<size_t>(rank)]);
-    runners_[static_cast<size_t>(rank)] = std::make_unique<RankRunner>(RankRunner::Parts{
-        parts.config, part, weights_of(parts, part), split_groups(world, part.topology), parts.limits,
-        parts.num_blocks, parts.isa, parts.threads_per_rank, rank == 0 ? parts.profile : nullptr});
+    runners_[static_cast<size_t>(rank)] = std::make_unique<RankRunner>(
+        RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world, part.topology),
+                          parts.limits, parts.num_blocks, parts.kv_dtype, parts.isa, parts.threads_per_rank,
+                          rank == 0 ? parts.profile : nullptr});
   });
   for (uint64_t seen = 0;;) {
     std::span<const StepPlan* const> plans;

@@ -59,6 +59,24 @@ int64_t choose_context_length(const io::ModelConfig& config, const LoadOptions& 
   return options.context_length > 0 ? options.context_length : config.max_position_embeddings;
 }
 
+DType choose_kv_dtype(const io::ModelConfig& config, DType dtype, const LoadOptions& options) {
+  const std::string& name = options.kv_cache_dtype;
+  if (name == "auto") return dtype;
+  if (name != "bfloat16" && name != "bf16" && name != "int8") {
+    throw_error("--kv-cache-dtype: expected auto, bfloat16 or int8, found \"{}\"", name);
+  }
+  if (dtype != DType::bf16) {
+    throw_error("--kv-cache-dtype {} needs --dtype bfloat16, found --dtype {}", name, name_of(dtype));
+  }
+  const DType kv_dtype = name == "int8" ? DType::i8 : DType::bf16;
+  const int64_t most = model::KvCache::layout(config, 1, kv_dtype).max_head_dim();
+  if (config.head_dim > most) {
+    throw_error("--kv-cache-dtype {}: expected a head_dim of at most {}, found {}", name, most,
+                config.head_dim);
+  }
+  return kv_dtype;
+}
+
 model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions& options,
                                 int64_t num_groups) {
   model::StepLimits limits;
@@ -76,6 +94,7 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
   plan.available = available;
   plan.num_groups = parallel.strategy.dp_size;
   plan.context_length = choose_context_length(config, options);
+  plan.kv_dtype = choose_kv_dtype(config, formats.dtype, options);
   const model::StepLimits limits = choose_limits(config, options, plan.num_groups);
   plan.step_tokens = limits.max_tokens;
   plan.weights = stored_bytes(config, formats, parallel, here);
@@ -84,7 +103,7 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;
     plan.activations +=
         model::Workspace::bytes(config, formats, limits, extent) + model::StepBuffers::bytes(limits);
-    block_bytes += static_cast<uint64_t>(model::KvCache::block_bytes(config, extent.kv_heads, formats.dtype));
+    block_bytes += static_cast<uint64_t>(model::KvCache::block_bytes(config, extent.kv_heads, plan.kv_dtype));
   }
 
   const bool fixed = options.max_total_tokens > 0;
@@ -109,8 +128,8 @@ std::vector<std::string> MemoryPlan::table() const {
   const std::string groups = num_groups > 1 ? fmt::format("{} groups of ", num_groups) : "";
   return {row("weights", weights, ""),
           row("KV cache", kv_cache,
-              fmt::format("{}{} tokens, {} requests of {}", groups, kv_tokens, kv_tokens / context_length,
-                          context_length)),
+              fmt::format("{}{} tokens in {}, {} requests of {}", groups, kv_tokens, name_of(kv_dtype),
+                          kv_tokens / context_length, context_length)),
           row("activations", activations, fmt::format("steps of up to {} tokens", step_tokens)),
           row("free after", available - std::min(available, taken),
               fmt::format("of {} now", format_bytes(available)))};

@@ -19,7 +19,8 @@ struct MemoryPlan {
   uint64_t kv_cache = 0;     // bytes, at the most
   uint64_t activations = 0;  // bytes: scratch, logits and step inputs
   uint64_t available = 0;    // bytes that this process may still take
-  int64_t kv_tokens = 0;     // capacity of each data-parallel group, a multiple of kBlockTokens
+  DType kv_dtype = DType::bf16;
+  int64_t kv_tokens = 0;  // capacity of each data-parallel group, a multiple of kBlockTokens
   int64_t num_groups = 1;
   int64_t context_length = 0;
   int64_t step_tokens = 0;  // of the largest step of a group
@@ -30,6 +31,9 @@ struct MemoryPlan {
 
 // Most tokens of one sequence. Throws Error that names the flag.
 int64_t choose_context_length(const io::ModelConfig& config, const LoadOptions& options);
+
+// What the KV cache keeps, for a computation in `dtype`. Throws Error that names the flag.
+DType choose_kv_dtype(const io::ModelConfig& config, DType dtype, const LoadOptions& options);
 
 // The largest step of one data-parallel group. max_running_requests and max_logits_rows are those of all
 // groups.

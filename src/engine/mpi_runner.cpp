@@ -31,9 +31,10 @@ MpiRunner::MpiRunner(const RunnerParts& parts, comm::MpiWorld& world)
       rows_of_(static_cast<size_t>(dp_size_)),
       fault_(parts.fault) {
   const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank_)];
-  runner_ = std::make_unique<RankRunner>(RankRunner::Parts{
-      parts.config, part, weights_of(parts, part), split_groups(world_, part.topology), parts.limits,
-      parts.num_blocks, parts.isa, parts.threads_per_rank, rank_ == 0 ? parts.profile : nullptr});
+  runner_ = std::make_unique<RankRunner>(
+      RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world_, part.topology),
+                        parts.limits, parts.num_blocks, parts.kv_dtype, parts.isa, parts.threads_per_rank,
+                        rank_ == 0 ? parts.profile : nullptr});
   if (rank_ == 0 && dp_size_ > 1) {
     gathered_ =
         Buffer(static_cast<size_t>(dp_size_ * parts.limits.max_logits_rows * vocab_size_) * sizeof(float));

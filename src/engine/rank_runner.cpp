@@ -8,7 +8,7 @@ RankRunner::RankRunner(Parts parts)
     : pool_(parts.num_threads),
       stream_(pool_, parts.isa, parts.profile),
       inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank),
-      cache_(parts.config, parts.part.extent.kv_heads, parts.weights.embed_tokens.dtype(), parts.num_blocks),
+      cache_(parts.config, parts.part.extent.kv_heads, parts.kv_dtype, parts.num_blocks),
       model_({.config = parts.config,
               .weights = std::move(parts.weights),
               .limits = parts.limits,

@@ -25,7 +25,8 @@ class RankRunner {
     model::ModelWeights weights;  // the rank's view; their memory must outlive the runner
     model::RankGroups groups;
     model::StepLimits limits;
-    int64_t num_blocks = 0;
+    int64_t num_blocks = 0;  // of the KV cache
+    DType kv_dtype = DType::bf16;
     InstructionSet isa = InstructionSet::portable;
     int num_threads = 1;
     OpProfile* profile = nullptr;

@@ -23,6 +23,7 @@ struct RunnerParts {
   const model::WeightShard& stored;
   model::StepLimits limits;
   int64_t num_blocks = 0;  // of the KV cache, of each data-parallel group
+  DType kv_dtype = DType::bf16;
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds

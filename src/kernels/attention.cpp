@@ -7,19 +7,25 @@
 namespace chorale {
 namespace {
 
+cpu::KvFormat format_of(DType dtype) {
+  if (dtype == DType::i8) return cpu::KvFormat::i8;
+  return dtype == DType::bf16 ? cpu::KvFormat::bf16 : cpu::KvFormat::f32;
+}
+
 cpu::AttentionArgs to_args(const KvCacheView& cache, const AttentionBatch& batch, const Tensor& q_or_k) {
   const KvLayout& layout = cache.layout;
-  CHORALE_CHECK(q_or_k.dtype() == layout.dtype, "{} for a cache of {}", name_of(q_or_k.dtype()),
+  CHORALE_CHECK(q_or_k.dtype() == layout.activation_dtype(), "{} for a cache of {}", name_of(q_or_k.dtype()),
                 name_of(layout.dtype));
+  CHORALE_CHECK(layout.head_dim <= layout.max_head_dim(), "head_dim {}", layout.head_dim);
   check_matrix(batch.chunks, DType::i32, batch.chunks.rows(), ChunkColumn::count, "chunks");
   CHORALE_CHECK(batch.chunks.row_stride() == ChunkColumn::count, "chunks must be dense");
-  const auto element = static_cast<int64_t>(size_of(layout.dtype));
-  return {.is_bf16 = layout.dtype == DType::bf16,
+  return {.format = format_of(layout.dtype),
           .num_heads = layout.num_kv_heads,
           .num_kv_heads = layout.num_kv_heads,
           .head_dim = layout.head_dim,
-          .key_bytes = layout.key_elements() * element,
-          .value_bytes = layout.value_elements() * element,
+          .key_bytes = layout.key_bytes(),
+          .value_bytes = layout.value_bytes(),
+          .head_bytes = layout.head_bytes(),
           .cache = cache.data,
           .chunks = batch.chunks.data<int32_t>(),
           .num_chunks = batch.chunks.rows(),
@@ -38,7 +44,7 @@ void add_work(OpScope& scope, const cpu::AttentionArgs& args) {
   for (int64_t c = 0; c < args.num_chunks; ++c) {
     const int32_t* chunk = args.chunks + c * ChunkColumn::count;
     const double tokens = chunk[ChunkColumn::num_tokens], before = chunk[ChunkColumn::first_position];
-    const auto head_bytes = static_cast<double>(args.key_bytes + args.value_bytes) / kKvBlockTokens;
+    const auto head_bytes = static_cast<double>(args.head_bytes) / kKvBlockTokens;
     const double pairs = tokens * before + tokens * (tokens + 1) / 2;
     scope.add_work((before + tokens) * static_cast<double>(args.num_kv_heads) * head_bytes,
                    4.0 * pairs * static_cast<double>(args.num_heads * args.head_dim));
@@ -51,7 +57,7 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
                const KvCacheView& cache) {
   const OpScope scope(stream.profile(), "append_kv");
   const int64_t columns = cache.layout.num_kv_heads * cache.layout.head_dim;
-  check_matrix(k, cache.layout.dtype, k.rows(), columns, "k");
+  check_matrix(k, cache.layout.activation_dtype(), k.rows(), columns, "k");
   check_matrix(v, DType::f32, k.rows(), columns, "v");
   if (k.empty()) return;
   cpu::AttentionArgs args = to_args(cache, batch, k);
@@ -65,9 +71,9 @@ void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, 
   OpScope scope(stream.profile(), "attention");
   CHORALE_CHECK(num_heads % cache.layout.num_kv_heads == 0, "{} heads over {} KV heads", num_heads,
                 cache.layout.num_kv_heads);
-  CHORALE_CHECK(cache.layout.head_dim <= kMaxHeadDim, "head_dim {}", cache.layout.head_dim);
-  check_matrix(q, cache.layout.dtype, q.rows(), num_heads * cache.layout.head_dim, "q");
-  check_matrix(out, cache.layout.dtype, q.rows(), q.columns(), "out");
+  const DType activations = cache.layout.activation_dtype();
+  check_matrix(q, activations, q.rows(), num_heads * cache.layout.head_dim, "q");
+  check_matrix(out, activations, q.rows(), q.columns(), "out");
   if (q.empty()) return;
   cpu::AttentionArgs args = to_args(cache, batch, q);
   args.num_heads = num_heads;

@@ -7,10 +7,19 @@
 //   keys    [2 panels of 16 tokens][D / 2][16][2]      outputs are tokens, K runs over D
 //   values  [ceil(D / 16) panels][16 pairs][16][2]     outputs are dimensions, K runs over the block's tokens
 //
+// An int8 cache holds the same panels of int8, and after them
+//
+//   key scales, value scales   [32] each, float32      of the block's tokens
+//
+// A token's head is x = value * scale with scale = amax / 127, where amax is the largest |x| of the head, so
+// a token never touches what is kept of another. bf16 has every int8 value: attention widens a few panels at
+// a time into the first-level cache and multiplies them as those of a bf16 cache. A score is multiplied by
+// the key's scale times 1 / sqrt(D), and a probability by the value's scale before it is rounded to bf16.
+//
 // Blocks are walked in order of position with a running maximum and sum (online softmax, arXiv 1805.02867),
 // so a token's result depends on its own position and the cache alone: not on chunk size, batch or cache
 // hits. The one exception: a value that is NaN or infinite also reaches the earlier tokens of its block that
-// are attended for in the same step.
+// are attended for in the same step; of an int8 cache it does not.
 #pragma once
 
 #include "base/dtype.h"
@@ -20,24 +29,35 @@
 
 namespace chorale {
 
-inline constexpr int64_t kMaxHeadDim = 8192;  // what one query row's accumulators have room for
+inline constexpr int64_t kMaxHeadDim = 8192;      // what one query row's accumulators have room for
+inline constexpr int64_t kMaxInt8HeadDim = 1024;  // what there is room for to widen the keys of a block
 
-// Shape of one layer's cache; pure arithmetic.
+// Shape of one layer's cache; pure arithmetic. Bytes are those of one head in one block where nothing else is
+// said, and multiples of 64, because head_dim is even.
 struct KvLayout {
-  DType dtype = DType::bf16;  // bf16 or f32
+  DType dtype = DType::bf16;  // bf16, f32, or i8
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  // Elements of one head's keys, and values, in one block.
-  int64_t key_elements() const { return kKvBlockTokens * head_dim; }
-  int64_t value_elements() const {
-    return (head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth * kKvBlockTokens;
+
+  bool has_scales() const { return dtype == DType::i8; }
+  DType activation_dtype() const { return has_scales() ? DType::bf16 : dtype; }  // of q, k and the output
+  int64_t max_head_dim() const { return has_scales() ? kMaxInt8HeadDim : kMaxHeadDim; }
+
+  int64_t key_bytes() const { return kKvBlockTokens * head_dim * element(); }
+  int64_t value_bytes() const {
+    return (head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth * kKvBlockTokens * element();
   }
-  int64_t block_bytes() const {  // keys and values of all heads
-    return num_kv_heads * (key_elements() + value_elements()) * static_cast<int64_t>(size_of(dtype));
+  int64_t scale_bytes() const {  // of keys and values
+    return has_scales() ? 2 * kKvBlockTokens * static_cast<int64_t>(sizeof(float)) : 0;
   }
+  int64_t head_bytes() const { return key_bytes() + value_bytes() + scale_bytes(); }
+  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }  // of all heads
+
+ private:
+  int64_t element() const { return static_cast<int64_t>(size_of(dtype)); }
 };
 
-// One layer's cache: [B][KV][keys, values], bytes.
+// One layer's cache: [B][KV][keys, values, scales], bytes.
 struct KvCacheView {
   KvLayout layout;
   std::byte* data = nullptr;
@@ -60,8 +80,11 @@ struct AttentionBatch {
 };
 
 // Writes the step's keys and values. k: activations [T, KV * D]; v: float32 [T, KV * D], rounded to the
-// cache's dtype. The first token of a block clears the block's values, so that what an earlier owner left
-// there, NaN included, cannot reach this one.
+// cache's dtype. The first token of a block clears the block's values and scales, so that what an earlier
+// owner left there, NaN included, cannot reach this one.
+//
+// int8: value = x * (127 / amax) rounded to nearest even. A head below 2^-100 becomes zeros with scale 0; one
+// with NaN or infinity becomes zeros with scale NaN, and so is seen wherever the token is.
 void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvCacheView& cache);
 

@@ -91,11 +91,11 @@ void measure_counters(const engine::LoadedModel& model, const Counters& before, 
 }
 
 void measure_memory(const engine::LoadedModel& model, Measurement& measured) {
-  const DType dtype = model.dtype_name() == name_of(DType::f32) ? DType::f32 : DType::bf16;
   const int64_t blocks = model.max_total_tokens() / engine::kBlockTokens;
   measured.stored_weights = model.weight_bytes();
   for (const engine::RankPart& part : model.parallel_plan().ranks) {
-    const int64_t block_bytes = model::KvCache::block_bytes(model.config(), part.extent.kv_heads, dtype);
+    const int64_t block_bytes =
+        model::KvCache::block_bytes(model.config(), part.extent.kv_heads, model.kv_dtype());
     measured.ranks.push_back({engine::weight_bytes(model.config(), model.formats(), part),
                               static_cast<uint64_t>(blocks * block_bytes)});
   }

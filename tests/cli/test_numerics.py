@@ -98,19 +98,38 @@ def test_end_of_sequence_stops(chorale, golden):
     assert result["text"] == prompt["greedy_text"].split("<|im_end|>")[0]
 
 
+def held_out(chorale, *flags):
+    return chorale.json(
+        "eval", "--model-path", MODEL, "--text-file", GOLDEN / "heldout_excerpt.txt",
+        "--window", 512, "--max-windows", 24, *flags,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-4), ("bfloat16", 0.01)])
 def test_held_out_likelihood(chorale, golden, dtype, tolerance):
-    result = chorale.json(
-        "eval", "--model-path", MODEL, "--text-file", GOLDEN / "heldout_excerpt.txt",
-        "--window", 512, "--max-windows", 24, "--dtype", dtype,
-    )  # fmt: skip
+    result = held_out(chorale, "--dtype", dtype)
     expected = golden["heldout"]
     assert result["windows"] == expected["windows"]
     assert result["window"] == expected["window"]
     assert result["tokens"] == expected["tokens"]
     assert abs(result["nll"] - expected["nll"]) <= tolerance
     assert result["perplexity"] == pytest.approx(np.exp(result["nll"]), rel=1e-12)
-    assert result["dtype"] == dtype
+    assert result["dtype"] == result["kv_cache_dtype"] == dtype
+
+
+def test_an_int8_cache_hardly_changes_the_held_out_likelihood(chorale):
+    exact, rounded = (held_out(chorale, "--kv-cache-dtype", dtype) for dtype in ("bf16", "int8"))
+    assert (exact["kv_cache_dtype"], rounded["kv_cache_dtype"]) == ("bfloat16", "int8")
+    assert exact["nll"] != rounded["nll"]
+    assert abs(exact["nll"] - rounded["nll"]) <= 0.005
+
+
+@pytest.mark.parametrize("command", ["eval", "plan"])
+def test_an_int8_cache_needs_bfloat16(chorale, command):
+    flags = ("--text-file", GOLDEN / "heldout_excerpt.txt") if command == "eval" else ()
+    result = chorale(command, "--model-path", MODEL, *flags, *FLOAT32, "--kv-cache-dtype", "int8")
+    assert result.returncode == 1
+    assert "--kv-cache-dtype int8 needs --dtype bfloat16, found --dtype float32" in result.stderr
 
 
 def test_eval_for_people(chorale, tmp_path):

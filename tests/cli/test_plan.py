@@ -45,7 +45,14 @@ def test_one_rank_has_everything(chorale):
     assert rank["weight_bytes"] == result["memory"]["weight_bytes"]
     assert rank["kv_tokens"] == 128  # whole blocks of 32
     # 6 layers, keys and values of 4 heads of 64 in bfloat16
+    assert result["kv_cache_dtype"] == "bfloat16"
     assert rank["kv_cache_bytes"] == 128 * 6 * 2 * 4 * 64 * 2
+
+
+def test_an_int8_cache_has_a_scale_for_each_head_of_a_token(chorale):
+    result = plan(chorale, "--max-total-tokens", 100, "--kv-cache-dtype", "int8")
+    assert result["kv_cache_dtype"] == "int8"
+    assert result["ranks"][0]["kv_cache_bytes"] == result["memory"]["kv_cache_bytes"] == 128 * 6 * 2 * 4 * (64 + 4)
 
 
 def test_expert_parallel(chorale, config_only):

@@ -86,6 +86,7 @@ def test_unknown_command_suggests_the_nearest(chorale):
         (["serve", "--model-path", "x", "--port", "70000"], ["--port", "70000"]),
         (["serve", "--model-path", "x", "--port", "web"], ["--port", "web"]),
         (["serve", "--model-path", "x", "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
+        (["serve", "--model-path", "x", "--kv-cache-dtype", "fp8"], ["--kv-cache-dtype", "fp8", "int8"]),
         (["serve", "--model-path", "x", "--load-format", "gguf"], ["--load-format", "gguf", "dummy"]),
         (["serve", "--model-path", "x", "--mem-fraction-static", "1.5"], ["--mem-fraction-static", "1.5"]),
         (["serve", "--model-path", "x", "--chunked-prefill-size", "0"], ["--chunked-prefill-size"]),

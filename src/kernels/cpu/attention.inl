@@ -1,9 +1,45 @@
 // attention.h on the CPU.
 
-constexpr int64_t kBlockTokens = 32;          // kKvBlockTokens, in a header this file does not share
-constexpr int64_t kChunkColumns = 4;          // ChunkColumn::count
-constexpr int64_t kMaxQueryRows = 24;         // rows of a query tile: a multiple of kTileRows
-constexpr int64_t kAccumulatorFloats = 8192;  // kMaxHeadDim, or more rows of smaller heads
+constexpr int64_t kBlockTokens = 32;                   // kKvBlockTokens, in a header this file does not share
+constexpr int64_t kChunkColumns = 4;                   // ChunkColumn::count
+constexpr int64_t kMaxQueryRows = 24;                  // rows of a query tile: a multiple of kTileRows
+constexpr int64_t kAccumulatorFloats = 8192;           // kMaxHeadDim, or more rows of smaller heads
+constexpr int64_t kMostWidened = 1024 * kBlockTokens;  // kMaxInt8HeadDim: the keys of a block
+constexpr float kTinyHead = 0x1p-100F;                 // an int8 head whose values are below is zeros
+
+// How a cache keeps keys and values, and what they are multiplied with.
+template <cpu::KvFormat format>
+struct Kv;
+template <>
+struct Kv<cpu::KvFormat::f32> {
+  using Stored = float;
+  using Activation = float;
+  using Step = F32Step;
+};
+template <>
+struct Kv<cpu::KvFormat::bf16> {
+  using Stored = bf16;
+  using Activation = bf16;
+  using Step = Bf16Step;
+};
+template <>
+struct Kv<cpu::KvFormat::i8> {
+  using Stored = int8_t;
+  using Activation = bf16;
+  using Step = Bf16Step;
+};
+template <typename AnyKv>
+constexpr bool kHasScales = sizeof(typename AnyKv::Stored) == 1;
+template <typename AnyKv>  // elements that a step of K takes from each output
+constexpr int64_t kPair = sizeof(typename AnyKv::Activation) == 2 ? 2 : 1;
+
+// Calls run() with the Kv of a format.
+template <typename Run>
+void with_kv(cpu::KvFormat format, const Run& run) {
+  if (format == cpu::KvFormat::f32) run(Kv<cpu::KvFormat::f32>{});
+  if (format == cpu::KvFormat::bf16) run(Kv<cpu::KvFormat::bf16>{});
+  if (format == cpu::KvFormat::i8) run(Kv<cpu::KvFormat::i8>{});
+}
 
 struct Chunk {
   int64_t first_token, num_tokens, first_position;
@@ -15,21 +51,29 @@ inline Chunk chunk_at(const cpu::AttentionArgs& args, int64_t c) {
   return {row[0], row[1], row[2], args.block_tables + row[3]};
 }
 
-inline std::byte* head_in_block(const cpu::AttentionArgs& args, int32_t block, int64_t head) {
-  return args.cache + (block * args.num_kv_heads + head) * (args.key_bytes + args.value_bytes);
+// What a block keeps of one KV head.
+struct HeadBlock {
+  std::byte* keys;
+  std::byte* values;
+  float* key_scales;  // scales: of int8 alone
+  float* value_scales;
+};
+
+inline HeadBlock head_in_block(const cpu::AttentionArgs& args, int32_t block, int64_t head) {
+  std::byte* keys = args.cache + (block * args.num_kv_heads + head) * args.head_bytes;
+  auto* scales = reinterpret_cast<float*>(keys + args.key_bytes + args.value_bytes);
+  return {keys, keys + args.key_bytes, scales, scales + kBlockTokens};
 }
 
 // Where element (dimension d, token t) of a block's keys, or values, lies. A pair is two dimensions of a key,
 // or two tokens of a value.
-template <typename T>
+template <int64_t pair>
 int64_t key_index(int64_t d, int64_t t, int64_t head_dim) {
-  constexpr int64_t kPair = sizeof(T) == 2 ? 2 : 1;
-  return ((t / 16) * (head_dim / kPair) + d / kPair) * 16 * kPair + (t % 16) * kPair + d % kPair;
+  return ((t / 16) * (head_dim / pair) + d / pair) * 16 * pair + (t % 16) * pair + d % pair;
 }
-template <typename T>
+template <int64_t pair>
 int64_t value_index(int64_t d, int64_t t) {
-  constexpr int64_t kPair = sizeof(T) == 2 ? 2 : 1;
-  return ((d / 16) * (kBlockTokens / kPair) + t / kPair) * 16 * kPair + (d % 16) * kPair + t % kPair;
+  return ((d / 16) * (kBlockTokens / pair) + t / pair) * 16 * pair + (d % 16) * pair + t % pair;
 }
 
 inline void narrow(float x, float* out) {
@@ -39,67 +83,139 @@ inline void narrow(float x, bf16* out) {
   store_bf16(out, splat(x), 1);
 }
 
+// The largest magnitude of a head; NaN when one of its values is NaN or infinite.
 template <typename T>
+float largest_magnitude(const T* head, int64_t head_dim) {
+  Vec largest = zero();
+  uint32_t non_finite = 0;
+  for (int64_t d = 0; d < head_dim; d += 16) {
+    const Vec x = load_up_to(head + d, head_dim - d);
+    non_finite |= non_finite_mask(x);
+    largest = max(largest, max(x, sub(zero(), x)));
+  }
+  return non_finite != 0 ? __builtin_nanf("") : largest_lane(largest);
+}
+
+// Calls put(d, value) with each int8 of a head, and returns their scale.
+template <typename T, typename Put>
+float quantize_head(const T* head, int64_t head_dim, const Put& put) {
+  const float largest = largest_magnitude(head, head_dim);
+  if (!(largest >= kTinyHead)) {  // or NaN
+    for (int64_t d = 0; d < head_dim; ++d) put(d, int8_t{0});
+    return largest < kTinyHead ? 0.0F : largest;
+  }
+  const Vec inverse = splat(127.0F / largest);
+  for (int64_t d = 0; d < head_dim; d += 16) {
+    const int64_t n = smaller(16, head_dim - d);
+    float rounded[16];
+    store(rounded, round_to_int(mul(load_up_to(head + d, n), inverse)));
+    for (int64_t i = 0; i < n; ++i) put(d + i, static_cast<int8_t>(rounded[i]));
+  }
+  return largest / 127.0F;
+}
+
+template <typename AnyKv>
 void append_token(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t i, int64_t head) {
+  using Stored = typename AnyKv::Stored;
   const int64_t position = chunk.first_position + i;
   const int64_t slot = position % kBlockTokens;
-  std::byte* block = head_in_block(args, chunk.blocks[position / kBlockTokens], head);
-  auto* keys = reinterpret_cast<T*>(block);
-  auto* values = reinterpret_cast<T*>(block + args.key_bytes);
-  if (slot == 0) std::memset(values, 0, static_cast<size_t>(args.value_bytes));
+  const HeadBlock block = head_in_block(args, chunk.blocks[position / kBlockTokens], head);
+  auto* keys = reinterpret_cast<Stored*>(block.keys);
+  auto* values = reinterpret_cast<Stored*>(block.values);
+  // The scales lie behind the values.
+  if (slot == 0) std::memset(values, 0, static_cast<size_t>(args.head_bytes - args.key_bytes));
   const int64_t token = chunk.first_token + i;
   const auto* k =
-      reinterpret_cast<const T*>(args.q_or_k + token * args.q_or_k_stride_bytes) + head * args.head_dim;
+      reinterpret_cast<const typename AnyKv::Activation*>(args.q_or_k + token * args.q_or_k_stride_bytes) +
+      head * args.head_dim;
   const float* v = args.v + token * args.v_stride + head * args.head_dim;
-  for (int64_t d = 0; d < args.head_dim; ++d) keys[key_index<T>(d, slot, args.head_dim)] = k[d];
-  for (int64_t d = 0; d < args.head_dim; ++d) narrow(v[d], &values[value_index<T>(d, slot)]);
+  const auto key_at = [&](int64_t d) { return key_index<kPair<AnyKv>>(d, slot, args.head_dim); };
+  const auto value_at = [&](int64_t d) { return value_index<kPair<AnyKv>>(d, slot); };
+  if constexpr (kHasScales<AnyKv>) {
+    block.key_scales[slot] =
+        quantize_head(k, args.head_dim, [&](int64_t d, int8_t x) { keys[key_at(d)] = x; });
+    block.value_scales[slot] =
+        quantize_head(v, args.head_dim, [&](int64_t d, int8_t x) { values[value_at(d)] = x; });
+  } else {
+    for (int64_t d = 0; d < args.head_dim; ++d) keys[key_at(d)] = k[d];
+    for (int64_t d = 0; d < args.head_dim; ++d) narrow(v[d], &values[value_at(d)]);
+  }
 }
 
 void append_kv(ThreadPool& pool, const cpu::AttentionArgs& args) {
   pool.parallel(args.num_chunks * args.num_kv_heads, [&](int64_t task) {
     const Chunk chunk = chunk_at(args, task / args.num_kv_heads);
-    for (int64_t i = 0; i < chunk.num_tokens; ++i) {
-      if (args.is_bf16)
-        append_token<bf16>(args, chunk, i, task % args.num_kv_heads);
-      else
-        append_token<float>(args, chunk, i, task % args.num_kv_heads);
-    }
+    with_kv(args.format, [&](auto kv) {
+      for (int64_t i = 0; i < chunk.num_tokens; ++i)
+        append_token<decltype(kv)>(args, chunk, i, task % args.num_kv_heads);
+    });
   });
 }
 
 // A tile of query rows of one KV head: (token, query head of the group) pairs, tokens first. The state of the
 // online softmax of each row, and room for one block's scores and probabilities.
-template <typename T>
+template <typename AnyKv>
 struct QueryTile {
   int32_t query[kMaxQueryRows];  // where each row of q lies, in 4-byte steps
   int64_t position[kMaxQueryRows];
   float maximum[kMaxQueryRows];
   float sum[kMaxQueryRows];
   float rescale[kMaxQueryRows];
-  float total[kMaxQueryRows];  // of one block's probabilities
+  float total[kMaxQueryRows];               // of one block's probabilities
+  alignas(64) float factors[kBlockTokens];  // of one block's scores
   alignas(64) float scores[kMaxQueryRows][kBlockTokens];
-  alignas(64) T probabilities[kMaxQueryRows][kBlockTokens];
+  alignas(64) typename AnyKv::Activation probabilities[kMaxQueryRows][kBlockTokens];
   alignas(64) float accumulated[kAccumulatorFloats];  // [rows, head_dim rounded up to panels]
+  alignas(64) bf16 widened[kHasScales<AnyKv> ? kMostWidened : 1];
 };
 
-// Turns a block's scores into probabilities relative to the new maximum; positions after the row's own get 0.
-// At least one position is visible. Leaves in `rescale` how far the maximum has moved.
-template <typename T>
-void softmax_block(QueryTile<T>& tile, int64_t row, int64_t visible, float scale) {
+// Panels of int8, which are widened when their turn comes.
+struct Int8Panels {
+  const int8_t* data;
+  int64_t steps;
+  bf16* widened;
+  Panels from(int64_t first, int64_t count) const {
+    constexpr int64_t kStepElements = 32;
+    const int8_t* in = data + first * steps * kStepElements;
+    for (int64_t i = 0; i < count * steps * kStepElements; i += kStepElements)
+      store_pairs(widened + i, widen_pairs(in + i));
+    return {reinterpret_cast<const std::byte*>(widened), steps * kStepBytes, steps};
+  }
+};
+
+template <typename AnyKv>
+auto panels_of(QueryTile<AnyKv>& tile, const std::byte* data, int64_t steps) {
+  if constexpr (kHasScales<AnyKv>)
+    return Int8Panels{reinterpret_cast<const int8_t*>(data), steps, tile.widened};
+  else
+    return Panels{data, steps * kStepBytes, steps};
+}
+
+// What the products with a block's keys are multiplied by to be scores.
+template <typename AnyKv>
+void set_factors(QueryTile<AnyKv>& tile, const HeadBlock& block, float scale) {
+  for (int64_t t = 0; t < kBlockTokens; t += 16) {
+    Vec factor = splat(scale);
+    if constexpr (kHasScales<AnyKv>) factor = mul(load(block.key_scales + t), factor);
+    store(tile.factors + t, factor);
+  }
+}
+
+// Turns a block's scores into probabilities relative to the new maximum; positions after the row's own get 0,
+// whatever lies there. At least one position is visible. Leaves in `rescale` how far the maximum has moved.
+template <typename AnyKv>
+void softmax_block(QueryTile<AnyKv>& tile, int64_t row, int64_t visible, const HeadBlock& block) {
   float* s = tile.scores[row];
   for (int64_t t = visible; t < kBlockTokens; ++t) s[t] = -__builtin_inff();
-  Vec scaled[kBlockTokens / 16];
   Vec largest = splat(tile.maximum[row]);
-  for (int64_t v = 0; v < kBlockTokens / 16; ++v) {
-    scaled[v] = mul(load(s + 16 * v), splat(scale));
-    largest = max(scaled[v], largest);  // NaN is passed over
-  }
+  for (int64_t t = 0; t < kBlockTokens; t += 16) largest = max(load(s + t), largest);  // passes NaN over
   const float maximum = largest_lane(largest);
   Vec total = zero();
-  for (int64_t v = 0; v < kBlockTokens / 16; ++v) {
-    const Vec p = exp(sub(scaled[v], splat(maximum)));
+  for (int64_t t = 0; t < kBlockTokens; t += 16) {
+    Vec p = exp(sub(load(s + t), splat(maximum)));
     total = add(total, p);
-    store_activation(tile.probabilities[row] + 16 * v, p, 16);
+    if constexpr (kHasScales<AnyKv>) p = mul(p, load_up_to(block.value_scales + t, visible - t));
+    store_activation(tile.probabilities[row] + t, p, 16);
   }
   tile.rescale[row] = tile.maximum[row] - maximum;
   tile.total[row] = sum_lanes(total);
@@ -107,8 +223,8 @@ void softmax_block(QueryTile<T>& tile, int64_t row, int64_t visible, float scale
 }
 
 // What the sums of earlier blocks are multiplied by, sixteen rows at a time.
-template <typename T>
-void rescale_rows(QueryTile<T>& tile, int64_t first, int64_t end) {
+template <typename AnyKv>
+void rescale_rows(QueryTile<AnyKv>& tile, int64_t first, int64_t end) {
   for (int64_t r = first; r < end; r += 16) {
     const int64_t n = smaller(16, end - r);
     const Vec factor = exp(load_up_to(tile.rescale + r, n));
@@ -119,35 +235,39 @@ void rescale_rows(QueryTile<T>& tile, int64_t first, int64_t end) {
 }
 
 // Rows of earlier tokens may end before this block: `first` is the first row that sees any of it.
-template <typename T, typename Step>
-void attend_block(const cpu::AttentionArgs& args, QueryTile<T>& tile, int64_t first, int64_t rows,
-                  const std::byte* block, const std::byte* next_block, int64_t first_position) {
-  const auto key_steps = static_cast<int64_t>(args.head_dim * static_cast<int64_t>(sizeof(T)) / 4);
-  const Panels keys{block, key_steps * kStepBytes, key_steps};
+template <typename AnyKv>
+void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_t first, int64_t rows,
+                  const HeadBlock& block, const std::byte* next_block, int64_t first_position) {
+  using Step = typename AnyKv::Step;
+  const int64_t key_steps = args.head_dim / kPair<AnyKv>;
+  const auto keys = panels_of(tile, block.keys, key_steps);
   const cpu::Rows q{args.q_or_k, 4, tile.query};
   const auto make_epilogue = [&](int64_t p) {
     return [&tile, p](int64_t m, const auto& acc) {
       constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
-      for (int64_t j = 0; j < kPanels; ++j) store(tile.scores[m] + 16 * (p + j), acc[j]);
+      for (int64_t j = 0; j < kPanels; ++j) {
+        const int64_t t = 16 * (p + j);
+        store(tile.scores[m] + t, mul(acc[j], load(tile.factors + t)));
+      }
     };
   };
+  set_factors(tile, block, 1.0F / __builtin_sqrtf(static_cast<float>(args.head_dim)));
   if (next_block != nullptr) {
-    const int64_t stride = (args.key_bytes + args.value_bytes) / key_steps;
+    const int64_t stride = args.head_bytes / key_steps;
     const FetchAhead fetch{next_block, stride, (stride + kLineBytes - 1) / kLineBytes, key_steps, next_block};
     panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, make_epilogue, fetch);
   } else {
     panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, make_epilogue);
   }
-  const float scale = 1.0F / __builtin_sqrtf(static_cast<float>(args.head_dim));
   for (int64_t r = first; r < rows; ++r)
-    softmax_block(tile, r, smaller(kBlockTokens, tile.position[r] + 1 - first_position), scale);
+    softmax_block(tile, r, smaller(kBlockTokens, tile.position[r] + 1 - first_position), block);
   rescale_rows(tile, first, rows);
 
-  const int64_t value_steps = kBlockTokens * static_cast<int64_t>(sizeof(T)) / 4;
+  const int64_t value_steps = kBlockTokens / kPair<AnyKv>;
   const int64_t value_panels = (args.head_dim + 15) / 16;
   const cpu::Rows p{reinterpret_cast<const std::byte*>(tile.probabilities), sizeof(tile.probabilities[0]),
                     nullptr};
-  const Panels values{block + args.key_bytes, value_steps * kStepBytes, value_steps};
+  const auto values = panels_of(tile, block.values, value_steps);
   panel_loop<Step>(p, first, rows, values, value_panels, [&](int64_t panel) {
     return [&tile, panel, value_panels](int64_t row, const auto& acc) {
       float* out = tile.accumulated + (row * value_panels + panel) * 16;
@@ -159,12 +279,13 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<T>& tile, int64_t fi
   });
 }
 
-template <typename T, typename Step>
+template <typename AnyKv>
 void attend_tile(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t head, int64_t first_row,
                  int64_t rows) {
+  using T = typename AnyKv::Activation;
   const int64_t group = args.num_heads / args.num_kv_heads;
   const int64_t width = (args.head_dim + 15) / 16 * 16;
-  QueryTile<T> tile;  // not zeroed: only the rows in use are set
+  QueryTile<AnyKv> tile;  // not zeroed: only the rows in use are set
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = (first_row + r) / group;
     const int64_t query_head = head * group + (first_row + r) % group;
@@ -182,9 +303,8 @@ void attend_tile(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t hea
     while (tile.position[first] < b * kBlockTokens) ++first;
     // A decoding sequence reads its cache once, from memory; the tiles of a prompt find it in a cache.
     const bool fetches = chunk.num_tokens <= 2 && (b + 1) * kBlockTokens <= last_position;
-    attend_block<T, Step>(args, tile, first, rows, head_in_block(args, chunk.blocks[b], head),
-                          fetches ? head_in_block(args, chunk.blocks[b + 1], head) : nullptr,
-                          b * kBlockTokens);
+    attend_block(args, tile, first, rows, head_in_block(args, chunk.blocks[b], head),
+                 fetches ? head_in_block(args, chunk.blocks[b + 1], head).keys : nullptr, b * kBlockTokens);
   }
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = chunk.first_token + (first_row + r) / group;
@@ -209,12 +329,9 @@ void attention(ThreadPool& pool, const cpu::AttentionArgs& args) {
     const Chunk chunk = chunk_at(args, task / splits / args.num_kv_heads);
     const int64_t head = task / splits % args.num_kv_heads;
     const int64_t rows = chunk.num_tokens * group;
-    for (int64_t first = task % splits * tile_rows; first < rows; first += splits * tile_rows) {
-      const int64_t count = smaller(tile_rows, rows - first);
-      if (args.is_bf16)
-        attend_tile<bf16, Bf16Step>(args, chunk, head, first, count);
-      else
-        attend_tile<float, F32Step>(args, chunk, head, first, count);
-    }
+    with_kv(args.format, [&](auto kv) {
+      for (int64_t first = task % splits * tile_rows; first < rows; first += splits * tile_rows)
+        attend_tile<decltype(kv)>(args, chunk, head, first, smaller(tile_rows, rows - first));
+    });
   });
 }

@@ -106,10 +106,12 @@ struct NormArgs {
   int64_t cos_sin_stride;
 };
 
+enum class KvFormat : uint8_t { f32, bf16, i8 };
+
 struct AttentionArgs {
-  bool is_bf16;
+  KvFormat format;
   int64_t num_heads, num_kv_heads, head_dim;
-  int64_t key_bytes, value_bytes;  // of one head in one block
+  int64_t key_bytes, value_bytes, head_bytes;  // of one head in one block
   std::byte* cache;
   const int32_t* chunks;  // [num_chunks, ChunkColumn::count], dense
   int64_t num_chunks;

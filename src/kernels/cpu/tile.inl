@@ -51,6 +51,9 @@ struct Panels {
   const std::byte* at(int64_t step, int64_t panel) const {
     return data + step * kStepBytes + panel * stride_bytes;
   }
+  Panels from(int64_t first, int64_t /*count*/) const {
+    return {data + first * stride_bytes, stride_bytes, steps};
+  }
 };
 
 // Some panels of a strip of a packed matrix, from the one at `data` on.
@@ -177,13 +180,14 @@ inline void for_each_run(int64_t num_panels, const Run& run) {
   }
 }
 
-// Rows times panels. make_epilogue(panel) gives the epilogue for tiles that start at that panel.
-template <typename Step, typename MakeEpilogue, typename SideStep = NoSideStep>
-inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
+// Rows times panels. panels.from(p, n) gives n Panels from p on, which are used until the next are asked for;
+// make_epilogue(panel) gives the epilogue for tiles that start at that panel.
+template <typename Step, typename SomePanels, typename MakeEpilogue, typename SideStep = NoSideStep>
+inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const SomePanels& panels,
                        int64_t num_panels, const MakeEpilogue& make_epilogue,
                        const SideStep& side_step = {}) {
   for_each_run<kTilePanels>(num_panels, [&](int64_t p, auto count) {
-    const Panels run{panels.data + p * panels.stride_bytes, panels.stride_bytes, panels.steps};
+    const Panels run = panels.from(p, count.value);
     row_loop<Step, count.value>(rows, begin, end, run, make_epilogue(p), side_step);
   });
 }

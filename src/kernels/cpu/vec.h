@@ -127,10 +127,21 @@ struct BfPairs {
 inline BfPairs load_pairs(const void* p) {
   return {_mm512_loadu_si512(p)};
 }
+inline void store_pairs(void* p, BfPairs a) {
+  _mm512_storeu_si512(p, a.v);
+}
 inline BfPairs splat_pair(const bf16* p) {
   int32_t bits;
   std::memcpy(&bits, p, 4);
   return {_mm512_set1_epi32(bits)};
+}
+// Sixteen pairs of int8, all of whose values bf16 has: the lower half of their float32 is zero.
+inline BfPairs widen_pairs(const int8_t* p) {
+  const __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24);
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(first)), 16);
+  const __m512i high = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 8)));
+  return {_mm512_or_si512(low, high)};
 }
 // acc + a.first * b.first + a.second * b.second, per lane.
 inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
@@ -262,11 +273,26 @@ inline BfPairs load_pairs(const void* p) {
   const auto* q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
+inline void store_pairs(void* p, BfPairs a) {
+  auto* q = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(q, a.lo);
+  _mm256_storeu_si256(q + 1, a.hi);
+}
 inline BfPairs splat_pair(const bf16* p) {
   int32_t bits;
   std::memcpy(&bits, p, 4);
   const __m256i v = _mm256_set1_epi32(bits);
   return {v, v};
+}
+inline __m256i widen_half(const int8_t* p) {
+  const __m256i pairs = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i first = _mm256_srai_epi32(_mm256_slli_epi32(pairs, 24), 24);
+  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(first)), 16);
+  const __m256i high = _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_srai_epi32(pairs, 8)));
+  return _mm256_or_si256(low, high);
+}
+inline BfPairs widen_pairs(const int8_t* p) {
+  return {widen_half(p), widen_half(p + 16)};
 }
 inline __m256 dot_half(__m256 acc, __m256i a, __m256i b) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xFFFF0000U));
@@ -369,6 +395,9 @@ inline BfPairs load_pairs(const void* p) {
   std::memcpy(r.v, p, sizeof(r.v));
   return r;
 }
+inline void store_pairs(void* p, BfPairs a) {
+  std::memcpy(p, a.v, sizeof(a.v));
+}
 inline BfPairs splat_pair(const bf16* p) {
   uint32_t bits;
   std::memcpy(&bits, p, 4);
@@ -381,6 +410,12 @@ inline float low_half(uint32_t pair) {
 }
 inline float high_half(uint32_t pair) {
   return to_float(bf16{static_cast<uint16_t>(pair >> 16)});
+}
+inline BfPairs widen_pairs(const int8_t* p) {
+  BfPairs r;
+  for (int i = 0; i < 16; ++i)
+    r.v[i] = to_bf16(p[2 * i]).bits | static_cast<uint32_t>(to_bf16(p[2 * i + 1]).bits) << 16;
+  return r;
 }
 inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
   return map([&](int i) {
@@ -403,6 +438,14 @@ inline Vec load_up_to(const float* p, int64_t n, float fill = 0.0F) {
   float lanes[16];
   store(lanes, splat(fill));
   for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+inline Vec load_up_to(const bf16* p, int64_t n) {
+  uint32_t bits[16] = {};
+  for (int64_t i = 0; i < (n < 16 ? n : 16); ++i) bits[i] = static_cast<uint32_t>(p[i].bits) << 16;
+  float lanes[16];
+  std::memcpy(lanes, bits, sizeof(lanes));
   return load(lanes);
 }
 

@@ -57,10 +57,6 @@ inline HalfPairs load_half_pairs(const void* p) {
   return {{_mm512_cvtph_ps(_mm512_cvtepi32_epi16(v))},
           {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)))}};
 }
-inline Vec load_bf16(const bf16* p) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
-}
 // Writes the first n lanes, integers within 8 bits; returns the sum of all.
 inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
   const __m512i v = _mm512_cvtps_epi32(a.v);
@@ -124,13 +120,6 @@ inline HalfPairs load_half_pairs(const void* p) {
   const __m256i mask = _mm256_set1_epi32(0xFFFF);
   return {halves_to_float(_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)),
           halves_to_float(_mm256_srli_epi32(a.lo, 16), _mm256_srli_epi32(a.hi, 16))};
-}
-inline Vec load_bf16(const bf16* p) {
-  const auto* q = reinterpret_cast<const __m128i*>(p);
-  const auto widen = [](__m128i bits) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-  };
-  return {widen(_mm_loadu_si128(q)), widen(_mm_loadu_si128(q + 1))};
 }
 inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
   float lanes[16];
@@ -197,9 +186,6 @@ inline HalfPairs load_half_pairs(const void* p) {
   };
   return {map([&](int i) { return half(i, 0); }), map([&](int i) { return half(i, 16); })};
 }
-inline Vec load_bf16(const bf16* p) {
-  return map([&](int i) { return to_float(p[i]); });
-}
 inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
   int32_t sum = 0;
   for (int64_t i = 0; i < 16; ++i) {
@@ -217,14 +203,6 @@ inline Int splat_step(const std::byte* p) {
   int32_t bytes;
   std::memcpy(&bytes, p, 4);
   return splat_int(bytes);
-}
-
-// The first n values, at most 16, and 0 in the other lanes.
-inline Vec load_up_to(const bf16* p, int64_t n) {
-  if (n >= 16) return load_bf16(p);
-  bf16 lanes[16] = {};
-  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
-  return load_bf16(lanes);
 }
 
 }  // namespace chorale::CHORALE_ISA

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace chorale::ref {
 
@@ -29,6 +30,29 @@ Dense<double> attention(const AttentionShape& shape, const Matrix& q, int64_t fi
           out.at(row, q_column + d) +=
               weights[static_cast<size_t>(t)] / sum * double{values.at(t, kv_column + d)};
       }
+    }
+  }
+  return out;
+}
+
+QuantizedHeads quantize_heads(const Matrix& heads, int64_t head_dim) {
+  QuantizedHeads out{Dense<int8_t>(heads.rows, heads.columns), Matrix(heads.rows, heads.columns / head_dim)};
+  for (int64_t row = 0; row < heads.rows; ++row) {
+    for (int64_t head = 0; head < out.scales.columns; ++head) {
+      const int64_t begin = head * head_dim;
+      float largest = 0;
+      bool finite = true;
+      for (int64_t c = begin; c < begin + head_dim; ++c) {
+        largest = std::max(largest, std::fabs(heads.at(row, c)));
+        finite &= std::isfinite(heads.at(row, c));
+      }
+      if (!finite || largest < 0x1p-100F) {  // zeros
+        out.scales.at(row, head) = finite ? 0.0F : std::numeric_limits<float>::quiet_NaN();
+        continue;
+      }
+      out.scales.at(row, head) = largest / 127.0F;
+      for (int64_t c = begin; c < begin + head_dim; ++c)
+        out.values.at(row, c) = static_cast<int8_t>(std::nearbyint(heads.at(row, c) * (127.0F / largest)));
     }
   }
   return out;

@@ -17,4 +17,11 @@ struct AttentionShape {
 Dense<double> attention(const AttentionShape& shape, const Matrix& q, int64_t first_position,
                         const Matrix& keys, const Matrix& values);
 
+// What an int8 cache keeps of keys or values [tokens, KV * D].
+struct QuantizedHeads {
+  Dense<int8_t> values;  // [tokens, KV * D]
+  Matrix scales;         // [tokens, KV]
+};
+QuantizedHeads quantize_heads(const Matrix& heads, int64_t head_dim);
+
 }  // namespace chorale::ref

@@ -18,6 +18,12 @@ double stored_bytes(const model::WeightSlot& slot) {
   return 0;
 }
 
+// Of the key, or the value, of one token.
+double kv_head_bytes(int64_t head_dim, DType dtype) {
+  const size_t scale = dtype == DType::i8 ? sizeof(float) : 0;
+  return static_cast<double>(static_cast<size_t>(head_dim) * size_of(dtype) + scale);
+}
+
 }  // namespace
 
 WeightBytes weight_bytes(const io::ModelConfig& config, const model::WeightPlan& plan) {
@@ -40,7 +46,7 @@ WeightBytes weight_bytes(const io::ModelConfig& config, const model::WeightPlan&
   return bytes;
 }
 
-OpWork step_floor(const io::ModelConfig& c, const WeightBytes& weights, double kv_element,
+OpWork step_floor(const io::ModelConfig& c, const WeightBytes& weights, DType kv_dtype,
                   const StepShape& shape) {
   const auto layers = static_cast<double>(c.num_hidden_layers);
   const auto tokens = static_cast<double>(shape.sequences * shape.tokens_each);
@@ -51,9 +57,10 @@ OpWork step_floor(const io::ModelConfig& c, const WeightBytes& weights, double k
 
   OpWork work;
   const double context = static_cast<double>(shape.first_position + shape.tokens_each);
-  const double cached = static_cast<double>(shape.sequences) * context * 2 * kv_heads * head_dim * layers;
+  const double cached_heads = static_cast<double>(shape.sequences) * context * 2 * kv_heads * layers;
   work.bytes = weights.layers + shape.touched_experts * weights.per_expert +
-               (shape.logits_rows > 0 ? weights.head : 0) + cached * kv_element;
+               (shape.logits_rows > 0 ? weights.head : 0) +
+               cached_heads * kv_head_bytes(c.head_dim, kv_dtype);
 
   const double attention_parameters = 2 * (heads + kv_heads) * head_dim * hidden;
   double layer_parameters = 0;

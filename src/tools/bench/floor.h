@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "base/dtype.h"
 #include "base/op_profile.h"
 #include "io/model_config.h"
 #include "model/weights.h"
@@ -27,8 +28,8 @@ struct StepShape {
   double touched_experts = 0;  // (layer, expert) pairs that got a token
 };
 
-// kv_element: bytes of one element of the KV cache.
-OpWork step_floor(const io::ModelConfig& config, const WeightBytes& weights, double kv_element,
+// kv_dtype: of the KV cache; int8 has scales beside the values.
+OpWork step_floor(const io::ModelConfig& config, const WeightBytes& weights, DType kv_dtype,
                   const StepShape& shape);
 
 struct Ceilings {

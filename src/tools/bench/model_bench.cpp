@@ -27,7 +27,6 @@ class Bench {
         isa_(select_instruction_set(model.instruction_set_name())),
         pool_(model.num_threads() * model.parallel_plan().strategy.world()),
         groups_(model.runner().num_groups()),
-        element_(model.dtype_name() == "float32" ? 4 : 2),
         weights_(weight_bytes(model.config(), model::plan_weights(model.config(), model.formats(),
                                                                   model::whole_model(model.config())))) {}
 
@@ -73,7 +72,7 @@ class Bench {
     touched_experts();
     const double seconds = time_step(model_.runner(), shape);
     seconds_.push_back(seconds);
-    const OpWork floor = step_floor(model_.config(), weights_, element_,
+    const OpWork floor = step_floor(model_.config(), weights_, model_.kv_dtype(),
                                     {.sequences = shape.sequences * groups_,
                                      .tokens_each = shape.tokens_each,
                                      .first_position = shape.first_position,
@@ -117,7 +116,6 @@ class Bench {
   ThreadPool pool_;
   ReadBandwidth bandwidth_;
   int64_t groups_;
-  double element_;
   WeightBytes weights_;
   std::vector<int64_t> load_;
   std::vector<double> seconds_, bandwidths_, peaks_;  // of the steps being taken

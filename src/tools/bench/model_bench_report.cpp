@@ -115,12 +115,12 @@ Json profile_json(const StepResult& r) {
 
 std::string to_table(const ModelBenchReport& report, TableForm form) {
   std::string text = fmt::format(
-      "{}\n{}, {}{}, {} instructions, {} thread{}{}\nweights {} loaded in {:.1f} s ({:.2f} GB/s), peak "
-      "memory "
-      "{}\n\n",
+      "{}\n{}, {}{}, {} KV cache, {} instructions, {} thread{}{}\nweights {} loaded in {:.1f} s ({:.2f} "
+      "GB/s), "
+      "peak memory {}\n\n",
       tools::describe(report.machine), report.model, report.dtype,
       report.quantization == "none" ? "" : fmt::format(" with {} weights", report.quantization),
-      report.instruction_set, report.threads, report.threads == 1 ? "" : "s",
+      report.kv_cache_dtype, report.instruction_set, report.threads, report.threads == 1 ? "" : "s",
       report.strategy.empty() ? "" : fmt::format(" for each rank, {}", report.strategy),
       format_bytes(report.weight_bytes), report.load_seconds,
       static_cast<double>(report.weight_bytes) / 1e9 / std::max(report.load_seconds, 1e-9),
@@ -164,6 +164,7 @@ std::string to_json(const ModelBenchReport& report) {
                      {"model", report.model},
                      {"dtype", report.dtype},
                      {"quantization", report.quantization},
+                     {"kv_cache_dtype", report.kv_cache_dtype},
                      {"instruction_set", report.instruction_set},
                      {"strategy", report.strategy},
                      {"threads", report.threads},

@@ -12,7 +12,7 @@ namespace chorale::bench {
 struct ModelBenchReport {
   std::string version;  // of the program
   std::string model;    // a preset or a folder
-  std::string dtype, quantization, instruction_set, strategy;
+  std::string dtype, quantization, kv_cache_dtype, instruction_set, strategy;
   int threads = 1;  // of each rank
   tools::Machine machine;
   double load_seconds = 0;

@@ -36,9 +36,10 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
   return engine::plan_memory(config, formats, options, plan, here, available);
 }
 
-std::string error_of(const io::ModelConfig& config, const LoadOptions& options, uint64_t available) {
+std::string error_of(const io::ModelConfig& config, const LoadOptions& options, uint64_t available,
+                     DType dtype = DType::bf16) {
   try {
-    plan_memory(config, DType::bf16, options, available);
+    plan_memory(config, dtype, options, available);
   } catch (const Error& error) {
     return error.what();
   }
@@ -102,10 +103,50 @@ TEST(MemoryPlan, AContextBeyondTheModelsIsRefused) {
   EXPECT_NE(text.find("40960"), std::string::npos);
 }
 
-TEST(MemoryPlan, TheTableHasARowForEveryUse) {
-  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, {}, uint64_t{80} << 30);
+std::string table_of(const MemoryPlan& plan) {
   std::string text;
   for (const std::string& line : plan.table()) text += line + "\n";
+  return text;
+}
+
+TEST(MemoryPlan, AnInt8CacheTakesAByteForEachValueAndFourForEachHead) {
+  LoadOptions options;
+  options.max_total_tokens = 1000;
+  options.kv_cache_dtype = "int8";
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30);
+  EXPECT_EQ(plan.kv_dtype, DType::i8);
+  EXPECT_EQ(plan.kv_cache, 1024U * 48 * 2 * 4 * (128 + 4));
+  EXPECT_NE(table_of(plan).find("1024 tokens in int8"), std::string::npos) << table_of(plan);
+  options.parallel.strategy.tp_size = 8;  // two ranks for each KV head
+  EXPECT_EQ(plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30).kv_cache, 2 * plan.kv_cache);
+}
+
+TEST(MemoryPlan, TheCacheIsInTheDtypeOfTheComputationUnlessAskedOtherwise) {
+  LoadOptions options;
+  for (const DType dtype : {DType::bf16, DType::f32})
+    EXPECT_EQ(choose_kv_dtype(qwen3_30b(), dtype, options), dtype);
+  for (const char* name : {"bfloat16", "bf16"}) {
+    options.kv_cache_dtype = name;
+    EXPECT_EQ(choose_kv_dtype(qwen3_30b(), DType::bf16, options), DType::bf16);
+  }
+}
+
+TEST(MemoryPlan, ACacheThatCannotBeIsRefusedWithTheFlags) {
+  LoadOptions options;
+  io::ModelConfig config = qwen3_30b();
+  const auto error = [&](DType dtype) { return error_of(config, options, uint64_t{100} << 30, dtype); };
+  options.kv_cache_dtype = "int8";
+  EXPECT_EQ(error(DType::f32), "--kv-cache-dtype int8 needs --dtype bfloat16, found --dtype float32");
+  options.kv_cache_dtype = "fp8";
+  EXPECT_EQ(error(DType::bf16), "--kv-cache-dtype: expected auto, bfloat16 or int8, found \"fp8\"");
+  options.kv_cache_dtype = "int8";
+  config.head_dim = 1026;
+  EXPECT_EQ(error(DType::bf16), "--kv-cache-dtype int8: expected a head_dim of at most 1024, found 1026");
+}
+
+TEST(MemoryPlan, TheTableHasARowForEveryUse) {
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, {}, uint64_t{80} << 30);
+  const std::string text = table_of(plan);
   for (const char* what : {"weights", "KV cache", "activations", "free"}) {
     EXPECT_NE(text.find(what), std::string::npos) << text;
   }

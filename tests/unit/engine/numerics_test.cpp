@@ -27,6 +27,7 @@ constexpr int64_t kRequests = 64;
 struct Mode {
   std::string dtype = "bfloat16";
   std::string quantization = "none";
+  std::string kv_cache_dtype = "auto";
   std::string instruction_set = "auto";
 };
 
@@ -35,6 +36,7 @@ LoadOptions load_options(const Mode& mode, int threads) {
   o.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
   o.dtype = mode.dtype;
   o.quantization = mode.quantization;
+  o.kv_cache_dtype = mode.kv_cache_dtype;
   o.instruction_set = mode.instruction_set;
   o.threads = threads;
   o.max_total_tokens = 16384;
@@ -128,22 +130,26 @@ void expect_all_same(const Answers& actual, const Answers& expected, const std::
 std::string name_of_mode(const testing::TestParamInfo<Mode>& info) {
   const Mode& mode = info.param;
   return mode.dtype + (mode.quantization == "none" ? "" : "_" + mode.quantization) +
+         (mode.kv_cache_dtype == "auto" ? "" : "_kv_" + mode.kv_cache_dtype) +
          (mode.instruction_set == "auto" ? "" : "_" + mode.instruction_set);
 }
 
 class Numerics : public testing::TestWithParam<Mode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Numerics,
-                         testing::Values(Mode{}, Mode{"float32"}, Mode{"bfloat16", "int8"},
-                                         Mode{"bfloat16", "int4"}),
+                         testing::Values(Mode{}, Mode{"float32"}, Mode{"bfloat16", "none", "int8"},
+                                         Mode{"bfloat16", "int8"}, Mode{"bfloat16", "int4", "int8"}),
                          name_of_mode);
 
 // Each mode with each instruction set of this machine.
 std::vector<Mode> all_modes() {
   std::vector<Mode> modes;
-  for (const InstructionSet isa : available_instruction_sets())
-    for (const char* dtype : {"bfloat16", "float32"})
-      for (const char* quantization : {"none", "int8", "int4"})
-        modes.push_back({dtype, quantization, std::string(name_of(isa))});
+  for (const InstructionSet isa : available_instruction_sets()) {
+    for (const char* quantization : {"none", "int8", "int4"}) {
+      modes.push_back({"bfloat16", quantization, "auto", std::string(name_of(isa))});
+      modes.push_back({"bfloat16", quantization, "int8", std::string(name_of(isa))});
+      modes.push_back({"float32", quantization, "auto", std::string(name_of(isa))});
+    }
+  }
   return modes;
 }
 class NumericsOfInstructions : public testing::TestWithParam<Mode> {};

@@ -8,6 +8,20 @@
 
 namespace chorale {
 
+// What every test of attention runs over: instruction sets, and caches of each dtype.
+class AttentionBackendTest : public testing::TestWithParam<Backend> {
+ protected:
+  DType cache_dtype() const { return GetParam().dtype; }
+  DType dtype() const { return KvLayout{.dtype = cache_dtype()}.activation_dtype(); }
+  std::array<Stream, 2> all_streams() const { return streams(GetParam().isa); }
+  Stream stream() const { return all_streams()[0]; }
+};
+inline std::vector<Backend> all_attention_backends() {
+  std::vector<Backend> backends = all_backends();
+  for (InstructionSet isa : available_instruction_sets()) backends.push_back({isa, DType::i8});
+  return backends;
+}
+
 struct HeadShape {
   int64_t kv_heads, group, head_dim;
   int64_t heads() const { return kv_heads * group; }
@@ -38,12 +52,12 @@ struct Piece {
 class AttentionRun {
  public:
   // Block ids are ascending for seed 0, else shuffled with gaps. Every byte of the cache begins as `garbage`;
-  // 0xFF is NaN everywhere.
-  AttentionRun(const Stream& stream, DType dtype, const HeadShape& shape, std::vector<TestSequence> sequences,
-               uint32_t seed = 0, uint8_t garbage = 0xFF)
+  // 0xFF is NaN everywhere but in the values of int8.
+  AttentionRun(const Stream& stream, DType cache_dtype, const HeadShape& shape,
+               std::vector<TestSequence> sequences, uint32_t seed = 0, uint8_t garbage = 0xFF)
       : stream_(stream),
         shape_(shape),
-        layout_{dtype, shape.kv_heads, shape.head_dim},
+        layout_{cache_dtype, shape.kv_heads, shape.head_dim},
         sequences_(std::move(sequences)),
         num_blocks_(blocks_needed() + (seed == 0 ? 0 : 5)),
         cache_(num_blocks_ * layout_.block_bytes(), garbage) {
@@ -55,7 +69,7 @@ class AttentionRun {
       const auto count = blocks_of(s.tokens());
       tables_.emplace_back(ids.end() - count, ids.end());
       ids.resize(ids.size() - static_cast<size_t>(count));
-      outs_.emplace_back(dtype, s.tokens(), shape.heads() * shape.head_dim);
+      outs_.emplace_back(layout_.activation_dtype(), s.tokens(), shape.heads() * shape.head_dim);
     }
   }
 
@@ -85,10 +99,11 @@ class AttentionRun {
     batch.chunks =
         Tensor(chunks.data(), DType::i32, std::ssize(pieces), ChunkColumn::count, ChunkColumn::count);
     batch.block_tables = Tensor(tables.data(), DType::i32, 1, std::ssize(tables), std::ssize(tables));
-    const TestTensor q_tensor(layout_.dtype, q);
-    const TestTensor k_tensor(layout_.dtype, k);
+    const DType dtype = layout_.activation_dtype();
+    const TestTensor q_tensor(dtype, q);
+    const TestTensor k_tensor(dtype, k);
     const TestTensor v_tensor(DType::f32, v);
-    const TestTensor out(layout_.dtype, tokens, q.columns);
+    const TestTensor out(dtype, tokens, q.columns);
     append_kv(stream_, k_tensor, v_tensor, batch, view());
     attention(stream_, q_tensor, view(), batch, shape_.heads(), out);
     keep(pieces, out);
@@ -97,6 +112,7 @@ class AttentionRun {
 
   const TestTensor& out(size_t sequence) const { return outs_[sequence]; }
   std::vector<int32_t>& table(size_t sequence) { return tables_[sequence]; }
+  KvCacheView view() const { return {layout_, cache_.data(), num_blocks_}; }
   static int64_t blocks_of(int64_t tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
 
  private:
@@ -105,7 +121,6 @@ class AttentionRun {
     for (const TestSequence& s : sequences_) blocks += blocks_of(s.tokens());
     return blocks;
   }
-  KvCacheView view() const { return {layout_, cache_.data(), num_blocks_}; }
   static void copy_rows(const ref::Matrix& from, const Piece& piece, ref::Matrix& to, int64_t row) {
     std::copy_n(from.values.begin() + piece.first * from.columns, piece.count * from.columns,
                 to.values.begin() + row * to.columns);
@@ -116,7 +131,7 @@ class AttentionRun {
     for (const Piece& p : pieces) {
       for (int64_t i = 0; i < p.count; ++i, ++at) {
         const Tensor& to = outs_[p.sequence];
-        if (layout_.dtype == DType::bf16)
+        if (to.dtype() == DType::bf16)
           std::memcpy(to.row<bf16>(p.first + i), out.row<bf16>(at), bytes);
         else
           std::memcpy(to.row<float>(p.first + i), out.row<float>(at), bytes);

@@ -7,8 +7,28 @@
 namespace chorale {
 namespace {
 
-using AttentionTest = BackendTest;
-INSTANTIATE_TEST_SUITE_P(All, AttentionTest, testing::ValuesIn(all_backends()), name_of_backend);
+using AttentionTest = AttentionBackendTest;
+INSTANTIATE_TEST_SUITE_P(All, AttentionTest, testing::ValuesIn(all_attention_backends()), name_of_backend);
+
+// What a cache gives back of keys or values. An int8 cache's are rounded once more, to float32; where they
+// are compared with equality, the scale is rounded to bf16 first, as that of a token with probability 1.
+ref::Matrix as_cached(DType cache_dtype, const ref::Matrix& heads, int64_t head_dim,
+                      bool rounds_scale = false) {
+  ref::Matrix cached = heads;
+  if (cache_dtype != DType::i8) {
+    for (float& x : cached.values) x = rounded_to(cache_dtype, x);
+    return cached;
+  }
+  const ref::QuantizedHeads quantized = ref::quantize_heads(heads, head_dim);
+  for (int64_t t = 0; t < heads.rows; ++t) {
+    for (int64_t c = 0; c < heads.columns; ++c) {
+      const float scale = quantized.scales.at(t, c / head_dim);
+      cached.at(t, c) = static_cast<float>(quantized.values.at(t, c)) *
+                        (rounds_scale ? rounded_to(DType::bf16, scale) : scale);
+    }
+  }
+  return cached;
+}
 
 double largest_norm(const ref::Matrix& m, int64_t head_dim) {
   double largest = 0;
@@ -26,16 +46,22 @@ double largest_norm(const ref::Matrix& m, int64_t head_dim) {
 // is e to that, through exp and at most one rescale, again through exp, for each of the blocks that follow; a
 // bf16 one is rounded. Weighted sum and sum of weights each collect these errors and one rounding per token
 // of a block and two per block, and the quotient is rounded to an activation.
+//
+// An int8 cache adds three roundoffs to a score (the key as it is compared with, its scale times that of the
+// scores, and one product in place of none) and two to a weight (the value, and the product with its scale).
 ref::Dense<double> attention_tolerance(const ref::AttentionShape& shape, const ref::Matrix& q,
                                        int64_t first_position, const ref::Matrix& keys,
-                                       const ref::Matrix& values, DType dtype,
+                                       const ref::Matrix& values, DType cache_dtype,
                                        const ref::Dense<double>& expected) {
   const double score = largest_norm(q, shape.head_dim) * largest_norm(keys, shape.head_dim) /
                        std::sqrt(static_cast<double>(shape.head_dim));
   const auto blocks = static_cast<double>(AttentionRun::blocks_of(first_position + q.rows));
-  const double probability = 2 * score * kFloatRoundoff * static_cast<double>(shape.head_dim + 5) +
-                             blocks * (kExpError + 2 * kFloatRoundoff);
-  const double sums = kFloatRoundoff * (kKvBlockTokens + 1 + 2 * blocks);
+  const bool is_int8 = cache_dtype == DType::i8;
+  const DType dtype = KvLayout{.dtype = cache_dtype}.activation_dtype();
+  const double probability =
+      2 * score * kFloatRoundoff * static_cast<double>(shape.head_dim + 5 + (is_int8 ? 3 : 0)) +
+      blocks * (kExpError + 2 * kFloatRoundoff);
+  const double sums = kFloatRoundoff * (kKvBlockTokens + 1 + 2 * blocks + (is_int8 ? 2 : 0));
   const double relative = 2 * (probability + sums) + (dtype == DType::bf16 ? kBf16Roundoff : 0);
   ref::Dense<double> tolerance = ref::attention(shape, q, first_position, keys, absolute(values));
   for (size_t i = 0; i < tolerance.values.size(); ++i)
@@ -44,10 +70,10 @@ ref::Dense<double> attention_tolerance(const ref::AttentionShape& shape, const r
 }
 
 // Prefills a sequence in steps of `chunk` tokens, and compares its rows from `first_compared` on.
-void check(const Stream& stream, DType dtype, const HeadShape& shape, const TestSequence& sequence,
+void check(const Stream& stream, DType cache_dtype, const HeadShape& shape, const TestSequence& sequence,
            int64_t chunk, int64_t first_compared) {
   SCOPED_TRACE(testing::Message() << shape << ", " << sequence.tokens() << " tokens by " << chunk);
-  AttentionRun run(stream, dtype, shape, {sequence}, 1);
+  AttentionRun run(stream, cache_dtype, shape, {sequence}, 1);
   for (int64_t first = 0; first < sequence.tokens(); first += chunk)
     run.step({{0, first, std::min(chunk, sequence.tokens() - first)}});
   const int64_t rows = sequence.tokens() - first_compared;
@@ -56,13 +82,13 @@ void check(const Stream& stream, DType dtype, const HeadShape& shape, const Test
     std::copy(m.values.begin() + first_compared * m.columns, m.values.end(), out.values.begin());
     return out;
   };
-  ref::Matrix values = sequence.v;
-  for (float& x : values.values) x = rounded_to(dtype, x);  // as the cache holds them
+  const ref::Matrix keys = as_cached(cache_dtype, sequence.k, shape.head_dim);
+  const ref::Matrix values = as_cached(cache_dtype, sequence.v, shape.head_dim);
   const ref::AttentionShape ref_shape{shape.heads(), shape.kv_heads, shape.head_dim};
   const ref::Matrix q = last_rows(sequence.q);
-  const ref::Dense<double> expected = ref::attention(ref_shape, q, first_compared, sequence.k, values);
+  const ref::Dense<double> expected = ref::attention(ref_shape, q, first_compared, keys, values);
   expect_within(last_rows(run.out(0).values()), expected,
-                attention_tolerance(ref_shape, q, first_compared, sequence.k, values, dtype, expected));
+                attention_tolerance(ref_shape, q, first_compared, keys, values, cache_dtype, expected));
 }
 
 constexpr HeadShape kShapes[] = {{1, 1, 2},  {1, 16, 6}, {2, 3, 64},  {1, 4, 80},  {2, 8, 128}, {1, 2, 256},
@@ -73,7 +99,7 @@ TEST_P(AttentionTest, AgreesWithTheReference) {
   for (const HeadShape& shape : kShapes) {
     for (int64_t tokens : {1, 31, 32, 33, 70}) {
       const TestSequence sequence = random_sequence(random, shape, tokens, dtype());
-      check(all_streams()[static_cast<size_t>(tokens % 2)], dtype(), shape, sequence, tokens, 0);
+      check(all_streams()[static_cast<size_t>(tokens % 2)], cache_dtype(), shape, sequence, tokens, 0);
     }
   }
 }
@@ -84,7 +110,7 @@ TEST_P(AttentionTest, EveryGroupSizeAgreesWithTheReference) {
     const HeadShape shape{random_int(random, 1, 4), group, 2 * random_int(random, 1, 50)};
     const TestSequence sequence = random_sequence(random, shape, random_int(random, 1, 50), dtype());
     for (const Stream& stream : all_streams())
-      check(stream, dtype(), shape, sequence, random_int(random, 1, 50), 0);
+      check(stream, cache_dtype(), shape, sequence, random_int(random, 1, 50), 0);
   }
 }
 
@@ -92,8 +118,8 @@ TEST_P(AttentionTest, LongHistoriesAgreeWithTheReference) {
   Random random(2);
   for (const HeadShape& shape : {HeadShape{1, 3, 6}, HeadShape{2, 1, 64}, HeadShape{1, 1, 128}}) {
     const TestSequence sequence = random_sequence(random, shape, 1003, dtype());
-    check(all_streams()[0], dtype(), shape, sequence, 1003, 999);
-    check(all_streams()[1], dtype(), shape, sequence, 250, 999);  // chunks begin in mid-block
+    check(all_streams()[0], cache_dtype(), shape, sequence, 1003, 999);
+    check(all_streams()[1], cache_dtype(), shape, sequence, 250, 999);  // chunks begin in mid-block
   }
 }
 
@@ -105,18 +131,19 @@ TEST_P(AttentionTest, GrowingScoresAgreeWithTheReference) {
     for (int64_t t = 0; t < 200; ++t)
       for (int64_t c = 0; c < sequence.k.columns; ++c)
         sequence.k.at(t, c) = rounded_to(dtype(), sequence.k.at(t, c) * static_cast<float>(1 + t / 16));
-    for (const Stream& stream : all_streams()) check(stream, dtype(), shape, sequence, 67, 0);
+    for (const Stream& stream : all_streams()) check(stream, cache_dtype(), shape, sequence, 67, 0);
   }
 }
 
 TEST_P(AttentionTest, TheLargestHeadHasRoom) {
   Random random(4);
-  const HeadShape shape{1, 2, kMaxHeadDim};
-  check(all_streams()[1], dtype(), shape, random_sequence(random, shape, 34, dtype()), 20, 30);
+  const HeadShape shape{1, 2, KvLayout{.dtype = cache_dtype()}.max_head_dim()};
+  check(all_streams()[1], cache_dtype(), shape, random_sequence(random, shape, 34, dtype()), 20, 30);
 }
 
 // Queries of zero give every visible token the same weight of exactly 1, and small integers add up exactly:
-// the mean is rounded once. Equality, so that a token too many or too few shows at any length.
+// the mean is rounded once. Equality, so that a token too many or too few shows at any length. Each head's
+// largest value is 127, so that its scale in an int8 cache is 1.
 TEST_P(AttentionTest, QueriesOfZeroGiveTheExactMeanOfWhatIsVisible) {
   Random random(5);
   for (const HeadShape& shape : {HeadShape{1, 3, 2}, HeadShape{2, 2, 24}, HeadShape{1, 16, 64}}) {
@@ -124,8 +151,10 @@ TEST_P(AttentionTest, QueriesOfZeroGiveTheExactMeanOfWhatIsVisible) {
     TestSequence sequence = random_sequence(random, shape, tokens, dtype());
     std::fill(sequence.q.values.begin(), sequence.q.values.end(), 0.0F);
     for (float& x : sequence.v.values) x = static_cast<float>(random_int(random, -100, 100));
+    for (size_t i = 0; i < sequence.v.values.size(); i += static_cast<size_t>(shape.head_dim))
+      sequence.v.values[i] = 127;
     for (const Stream& stream : all_streams()) {
-      AttentionRun run(stream, dtype(), shape, {sequence}, 2);
+      AttentionRun run(stream, cache_dtype(), shape, {sequence}, 2);
       for (int64_t first = 0; first < tokens; first += 97)
         run.step({{0, first, std::min<int64_t>(97, tokens - first)}});
       const ref::Matrix out = run.out(0).values();
@@ -155,12 +184,13 @@ TEST_P(AttentionTest, TheFirstTokenGetsItsOwnValue) {
     sequence.v.values[i] = std::bit_cast<float>((bits & 0xFFFF0000U) | 0x8000U);
   }
   for (const Stream& stream : all_streams()) {
-    AttentionRun run(stream, dtype(), shape, {sequence});
+    AttentionRun run(stream, cache_dtype(), shape, {sequence});
     run.prefill(0);
     const ref::Matrix out = run.out(0).values();
+    const ref::Matrix cached = as_cached(cache_dtype(), sequence.v, 48, true);
     for (int64_t c = 0; c < out.columns; ++c) {
       const int64_t kv = c / 48 / 2 * 48 + c % 48;
-      EXPECT_EQ(out.at(0, c), rounded_to(dtype(), sequence.v.at(0, kv)));
+      EXPECT_EQ(out.at(0, c), rounded_to(dtype(), cached.at(0, kv)));
     }
   }
 }
@@ -177,13 +207,14 @@ TEST_P(AttentionTest, FindsEachToken) {
     for (int64_t c = 0; c < sequence.q.columns; ++c)
       sequence.q.at(wanted + t, c) = 64 * sequence.k.at(t, kv_column(c));
   for (const Stream& stream : all_streams()) {
-    AttentionRun run(stream, dtype(), shape, {sequence}, 3);
+    AttentionRun run(stream, cache_dtype(), shape, {sequence}, 3);
     run.prefill(0);
     const ref::Matrix out = run.out(0).values();
+    const ref::Matrix cached = as_cached(cache_dtype(), sequence.v, 128, true);
     int64_t wrong = 0;
     for (int64_t t = 0; t < wanted; ++t)
       for (int64_t c = 0; c < out.columns; ++c)
-        wrong += out.at(wanted + t, c) == rounded_to(dtype(), sequence.v.at(t, kv_column(c))) ? 0 : 1;
+        wrong += out.at(wanted + t, c) == rounded_to(dtype(), cached.at(t, kv_column(c))) ? 0 : 1;
     EXPECT_EQ(wrong, 0);
   }
 }

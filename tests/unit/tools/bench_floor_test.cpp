@@ -44,17 +44,19 @@ TEST(BenchFloor, ADecodeStepReadsEachWeightOnce) {
   const double norms = 48 * (2.0 * 2048 + 2 * 128) * 4;
   EXPECT_DOUBLE_EQ(weights.per_expert * 48, experts);
   EXPECT_DOUBLE_EQ(weights.layers, attention + norms);  // the router of one expert is never read
-  const OpWork work = step_floor(c, weights, 2, {.first_position = 511, .touched_experts = 48});
+  const OpWork work = step_floor(c, weights, DType::bf16, {.first_position = 511, .touched_experts = 48});
   const double cache = 48 * 512.0 * 2 * 512 * 2;
   EXPECT_DOUBLE_EQ(work.bytes, weights.layers + experts + weights.head + cache);
+  const OpWork int8 = step_floor(c, weights, DType::i8, {.first_position = 511, .touched_experts = 48});
+  EXPECT_DOUBLE_EQ(int8.bytes, work.bytes - cache + 48 * 512.0 * 2 * 4 * (128 + 4));
   const double products = (attention + experts) / 2 + 151936.0 * 2048;
   EXPECT_DOUBLE_EQ(work.operations, 2 * products + 4 * 48 * 512.0 * 32 * 128);
 }
 
 TEST(BenchFloor, APromptComputesItsTriangleAndOneRowOfLogits) {
   const io::ModelConfig c = preset("qwen3-30b-a3b-6l");
-  const OpWork one = step_floor(c, bytes_of(c), 2, {.tokens_each = 1, .logits_rows = 0});
-  const OpWork prompt = step_floor(c, bytes_of(c), 2, {.tokens_each = 100, .logits_rows = 0});
+  const OpWork one = step_floor(c, bytes_of(c), DType::bf16, {.tokens_each = 1, .logits_rows = 0});
+  const OpWork prompt = step_floor(c, bytes_of(c), DType::bf16, {.tokens_each = 100, .logits_rows = 0});
   const double pairs = 4.0 * 6 * 32 * 128;  // operations of one query and one key
   EXPECT_DOUBLE_EQ(prompt.operations, 100 * (one.operations - pairs) + pairs * 100 * 101 / 2);
   const double layer = 2.0 * 36 * 128 * 2048 + 8 * 3 * 768 * 2048 + 128 * 2048;

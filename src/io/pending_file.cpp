@@ -30,11 +30,22 @@ int sync_folder(const fs::path& folder) {
 
 PendingFile::PendingFile(const fs::path& target) : target_(target), descriptor_(create()) {}
 
+// A rename replaces whatever has the name, a device too when root does it.
+void PendingFile::check_target() const {
+  std::error_code error;
+  const fs::file_type type = fs::status(target_, error).type();
+  if (type == fs::file_type::regular || type == fs::file_type::not_found || type == fs::file_type::none)
+    return;
+  throw_error("{}: expected a file or nothing, found {}", target_.string(),
+              type == fs::file_type::directory ? "a folder" : "a device or the like");
+}
+
 PendingFile::~PendingFile() {
   if (!committed_) ::unlink(temporary_.c_str());
 }
 
 FileDescriptor PendingFile::create() {
+  check_target();
   std::random_device random;
   for (int attempt = 0; attempt < kMaxNames; ++attempt) {
     temporary_ = target_.parent_path() / fmt::format(".{}.{:08x}.tmp", target_.filename().string(), random());

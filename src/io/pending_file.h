@@ -28,6 +28,7 @@ class PendingFile {
   void commit();
 
  private:
+  void check_target() const;
   FileDescriptor create();
   [[noreturn]] void fail(std::string_view action) const;
 

@@ -231,11 +231,12 @@ def test_answers_differ_where_they_should(case, models):
 
 
 @pytest.fixture(scope="session")
-def mpi():
+def mpi(tmp_path_factory):
     """Skips where there is no MPI to start processes with; setup.sh installs it."""
     if shutil.which("mpirun") is None:
         pytest.skip("there is no mpirun")
-    flags = ("--model-path", MODEL, "--input-ids", "1", "--output", os.devnull, "--communicator", "mpi")
+    file = tmp_path_factory.mktemp("mpi") / "logits.safetensors"
+    flags = ("--model-path", MODEL, "--input-ids", "1", "--output", file, "--communicator", "mpi")
     if "this build has no MPI" in subprocess.run([BINARY, "logits", *flags], capture_output=True, text=True).stderr:
         pytest.skip("this build has no MPI")
 

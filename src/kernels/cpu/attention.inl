@@ -156,13 +156,13 @@ void append_kv(ThreadPool& pool, const cpu::AttentionArgs& args) {
 // online softmax of each row, and room for one block's scores and probabilities.
 template <typename AnyKv>
 struct QueryTile {
-  int32_t query[kMaxQueryRows];  // where each row of q lies, in 4-byte steps
   int64_t position[kMaxQueryRows];
   float maximum[kMaxQueryRows];
   float sum[kMaxQueryRows];
   float rescale[kMaxQueryRows];
-  float total[kMaxQueryRows];               // of one block's probabilities
-  alignas(64) float factors[kBlockTokens];  // of one block's scores
+  float total[kMaxQueryRows];                        // of one block's probabilities
+  alignas(64) uint32_t queries[kAccumulatorFloats];  // [steps of D, rows]: one address for all rows
+  alignas(64) float factors[kBlockTokens];           // of one block's scores
   alignas(64) float scores[kMaxQueryRows][kBlockTokens];
   alignas(64) typename AnyKv::Activation probabilities[kMaxQueryRows][kBlockTokens];
   alignas(64) float accumulated[kAccumulatorFloats];  // [rows, head_dim rounded up to panels]
@@ -241,7 +241,7 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
   using Step = typename AnyKv::Step;
   const int64_t key_steps = args.head_dim / kPair<AnyKv>;
   const auto keys = panels_of(tile, block.keys, key_steps);
-  const cpu::Rows q{args.q_or_k, 4, tile.query};
+  const SideBySideRows q{reinterpret_cast<const std::byte*>(tile.queries), rows * 4};
   const auto make_epilogue = [&](int64_t p) {
     return [&tile, p](int64_t m, const auto& acc) {
       constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
@@ -265,8 +265,7 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
 
   const int64_t value_steps = kBlockTokens / kPair<AnyKv>;
   const int64_t value_panels = (args.head_dim + 15) / 16;
-  const cpu::Rows p{reinterpret_cast<const std::byte*>(tile.probabilities), sizeof(tile.probabilities[0]),
-                    nullptr};
+  const EvenRows<sizeof(tile.probabilities[0])> p{reinterpret_cast<const std::byte*>(tile.probabilities)};
   const auto values = panels_of(tile, block.values, value_steps);
   panel_loop<Step>(p, first, rows, values, value_panels, [&](int64_t panel) {
     return [&tile, panel, value_panels](int64_t row, const auto& acc) {
@@ -289,9 +288,10 @@ void attend_tile(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t hea
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = (first_row + r) / group;
     const int64_t query_head = head * group + (first_row + r) % group;
-    tile.query[r] = static_cast<int32_t>(((chunk.first_token + token) * args.q_or_k_stride_bytes +
-                                          query_head * args.head_dim * static_cast<int64_t>(sizeof(T))) /
-                                         4);
+    const std::byte* query = args.q_or_k + (chunk.first_token + token) * args.q_or_k_stride_bytes +
+                             query_head * args.head_dim * static_cast<int64_t>(sizeof(T));
+    for (int64_t s = 0; s < args.head_dim / kPair<AnyKv>; ++s)
+      std::memcpy(tile.queries + s * rows + r, query + 4 * s, 4);
     tile.position[r] = chunk.first_position + token;
     tile.maximum[r] = -__builtin_inff();
     tile.sum[r] = 0;

@@ -81,9 +81,14 @@ __attribute__((noinline)) void gemm_tile(const GemmTile& t) {
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) __builtin_prefetch(t.out + i * t.out_stride + 16 * j, 1);
   }
-  const int64_t row_bytes = transposed ? 4 : t.panels.steps * 4;
-  const cpu::Rows rows{reinterpret_cast<const std::byte*>(t.a), row_bytes, nullptr};
-  tile<F32Step, MR, NR, transposed ? 4 * kTileRows : 4>(
+  const auto rows = [&] {
+    const auto* a = reinterpret_cast<const std::byte*>(t.a);
+    if constexpr (transposed)
+      return SideBySideRows{a, 4 * kTileRows};
+    else
+      return cpu::Rows{a, t.panels.steps * 4, nullptr};
+  }();
+  tile<F32Step, MR, NR>(
       rows, 0, t.panels,
       [&t](int64_t m, const Vec(&acc)[NR]) __attribute__((always_inline)) { store_tile_row<NR>(t, m, acc); },
       [fetch = t.fetch, stride = t.fetch_stride](int64_t s) {

@@ -43,6 +43,42 @@ inline const std::byte* row_at(const cpu::Rows& rows, int64_t m) {
   return rows.data + (rows.index != nullptr ? rows.index[m] : m) * rows.stride_bytes;
 }
 
+// The rows of a tile of MR rows: where 4-byte step s of row i lies. What kind of rows there are decides how
+// many registers their addresses take.
+template <int MR>
+struct TileRows {
+  const std::byte* x[MR];
+  const std::byte* at(int i, int64_t s) const { return x[i] + s * 4; }
+};
+template <int MR>
+inline TileRows<MR> tile_rows(const cpu::Rows& rows, int64_t m) {
+  TileRows<MR> tile;
+  for (int i = 0; i < MR; ++i) tile.x[i] = row_at(rows, m + i);
+  return tile;
+}
+
+// Rows that lie a constant distance apart.
+template <int64_t stride_bytes>
+struct EvenRows {
+  const std::byte* data;
+  const std::byte* at(int i, int64_t s) const { return data + i * stride_bytes + s * 4; }
+};
+template <int MR, int64_t stride_bytes>
+inline EvenRows<stride_bytes> tile_rows(const EvenRows<stride_bytes>& rows, int64_t m) {
+  return {rows.data + m * stride_bytes};
+}
+
+// Rows that lie side by side: each step of all of them, then the next.
+struct SideBySideRows {
+  const std::byte* data;
+  int64_t step_bytes;  // from one step to the next
+  const std::byte* at(int i, int64_t s) const { return data + s * step_bytes + i * 4; }
+};
+template <int MR>
+inline SideBySideRows tile_rows(const SideBySideRows& rows, int64_t m) {
+  return {rows.data + m * 4, rows.step_bytes};
+}
+
 // Panels that are multiplied together and lie apart: of a KV block, or of gemm.h.
 struct Panels {
   const std::byte* data;
@@ -85,13 +121,11 @@ struct FetchAhead {
   }
 };
 
-// XStep: bytes from one step of a row to the next; more than 4 where the rows of a tile lie side by side.
-template <typename Step, int MR, int NR, int64_t XStep = 4, typename AnyPanels, typename Epilogue,
+template <typename Step, int MR, int NR, typename AnyRows, typename AnyPanels, typename Epilogue,
           typename SideStep = NoSideStep>
-inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m, const AnyPanels& panels,
+inline __attribute__((always_inline)) void tile(const AnyRows& rows, int64_t m, const AnyPanels& panels,
                                                 const Epilogue& epilogue, const SideStep& side_step = {}) {
-  const std::byte* x[MR];
-  for (int i = 0; i < MR; ++i) x[i] = row_at(rows, m + i);
+  const auto x = tile_rows<MR>(rows, m);
   Vec acc[MR][NR];
 #pragma GCC unroll 12
   for (int i = 0; i < MR; ++i)
@@ -102,8 +136,7 @@ inline __attribute__((always_inline)) void tile(const cpu::Rows& rows, int64_t m
 #pragma GCC unroll 12
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j)
-        acc[i][j] = Step::multiply_add(acc[i][j], panels.at(s, j), x[i] + s * XStep);
+      for (int j = 0; j < NR; ++j) acc[i][j] = Step::multiply_add(acc[i][j], panels.at(s, j), x.at(i, s));
   }
 #pragma GCC unroll 12
   for (int i = 0; i < MR; ++i) epilogue(m + i, acc[i]);
@@ -159,8 +192,8 @@ inline void for_each_tile(int64_t begin, int64_t end, const Tile& tile) {
 }
 
 // All rows [begin, end) times NR panels; the epilogue gets (row, accumulators of the NR panels).
-template <typename Step, int NR, typename Epilogue, typename SideStep>
-inline void row_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const Panels& panels,
+template <typename Step, int NR, typename AnyRows, typename Epilogue, typename SideStep>
+inline void row_loop(const AnyRows& rows, int64_t begin, int64_t end, const Panels& panels,
                      const Epilogue& epilogue, const SideStep& side_step) {
   for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
     tile<Step, count.value, NR>(rows, m, panels, epilogue, side_step);
@@ -182,8 +215,9 @@ inline void for_each_run(int64_t num_panels, const Run& run) {
 
 // Rows times panels. panels.from(p, n) gives n Panels from p on, which are used until the next are asked for;
 // make_epilogue(panel) gives the epilogue for tiles that start at that panel.
-template <typename Step, typename SomePanels, typename MakeEpilogue, typename SideStep = NoSideStep>
-inline void panel_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const SomePanels& panels,
+template <typename Step, typename AnyRows, typename SomePanels, typename MakeEpilogue,
+          typename SideStep = NoSideStep>
+inline void panel_loop(const AnyRows& rows, int64_t begin, int64_t end, const SomePanels& panels,
                        int64_t num_panels, const MakeEpilogue& make_epilogue,
                        const SideStep& side_step = {}) {
   for_each_run<kTilePanels>(num_panels, [&](int64_t p, auto count) {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "io/checkpoint.h"
 #include "test_files.h"
@@ -109,8 +110,12 @@ TEST(SafetensorsWriter, LeavesNothingBehindWhenTheFolderCannotBeWritten) {
   EXPECT_THAT(error_of([&] { write_safetensors(folder / "file" / "w.safetensors", {}); }),
               HasSubstr("file/w.safetensors: cannot create"));
   std::filesystem::create_directory(folder / "taken");
-  EXPECT_THAT(error_of([&] { write_safetensors(folder / "taken", {}); }), HasSubstr("taken: cannot rename"));
-  EXPECT_THAT(folder.names(), testing::UnorderedElementsAre("file", "taken"));
+  EXPECT_THAT(error_of([&] { write_safetensors(folder / "taken", {}); }),
+              HasSubstr("taken: expected a file or nothing, found a folder"));
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { write_safetensors(folder / "pipe", {}); }),
+              HasSubstr("pipe: expected a file or nothing, found a device"));
+  EXPECT_THAT(folder.names(), testing::UnorderedElementsAre("file", "taken", "pipe"));
 }
 
 // A limit on file sizes stands in for a full disk: write() fails in the middle.

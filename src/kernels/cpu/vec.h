@@ -159,11 +159,9 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
 
 // sums[0..16) += round(a * 2^36), for finite lanes within the saturation bound.
 inline void accumulate_fixed(int64_t* sums, Vec a) {
-  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
-  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));
-  const __m512d scale = _mm512_set1_pd(0x1p36);
-  const __m512i i0 = _mm512_cvtpd_epi64(_mm512_mul_pd(low, scale));
-  const __m512i i1 = _mm512_cvtpd_epi64(_mm512_mul_pd(high, scale));
+  const __m512 scaled = _mm512_mul_ps(a.v, _mm512_set1_ps(0x1p36F));  // exact: a power of two
+  const __m512i i0 = _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled));
+  const __m512i i1 = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1));
   _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), i0));
   _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), i1));
 }

@@ -178,6 +178,17 @@ void gated_matmul_one(benchmark::State& state) {
   });
 }
 
+void quantize(benchmark::State& state) {
+  const int64_t m = state.range(0);
+  const PackedLayout layout = grouped({.format = WeightFormat::int8, .n = 16, .k = kHidden});
+  Arena arena(input_bytes(m, layout));
+  const Tensor x = activations(arena, m, kHidden);
+  const Tensor rows = arena.matrix(DType::u8, m, quantized_row_bytes(layout));
+  measure(state, layout.format, [&] { quantize_rows(machine().stream, x, layout, rows); });
+  state.counters["rows/s"] =
+      benchmark::Counter(static_cast<double>(m), benchmark::Counter::kIsIterationInvariantRate);
+}
+
 void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences, int64_t tokens_each,
                   int64_t first_position) {
   const KvLayout layout{.dtype = cache_dtype, .num_kv_heads = 4, .head_dim = 128};
@@ -222,6 +233,7 @@ BENCHMARK(matmul_qkv)->Apply(rows_and_formats);
 BENCHMARK(gated_matmul_one)->Apply(rows_and_formats);
 BENCHMARK(order_free_o_proj)->Apply(rows_and_formats);
 BENCHMARK(order_free_down)->Apply(rows_and_formats);
+BENCHMARK(quantize)->Arg(1)->Arg(16)->Arg(512)->UseRealTime();
 BENCHMARK_CAPTURE(attention_decode, bfloat16, DType::bf16)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
 BENCHMARK_CAPTURE(attention_decode, int8, DType::i8)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
 BENCHMARK_CAPTURE(attention_prefill, bfloat16, DType::bf16)->Arg(512)->UseRealTime();

@@ -135,14 +135,6 @@ inline BfPairs splat_pair(const bf16* p) {
   std::memcpy(&bits, p, 4);
   return {_mm512_set1_epi32(bits)};
 }
-// Sixteen pairs of int8, all of whose values bf16 has: the lower half of their float32 is zero.
-inline BfPairs widen_pairs(const int8_t* p) {
-  const __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24);
-  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(first)), 16);
-  const __m512i high = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 8)));
-  return {_mm512_or_si512(low, high)};
-}
 // acc + a.first * b.first + a.second * b.second, per lane.
 inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
 #if defined(__AVX512BF16__)
@@ -282,16 +274,6 @@ inline BfPairs splat_pair(const bf16* p) {
   const __m256i v = _mm256_set1_epi32(bits);
   return {v, v};
 }
-inline __m256i widen_half(const int8_t* p) {
-  const __m256i pairs = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i first = _mm256_srai_epi32(_mm256_slli_epi32(pairs, 24), 24);
-  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(first)), 16);
-  const __m256i high = _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_srai_epi32(pairs, 8)));
-  return _mm256_or_si256(low, high);
-}
-inline BfPairs widen_pairs(const int8_t* p) {
-  return {widen_half(p), widen_half(p + 16)};
-}
 inline __m256 dot_half(__m256 acc, __m256i a, __m256i b) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xFFFF0000U));
   const __m256 a0 = _mm256_castsi256_ps(_mm256_slli_epi32(a, 16));
@@ -408,12 +390,6 @@ inline float low_half(uint32_t pair) {
 }
 inline float high_half(uint32_t pair) {
   return to_float(bf16{static_cast<uint16_t>(pair >> 16)});
-}
-inline BfPairs widen_pairs(const int8_t* p) {
-  BfPairs r;
-  for (int i = 0; i < 16; ++i)
-    r.v[i] = to_bf16(p[2 * i]).bits | static_cast<uint32_t>(to_bf16(p[2 * i + 1]).bits) << 16;
-  return r;
 }
 inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
   return map([&](int i) {

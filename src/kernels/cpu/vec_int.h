@@ -1,5 +1,6 @@
-// Int: 16 lanes of 32 bits, and the integer products of quantized matrices. Beside vec.h, and in the same
-// namespaces. All of it is exact, so every instruction set gives the same integers.
+// Int: 16 lanes of 32 bits, the integer products of quantized matrices, and integers that become floats or
+// the other way round. Beside vec.h, and in the same namespaces. All of it is exact, so every instruction set
+// gives the same integers.
 #pragma once
 
 #include <cstdint>
@@ -63,6 +64,15 @@ inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
   const auto mask = static_cast<__mmask16>(n >= 16 ? 0xFFFFU : (1U << n) - 1U);
   _mm512_mask_cvtepi32_storeu_epi8(p, mask, v);
   return _mm512_reduce_add_epi32(v);
+}
+
+// Sixteen pairs of int8, all of whose values bf16 has: the lower half of their float32 is zero.
+inline BfPairs widen_pairs(const int8_t* p) {
+  const __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24);
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(first)), 16);
+  const __m512i high = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 8)));
+  return {_mm512_or_si512(low, high)};
 }
 
 #elif defined(__AVX2__)
@@ -133,6 +143,17 @@ inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
   return sum;
 }
 
+inline __m256i widen_half(const int8_t* p) {
+  const __m256i pairs = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i first = _mm256_srai_epi32(_mm256_slli_epi32(pairs, 24), 24);
+  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(first)), 16);
+  const __m256i high = _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_srai_epi32(pairs, 8)));
+  return _mm256_or_si256(low, high);
+}
+inline BfPairs widen_pairs(const int8_t* p) {
+  return {widen_half(p), widen_half(p + 16)};
+}
+
 #else  // portable
 
 struct Int {
@@ -194,6 +215,12 @@ inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
     if (i < n) p[i] = static_cast<int8_t>(q);
   }
   return sum;
+}
+inline BfPairs widen_pairs(const int8_t* p) {
+  BfPairs r;
+  for (int i = 0; i < 16; ++i)
+    r.v[i] = to_bf16(p[2 * i]).bits | static_cast<uint32_t>(to_bf16(p[2 * i + 1]).bits) << 16;
+  return r;
 }
 
 #endif

@@ -76,7 +76,7 @@ void run(int threads, InstructionSet isa) {
     gemm(stream, a, b, c, GemmMode::assign, scratch);  // allocates
     double peak = 0, seconds = 1e30, packed_seconds = 1e30;
     for (int i = 0; i < kRepeats; ++i) {
-      peak = std::max(peak, peak_operations(pool, multiplies));
+      peak = std::max(peak, peak_operations(pool, multiplies, WeightFormat::f32));
       seconds = std::min(seconds, best_seconds([&] { gemm(stream, a, b, c, GemmMode::assign, scratch); }));
       packed_seconds =
           std::min(packed_seconds, best_seconds([&] { gemm(stream, a, packed, c, GemmMode::assign); }));

@@ -191,7 +191,10 @@ class ReadAhead {
       : checkpoint_(checkpoint) {
     for (size_t i = 0; i < slots.size(); ++i) {
       place_[slots[i]] = i;
-      tensors_.push_back(io::find_linear(checkpoint, quantization, slots[i]->name));
+      // Of a tensor of which other processes store the most, a part is read, here and there.
+      const bool whole = stored_elements(*slots[i]) == elements_of(*slots[i]);
+      tensors_.push_back(whole ? io::find_linear(checkpoint, quantization, slots[i]->name)
+                               : io::LinearTensors());
     }
   }
 
@@ -199,9 +202,10 @@ class ReadAhead {
   void reach(const WeightSlot* slot) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return;  // another thread asks
-    const size_t at = place_.at(slot);
-    for (reached_ = std::max(reached_, at); passed_ < reached_; ++passed_)
-      ahead_ -= tensors_[passed_].bytes();
+    for (const size_t reached = place_.at(slot); passed_ < reached; ++passed_) {
+      if (passed_ < asked_) ahead_ -= tensors_[passed_].bytes();
+    }
+    asked_ = std::max(asked_, passed_);
     for (; asked_ < tensors_.size() && ahead_ < kMostAhead; ++asked_) {
       for (const io::TensorEntry* tensor : tensors_[asked_].all())
         if (tensor != nullptr) checkpoint_.will_need(*tensor);
@@ -216,8 +220,8 @@ class ReadAhead {
   std::vector<io::LinearTensors> tensors_;
   std::map<const WeightSlot*, size_t> place_;
   std::mutex mutex_;
-  size_t reached_ = 0, passed_ = 0, asked_ = 0;  // slots
-  uint64_t ahead_ = 0;                           // bytes asked for, of slots that are not passed
+  size_t passed_ = 0, asked_ = 0;  // slots
+  uint64_t ahead_ = 0;             // bytes asked for, of slots that are not passed
 };
 
 }  // namespace

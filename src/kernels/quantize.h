@@ -10,7 +10,8 @@
 //
 // The product of a row with an output is the sum over groups, in their order, of
 //   fma((dot - zero * sum) * weight_scale, scale, earlier groups)
-// where dot, the sum of products of integers, and dot - zero * sum are exact.
+// where dot, the sum of products of integers, is exact, and dot - zero * sum too where the zero is an integer
+// (int8, and the int4 of checkpoints); else it is rounded once, or twice without fused multiply-add.
 #pragma once
 
 #include "base/stream.h"

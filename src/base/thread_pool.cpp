@@ -30,7 +30,7 @@ T wait_for_change(const std::atomic<T>& value, T old) {
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
   CHORALE_CHECK(num_threads >= 1, "num_threads = {}", num_threads);
   workers_.reserve(static_cast<size_t>(num_threads - 1));
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { worker_loop(); });
+  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { worker_loop(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -40,11 +40,17 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::take_tasks() {
-  for (;;) {
-    const int64_t index = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= num_tasks_) return;
-    trampoline_(context_, index);
+void ThreadPool::take_tasks(int thread) {
+  const int ranges = num_ranges();
+  for (int i = 0; i < ranges; ++i) {
+    const int range = (thread + i) % ranges;
+    const int64_t end = range_begin(range + 1);
+    std::atomic<int64_t>& next = ranges_[range].next;
+    // A range that is done is only read: its line stays with all threads.
+    while (next.load(std::memory_order_relaxed) < end) {
+      const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
+      if (index < end) trampoline_(context_, index);
+    }
   }
 }
 
@@ -57,21 +63,21 @@ void ThreadPool::run(int64_t num_tasks, Trampoline trampoline, const void* conte
   trampoline_ = trampoline;
   context_ = context;
   num_tasks_ = num_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
+  for (int i = 0; i < num_ranges(); ++i) ranges_[i].next.store(range_begin(i), std::memory_order_relaxed);
   working_.store(num_threads_ - 1, std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
-  take_tasks();
+  take_tasks(0);
   for (int32_t left = working_.load(std::memory_order_acquire); left != 0;)
     left = wait_for_change(working_, left);
 }
 
-void ThreadPool::worker_loop() {
+void ThreadPool::worker_loop(int thread) {
   uint32_t seen = 0;
   for (;;) {
     seen = wait_for_change(epoch_, seen);
     if (stopping_.load(std::memory_order_acquire)) return;
-    take_tasks();
+    take_tasks(thread);
     if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) working_.notify_one();
   }
 }

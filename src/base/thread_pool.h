@@ -1,8 +1,12 @@
 // A fixed set of threads that run one parallel region at a time.
 //
 // The calling thread takes part as thread 0. Between regions the workers spin for some microseconds, because
-// the next op of a step follows at once, and then sleep in the kernel. Which thread runs which task is not
-// determined; whatever the tasks compute must not depend on it.
+// the next op of a step follows at once, and then sleep in the kernel.
+//
+// Tasks are cut into one range of neighbours for each thread, which runs those in order and then takes over
+// what the others have left. So a thread reads long runs of memory, and the same ones in each step, and one
+// that is held up holds up nobody else. Still, which thread runs which task is not determined; whatever the
+// tasks compute must not depend on it.
 #pragma once
 
 #include <atomic>
@@ -37,16 +41,23 @@ class ThreadPool {
 
  private:
   using Trampoline = void (*)(const void* context, int64_t index);
+  // Many threads share ranges, so that the search for what is left ends soon.
+  static constexpr int kMostRanges = 16;
+  struct alignas(64) Range {
+    std::atomic<int64_t> next{0};
+  };
+  int num_ranges() const { return num_threads_ < kMostRanges ? num_threads_ : kMostRanges; }
+  int64_t range_begin(int64_t range) const { return range * num_tasks_ / num_ranges(); }
   void run(int64_t num_tasks, Trampoline trampoline, const void* context);
-  void worker_loop();
-  void take_tasks();
+  void worker_loop(int thread);
+  void take_tasks(int thread);
 
   int num_threads_;
   // The current region; written by the caller before `epoch_` is advanced.
   Trampoline trampoline_ = nullptr;
   const void* context_ = nullptr;
   int64_t num_tasks_ = 0;
-  alignas(64) std::atomic<int64_t> next_task_{0};
+  Range ranges_[kMostRanges];
   alignas(64) std::atomic<uint32_t> epoch_{0};   // advanced to start a region
   alignas(64) std::atomic<int32_t> working_{0};  // workers that have not finished the region
   std::atomic<bool> stopping_{false};

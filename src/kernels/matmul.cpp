@@ -35,8 +35,7 @@ void matmul(const Stream& stream, const Tensor& x, std::span<const MatmulTarget>
                              .x = {cpu::bytes_of(x), cpu::stride_bytes(x), nullptr},
                              .m = x.rows(),
                              .targets = outs.data(),
-                             .num_targets = static_cast<int64_t>(targets.size()),
-                             .num_threads = 0};
+                             .num_targets = static_cast<int64_t>(targets.size())};
   cpu::kernels_for(stream.instruction_set()).matmul(stream.pool(), args);
 }
 

@@ -46,7 +46,6 @@ struct MatmulArgs {
   int64_t m;
   const MatmulOut* targets;
   int64_t num_targets;
-  int64_t num_threads;  // set by the kernel
 };
 
 struct ExpertArgs {

@@ -20,12 +20,12 @@ inline int64_t active_expert(const cpu::ExpertArgs& args, int64_t i) {
 constexpr int kGatedPanels = kTilePanels < 2 ? 2 : kTilePanels;
 
 template <typename Step, typename Activation>
-void gated_task(const cpu::ExpertArgs& args, int64_t expert, int64_t strip_index, int64_t num_threads) {
+void gated_task(const cpu::ExpertArgs& args, int64_t expert, int64_t strip_index) {
   const cpu::Weight& w = args.weight;
   const RowRange range = rows_of(args, expert);
   const int64_t chunk = strip_index / strips_of(w), index = strip_index % strips_of(w);
   Strip strip = strip_of(w, args.experts[expert] + chunk * w.panels * w.k_steps * kStepBytes, index);
-  strip.upcoming = strip.data + num_threads * strip.bytes();  // the threads take strips by turns
+  strip.upcoming = strip.data + strip.bytes();  // a thread goes on with the next strip
   const cpu::Rows x{args.x, args.x_stride_bytes, args.tokens};
   strip_loop<Step, kGatedPanels>(x, range.begin, range.end, strip, [&](int64_t p) {
     const int64_t lane = (index * kStripPanels + p) / 2 * 16;
@@ -48,10 +48,10 @@ void gated_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
     with_step(args.weight.format, [&](auto step) {
       using Step = decltype(step);
       if constexpr (!std::is_same_v<Step, F32Step>) {
-        if (args.out_is_bf16) return gated_task<Step, bf16>(args, expert, task % strips, pool.size());
+        if (args.out_is_bf16) return gated_task<Step, bf16>(args, expert, task % strips);
       }
       if constexpr (!std::is_same_v<Step, Bf16Step>) {
-        gated_task<Step, float>(args, expert, task % strips, pool.size());
+        gated_task<Step, float>(args, expert, task % strips);
       }
     });
   });
@@ -83,7 +83,7 @@ struct OrderFreeStrips {
 
 // (row, strip) pairs whose sums a task keeps: 24 KiB, which stay in the first-level cache.
 constexpr int64_t kOrderFreePairs = 48;
-constexpr int64_t kOrderFreeStrips = 8;  // at most; a task of few rows reads them as one run of memory
+constexpr int64_t kOrderFreeStrips = 16;  // at most; a task of few rows reads them as one run of memory
 constexpr int64_t kStripColumns = kStripPanels * 16;
 
 inline int64_t* sums_of_row(const cpu::ExpertArgs& args, int64_t row) {
@@ -156,7 +156,7 @@ void order_free_expert(const OrderFreeStrips& strips, RowRange range) {
 
 // How many strips a task takes: several when there are few rows, but enough tasks for all threads.
 inline int64_t strips_of_task(const cpu::ExpertArgs& args, int64_t rows_of_expert, int64_t num_threads) {
-  const int64_t for_all = strips_of(args.weight) / (2 * num_threads);
+  const int64_t for_all = strips_of(args.weight) / num_threads;
   return larger(1, smaller(kOrderFreePairs / larger(1, rows_of_expert), smaller(kOrderFreeStrips, for_all)));
 }
 
@@ -175,12 +175,12 @@ void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
   const int64_t count = strips_of_task(args, most_rows, pool.size());
   pool.parallel((strips_of(w) + count - 1) / count, [&](int64_t task) {
     for (int64_t i = 0; i < active; ++i) {
-      // After the last expert the first one again, with other strips: the threads take them by turns.
+      // After the last expert the first one again, with the next strips.
       const bool last = i + 1 == active;
       const std::byte* next = args.experts[active_expert(args, last ? 0 : i + 1)];
       const int64_t expert = active_expert(args, i), first = task * count;
       const OrderFreeStrips strips{&args, args.experts[expert], first, smaller(count, strips_of(w) - first),
-                                   strip_of(w, next, first + (last ? pool.size() * count : 0)).data};
+                                   strip_of(w, next, first + (last ? count : 0)).data};
       with_step(w.format,
                 [&](auto step) { order_free_expert<decltype(step)>(strips, rows_of(args, expert)); });
     }

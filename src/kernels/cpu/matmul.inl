@@ -9,8 +9,8 @@ void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int6
   const cpu::Weight& w = target.weight;
   const int64_t chunk = strip_index / strips_of(w), index = strip_index % strips_of(w);
   Strip strip = strip_of(w, w.data + chunk * w.panels * w.k_steps * kStepBytes, index);
-  // The threads take strips by turns.
-  if (args.m <= kMatmulRows) strip.upcoming = strip.data + args.num_threads * strip.bytes();
+  // A thread goes on with the next strip.
+  if (args.m <= kMatmulRows) strip.upcoming = strip.data + strip.bytes();
   const int64_t begin = row_block * kMatmulRows;
   const int64_t end = smaller(args.m, begin + kMatmulRows);
 
@@ -42,9 +42,7 @@ inline int64_t matmul_strips(const cpu::Weight& w) {
   return w.chunks * strips_of(w);
 }
 
-void matmul(ThreadPool& pool, const cpu::MatmulArgs& given) {
-  cpu::MatmulArgs args = given;
-  args.num_threads = pool.size();
+void matmul(ThreadPool& pool, const cpu::MatmulArgs& args) {
   const int64_t row_blocks = (args.m + kMatmulRows - 1) / kMatmulRows;
   int64_t tasks = 0;
   for (int64_t t = 0; t < args.num_targets; ++t) tasks += matmul_strips(args.targets[t].weight) * row_blocks;

@@ -193,8 +193,12 @@ void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences,
                   int64_t first_position) {
   const KvLayout layout{.dtype = cache_dtype, .num_kv_heads = 4, .head_dim = 128};
   const int64_t blocks = (first_position + tokens_each + kKvBlockTokens - 1) / kKvBlockTokens;
-  Buffer cache(static_cast<size_t>(sequences * blocks * layout.block_bytes()));
+  // The cache of another layer each time, as in a step: else it would stay in the processor's caches.
+  const int64_t layer_bytes = sequences * blocks * layout.block_bytes();
+  const int64_t layers = std::max<int64_t>(2, static_cast<int64_t>(kMatrixBytes) / layer_bytes);
+  Buffer cache(static_cast<size_t>(layers * layer_bytes));
   fill(cache.data(), cache.size());
+  int64_t turn = 0;
   const int64_t tokens = sequences * tokens_each;
   Arena arena(2 * Arena::matrix_bytes(DType::bf16, tokens, kQuery) +
               Arena::matrix_bytes(DType::i32, sequences, 16) +
@@ -213,7 +217,8 @@ void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences,
   chunks = Tensor(chunks.bytes(), DType::i32, sequences, ChunkColumn::count, ChunkColumn::count);
   const AttentionBatch batch{chunks, tables, tokens_each};
   measure(state, WeightFormat::bf16, [&] {
-    attention(machine().stream, q, {layout, cache.data()}, batch, 32, out);
+    turn = (turn + 1) % layers;
+    attention(machine().stream, q, {layout, cache.data() + turn * layer_bytes}, batch, 32, out);
   });
 }
 void attention_decode(benchmark::State& state, DType cache_dtype) {

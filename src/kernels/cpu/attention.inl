@@ -3,6 +3,7 @@
 constexpr int64_t kBlockTokens = 32;                   // kKvBlockTokens, in a header this file does not share
 constexpr int64_t kChunkColumns = 4;                   // ChunkColumn::count
 constexpr int64_t kMaxQueryRows = 24;                  // rows of a query tile: a multiple of kTileRows
+constexpr int64_t kRowLanes = 32;                      // one lane for each of them
 constexpr int64_t kAccumulatorFloats = 8192;           // kMaxHeadDim, or more rows of smaller heads
 constexpr int64_t kMostWidened = 1024 * kBlockTokens;  // kMaxInt8HeadDim: the keys of a block
 constexpr float kTinyHead = 0x1p-100F;                 // an int8 head whose values are below is zeros
@@ -50,6 +51,23 @@ inline Chunk chunk_at(const cpu::AttentionArgs& args, int64_t c) {
   const int32_t* row = args.chunks + c * kChunkColumns;
   return {row[0], row[1], row[2], args.block_tables + row[3]};
 }
+
+// Fetches a run of memory, some lines at a time: of a decoding sequence, whose cache comes from memory, the
+// next block while it computes with this one. Evenly, because a processor has few fetches under way at once,
+// and waits when there are more.
+struct Fetcher {
+  const std::byte* at = nullptr;
+  const std::byte* end = nullptr;
+  int64_t lines() const { return (end - at) / kLineBytes; }
+  void fetch(int64_t most) {
+    for (; most > 0 && at < end; --most, at += kLineBytes) __builtin_prefetch(at, 0, 2);
+  }
+};
+struct FetchSome {  // at each step of a tile
+  Fetcher* fetcher;
+  int64_t lines;
+  void operator()(int64_t /*step*/) const { fetcher->fetch(lines); }
+};
 
 // What a block keeps of one KV head.
 struct HeadBlock {
@@ -158,9 +176,9 @@ template <typename AnyKv>
 struct QueryTile {
   int64_t position[kMaxQueryRows];
   float maximum[kMaxQueryRows];
-  float sum[kMaxQueryRows];
-  float rescale[kMaxQueryRows];
-  float total[kMaxQueryRows];                        // of one block's probabilities
+  float sum[kRowLanes];
+  float rescale[kRowLanes];
+  float total[kRowLanes];                            // of one block's probabilities
   alignas(64) uint32_t queries[kAccumulatorFloats];  // [steps of D, rows]: one address for all rows
   alignas(64) float factors[kBlockTokens];           // of one block's scores
   alignas(64) float scores[kMaxQueryRows][kBlockTokens];
@@ -172,23 +190,28 @@ struct QueryTile {
 // Panels of int8, which are widened when their turn comes.
 struct Int8Panels {
   const int8_t* data;
-  int64_t steps;
+  int64_t panel_steps;
+  int64_t steps;  // those that are multiplied, the first ones
   bf16* widened;
   Panels from(int64_t first, int64_t count) const {
     constexpr int64_t kStepElements = 32;
-    const int8_t* in = data + first * steps * kStepElements;
-    for (int64_t i = 0; i < count * steps * kStepElements; i += kStepElements)
-      store_pairs(widened + i, widen_pairs(in + i));
+    bf16* out = widened;
+    for (int64_t panel = first; panel < first + count; ++panel) {
+      const int8_t* in = data + panel * panel_steps * kStepElements;
+      for (int64_t s = 0; s < steps; ++s, out += kStepElements)
+        store_pairs(out, widen_pairs(in + s * kStepElements));
+    }
     return {reinterpret_cast<const std::byte*>(widened), steps * kStepBytes, steps};
   }
 };
 
+// The first `steps` steps of panels of `panel_steps`.
 template <typename AnyKv>
-auto panels_of(QueryTile<AnyKv>& tile, const std::byte* data, int64_t steps) {
+auto panels_of(QueryTile<AnyKv>& tile, const std::byte* data, int64_t panel_steps, int64_t steps) {
   if constexpr (kHasScales<AnyKv>)
-    return Int8Panels{reinterpret_cast<const int8_t*>(data), steps, tile.widened};
+    return Int8Panels{reinterpret_cast<const int8_t*>(data), panel_steps, steps, tile.widened};
   else
-    return Panels{data, steps * kStepBytes, steps};
+    return Panels{data, panel_steps * kStepBytes, steps};
 }
 
 // What the products with a block's keys are multiplied by to be scores.
@@ -222,27 +245,36 @@ void softmax_block(QueryTile<AnyKv>& tile, int64_t row, int64_t visible, const H
   tile.maximum[row] = maximum;
 }
 
-// What the sums of earlier blocks are multiplied by, sixteen rows at a time.
+// What the sums of earlier blocks are multiplied by, sixteen rows at a time. A row before `first` is done.
 template <typename AnyKv>
 void rescale_rows(QueryTile<AnyKv>& tile, int64_t first, int64_t end) {
-  for (int64_t r = first; r < end; r += 16) {
-    const int64_t n = smaller(16, end - r);
-    const Vec factor = exp(load_up_to(tile.rescale + r, n));
-    store_activation(tile.rescale + r, factor, n);
-    store_activation(tile.sum + r,
-                     add(mul(load_up_to(tile.sum + r, n), factor), load_up_to(tile.total + r, n)), n);
+  for (int64_t r = 0; r < first; ++r) tile.rescale[r] = tile.total[r] = 0;
+  for (int64_t r = 0; r < end; r += 16) {
+    const Vec factor = exp(load(tile.rescale + r));
+    store(tile.rescale + r, factor);
+    store(tile.sum + r, add(mul(load(tile.sum + r), factor), load(tile.total + r)));
   }
 }
 
-// Rows of earlier tokens may end before this block: `first` is the first row that sees any of it.
+// Rows of earlier tokens may end before this block: `first` is the first row that sees any of it, and the last
+// row sees the most. What nobody sees is not multiplied.
 template <typename AnyKv>
 void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_t first, int64_t rows,
-                  const HeadBlock& block, const std::byte* next_block, int64_t first_position) {
+                  const HeadBlock& block, int64_t first_position, Fetcher& fetcher) {
   using Step = typename AnyKv::Step;
+  const auto visible_to = [&](int64_t row) {
+    return smaller(kBlockTokens, tile.position[row] + 1 - first_position);
+  };
+  const int64_t visible = visible_to(rows - 1);
+  const int64_t lines = fetcher.lines();
   const int64_t key_steps = args.head_dim / kPair<AnyKv>;
-  const auto keys = panels_of(tile, block.keys, key_steps);
+  const auto keys = panels_of(tile, block.keys, key_steps, key_steps);
   const SideBySideRows q{reinterpret_cast<const std::byte*>(tile.queries), rows * 4};
-  const auto make_epilogue = [&](int64_t p) {
+  set_factors(tile, block, 1.0F / __builtin_sqrtf(static_cast<float>(args.head_dim)));
+  const auto fetch_in = [&](int64_t steps, int64_t share) {
+    return FetchSome{&fetcher, (share + steps - 1) / steps};
+  };
+  const auto scores = [&](int64_t p) {
     return [&tile, p](int64_t m, const auto& acc) {
       constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
       for (int64_t j = 0; j < kPanels; ++j) {
@@ -251,23 +283,23 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
       }
     };
   };
-  set_factors(tile, block, 1.0F / __builtin_sqrtf(static_cast<float>(args.head_dim)));
-  if (next_block != nullptr) {
-    const int64_t stride = args.head_bytes / key_steps;
-    const FetchAhead fetch{next_block, stride, (stride + kLineBytes - 1) / kLineBytes, key_steps, next_block};
-    panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, make_epilogue, fetch);
-  } else {
-    panel_loop<Step>(q, first, rows, keys, kBlockTokens / 16, make_epilogue);
+  const int64_t key_panels = (visible + 15) / 16;
+  if (lines > 0)
+    panel_loop<Step>(q, first, rows, keys, key_panels, scores, fetch_in(key_steps, lines / 4));
+  else
+    panel_loop<Step>(q, first, rows, keys, key_panels, scores);
+
+  for (int64_t r = first; r < rows; ++r) {
+    softmax_block(tile, r, visible_to(r), block);
+    fetcher.fetch(lines / (4 * (rows - first)));
   }
-  for (int64_t r = first; r < rows; ++r)
-    softmax_block(tile, r, smaller(kBlockTokens, tile.position[r] + 1 - first_position), block);
   rescale_rows(tile, first, rows);
 
-  const int64_t value_steps = kBlockTokens / kPair<AnyKv>;
+  const int64_t value_steps = (visible + kPair<AnyKv> - 1) / kPair<AnyKv>;
   const int64_t value_panels = (args.head_dim + 15) / 16;
   const EvenRows<sizeof(tile.probabilities[0])> p{reinterpret_cast<const std::byte*>(tile.probabilities)};
-  const auto values = panels_of(tile, block.values, value_steps);
-  panel_loop<Step>(p, first, rows, values, value_panels, [&](int64_t panel) {
+  const auto values = panels_of(tile, block.values, kBlockTokens / kPair<AnyKv>, value_steps);
+  const auto accumulate = [&](int64_t panel) {
     return [&tile, panel, value_panels](int64_t row, const auto& acc) {
       float* out = tile.accumulated + (row * value_panels + panel) * 16;
       const Vec rescale = splat(tile.rescale[row]);
@@ -275,16 +307,51 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
       for (int64_t j = 0; j < kPanels; ++j)
         store(out + 16 * j, add(mul(load(out + 16 * j), rescale), acc[j]));
     };
-  });
+  };
+  if (fetcher.lines() > 0) {
+    const int64_t steps = tiles_of<kTilePanels>(rows - first) *
+                          ((value_panels + kTilePanels - 1) / kTilePanels) * value_steps;
+    panel_loop<Step>(p, first, rows, values, value_panels, accumulate, fetch_in(steps, fetcher.lines()));
+  } else {
+    panel_loop<Step>(p, first, rows, values, value_panels, accumulate);
+  }
+}
+
+// The part of a KV head's block that has the first `tokens` tokens. A few tokens have values here and there.
+inline Fetcher fetcher_of(const cpu::AttentionArgs& args, int32_t block, int64_t head, int64_t tokens) {
+  const HeadBlock in = head_in_block(args, block, head);
+  if (tokens > kBlockTokens / 2) return {in.keys, in.keys + args.head_bytes};
+  return {in.keys, in.keys + args.key_bytes / 2};
+}
+
+// A sequence that decodes reads its cache once, from memory; the tiles of a prompt find it in a cache.
+inline bool is_decoding(const Chunk& chunk) {
+  return chunk.num_tokens <= 2;
+}
+
+// What to fetch while block `b` of a chunk's KV head is computed with: the next one or, after the last, the
+// first of the next head or chunk, with which a thread will probably go on.
+inline Fetcher fetcher_after(const cpu::AttentionArgs& args, int64_t pair, int64_t b) {
+  Chunk chunk = chunk_at(args, pair / args.num_kv_heads);
+  if (!is_decoding(chunk)) return {};
+  if ((b + 1) * kBlockTokens > chunk.first_position + chunk.num_tokens - 1) {
+    b = -1;
+    if (++pair == args.num_chunks * args.num_kv_heads) return {};
+    chunk = chunk_at(args, pair / args.num_kv_heads);
+  }
+  const int64_t left = chunk.first_position + chunk.num_tokens - (b + 1) * kBlockTokens;
+  return fetcher_of(args, chunk.blocks[b + 1], pair % args.num_kv_heads, smaller(left, kBlockTokens));
 }
 
 template <typename AnyKv>
-void attend_tile(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t head, int64_t first_row,
-                 int64_t rows) {
+void attend_tile(const cpu::AttentionArgs& args, int64_t pair, int64_t first_row, int64_t rows) {
   using T = typename AnyKv::Activation;
+  const Chunk chunk = chunk_at(args, pair / args.num_kv_heads);
+  const int64_t head = pair % args.num_kv_heads;
   const int64_t group = args.num_heads / args.num_kv_heads;
   const int64_t width = (args.head_dim + 15) / 16 * 16;
   QueryTile<AnyKv> tile;  // not zeroed: only the rows in use are set
+  for (int64_t r = 0; r < kRowLanes; ++r) tile.sum[r] = tile.rescale[r] = tile.total[r] = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = (first_row + r) / group;
     const int64_t query_head = head * group + (first_row + r) % group;
@@ -294,17 +361,15 @@ void attend_tile(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t hea
       std::memcpy(tile.queries + s * rows + r, query + 4 * s, 4);
     tile.position[r] = chunk.first_position + token;
     tile.maximum[r] = -__builtin_inff();
-    tile.sum[r] = 0;
   }
   std::memset(tile.accumulated, 0, static_cast<size_t>(rows * width) * sizeof(float));
   const int64_t last_position = tile.position[rows - 1];
   int64_t first = 0;
   for (int64_t b = 0; b * kBlockTokens <= last_position; ++b) {
     while (tile.position[first] < b * kBlockTokens) ++first;
-    // A decoding sequence reads its cache once, from memory; the tiles of a prompt find it in a cache.
-    const bool fetches = chunk.num_tokens <= 2 && (b + 1) * kBlockTokens <= last_position;
-    attend_block(args, tile, first, rows, head_in_block(args, chunk.blocks[b], head),
-                 fetches ? head_in_block(args, chunk.blocks[b + 1], head).keys : nullptr, b * kBlockTokens);
+    Fetcher fetcher = fetcher_after(args, pair, b);
+    attend_block(args, tile, first, rows, head_in_block(args, chunk.blocks[b], head), b * kBlockTokens,
+                 fetcher);
   }
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = chunk.first_token + (first_row + r) / group;
@@ -326,12 +391,11 @@ void attention(ThreadPool& pool, const cpu::AttentionArgs& args) {
   const int64_t most_tiles = (args.longest_chunk * group + tile_rows - 1) / tile_rows;
   const int64_t splits = larger(1, smaller(most_tiles, 8 * pool.size() / pairs));
   pool.parallel(pairs * splits, [&](int64_t task) {
-    const Chunk chunk = chunk_at(args, task / splits / args.num_kv_heads);
-    const int64_t head = task / splits % args.num_kv_heads;
-    const int64_t rows = chunk.num_tokens * group;
+    const int64_t pair = task / splits;
+    const int64_t rows = chunk_at(args, pair / args.num_kv_heads).num_tokens * group;
     with_kv(args.format, [&](auto kv) {
       for (int64_t first = task % splits * tile_rows; first < rows; first += splits * tile_rows)
-        attend_tile<decltype(kv)>(args, chunk, head, first, smaller(tile_rows, rows - first));
+        attend_tile<decltype(kv)>(args, pair, first, smaller(tile_rows, rows - first));
     });
   });
 }

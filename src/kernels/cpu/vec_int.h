@@ -68,11 +68,18 @@ inline int32_t store_int8(int8_t* p, Vec a, int64_t n) {
 
 // Sixteen pairs of int8, all of whose values bf16 has: the lower half of their float32 is zero.
 inline BfPairs widen_pairs(const int8_t* p) {
+#if defined(__AVX512BF16__)
+  const auto* quarters = reinterpret_cast<const __m128i*>(p);
+  const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(quarters)));
+  const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(quarters + 1)));
+  return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low))};
+#else
   const __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24);
   const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(first)), 16);
   const __m512i high = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 8)));
   return {_mm512_or_si512(low, high)};
+#endif
 }
 
 #elif defined(__AVX2__)

@@ -57,20 +57,45 @@ void gated_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
   });
 }
 
-// Rounds 16 partial sums to fixed point and adds them to 16 integers; what is not finite among the first n is
-// counted in the row's last column.
-inline void accumulate_partial(int64_t* sums, int64_t* flags, Vec value, int64_t n) {
+// Fixed point, as in fixed_point.h.
+constexpr float kFixedScale = 0x1p36F;
+constexpr float kFixedSaturation = 0x1p18F;
+
+// Adds 16 partial sums of which some saturate or are not finite; the latter among the first n are counted in
+// the row's last column.
+__attribute__((noinline)) inline void accumulate_saturated(int64_t* sums, int64_t* flags, Vec value, int64_t n) {
   const uint32_t lanes = n >= 16 ? 0xFFFFU : (1U << n) - 1U;
   const uint32_t bad = non_finite_mask(value);
-  if (bad != 0) [[unlikely]] {
-    if ((bad & lanes) != 0)  // other tasks own other columns
-      __atomic_fetch_add(flags, __builtin_popcount(bad & lanes), __ATOMIC_RELAXED);
-    float kept[16];
-    store(kept, value);
-    for (uint32_t i = 0; i < 16; ++i) kept[i] = (bad >> i & 1U) != 0 ? 0.0F : kept[i];
-    value = load(kept);
+  if ((bad & lanes) != 0)  // other tasks own other columns
+    __atomic_fetch_add(flags, __builtin_popcount(bad & lanes), __ATOMIC_RELAXED);
+  float kept[16];
+  store(kept, min(max(value, splat(-kFixedSaturation)), splat(kFixedSaturation)));
+  for (uint32_t i = 0; i < 16; ++i) kept[i] = (bad >> i & 1U) != 0 ? 0.0F : kept[i];
+  accumulate_rounded(sums, mul(load(kept), splat(kFixedScale)));
+}
+
+// Rounds a row's partial sums of some panels, times its gate weight, to fixed point and adds them to
+// integers. Scaling the weight in place of each product gives the same integers: a power of two changes no
+// rounding but that of products too small to count.
+template <int kPanels>
+inline __attribute__((always_inline)) void accumulate_partials(int64_t* sums, int64_t* flags,
+                                                               const Vec (&acc)[kPanels], float gate,
+                                                               int64_t left) {
+  const Vec scale = splat(gate * kFixedScale), bound = splat(kFixedSaturation * kFixedScale);
+  Vec scaled[kPanels];
+  uint32_t beyond = 0;
+#pragma GCC unroll 4
+  for (int j = 0; j < kPanels; ++j) {
+    scaled[j] = mul(acc[j], scale);
+    beyond |= not_within_mask(scaled[j], bound);
   }
-  accumulate_fixed(sums, min(max(value, splat(-0x1p18F)), splat(0x1p18F)));
+  if (beyond != 0) [[unlikely]] {
+    for (int j = 0; j < kPanels; ++j)
+      accumulate_saturated(sums + 16 * j, flags, mul(acc[j], splat(gate)), smaller(16, left - 16 * j));
+    return;
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kPanels; ++j) accumulate_rounded(sums + 16 * j, scaled[j]);
 }
 
 // Strips of one expert's matrix, whose columns a task adds up.
@@ -133,13 +158,8 @@ void order_free_block(const OrderFreeStrips& strips, RowRange range) {
         int64_t(*to)[kStripColumns] = sums + s * rows;
         return [&args, &w, to, left, p, begin = range.begin ](int64_t row, const auto& acc)
             __attribute__((always_inline)) {
-          const Vec gate = splat(args.gate_weights != nullptr ? args.gate_weights[row] : 1.0F);
-          constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
-#pragma GCC unroll 4
-          for (int64_t j = 0; j < kPanels; ++j) {
-            accumulate_partial(to[row - begin] + 16 * (p + j), sums_of_row(args, row) + w.n,
-                               mul(acc[j], gate), smaller(16, left - 16 * j));
-          }
+          const float gate = args.gate_weights != nullptr ? args.gate_weights[row] : 1.0F;
+          accumulate_partials(to[row - begin] + 16 * p, sums_of_row(args, row) + w.n, acc, gate, left);
         };
       });
     }

@@ -149,11 +149,15 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
 #endif
 }
 
-// sums[0..16) += round(a * 2^36), for finite lanes within the saturation bound.
-inline void accumulate_fixed(int64_t* sums, Vec a) {
-  const __m512 scaled = _mm512_mul_ps(a.v, _mm512_set1_ps(0x1p36F));  // exact: a power of two
-  const __m512i i0 = _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled));
-  const __m512i i1 = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1));
+// Lanes whose magnitude is not less than `bound`, NaN among them.
+inline uint32_t not_within_mask(Vec a, Vec bound) {
+  return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), bound.v, _CMP_NLT_UQ);
+}
+
+// sums[0..16) += a, rounded to integers; every lane is within 2^62.
+inline void accumulate_rounded(int64_t* sums, Vec a) {
+  const __m512i i0 = _mm512_cvtps_epi64(_mm512_castps512_ps256(a.v));
+  const __m512i i1 = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(a.v, 1));
   _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), i0));
   _mm512_storeu_si512(sums + 8, _mm512_add_epi64(_mm512_loadu_si512(sums + 8), i1));
 }
@@ -286,11 +290,19 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
   return {dot_half(acc.lo, a.lo, b.lo), dot_half(acc.hi, a.hi, b.hi)};
 }
 
-inline void accumulate_fixed(int64_t* sums, Vec a) {
+inline uint32_t not_within_half(__m256 a, __m256 bound) {
+  const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a);
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(magnitude, bound, _CMP_NLT_UQ)));
+}
+inline uint32_t not_within_mask(Vec a, Vec bound) {
+  return not_within_half(a.lo, bound.lo) | (not_within_half(a.hi, bound.hi) << 8);
+}
+
+inline void accumulate_rounded(int64_t* sums, Vec a) {
   float lanes[16];
   store(lanes, a);
   for (int i = 0; i < 16; ++i)  // cvtsd2si rounds to nearest even
-    sums[i] += _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(lanes[i]) * 0x1p36));
+    sums[i] += _mm_cvtsd_si64(_mm_set_sd(static_cast<double>(lanes[i])));
 }
 
 #else  // portable
@@ -397,9 +409,14 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
     return first + high_half(a.v[i]) * high_half(b.v[i]);
   });
 }
-inline void accumulate_fixed(int64_t* sums, Vec a) {
+inline uint32_t not_within_mask(Vec a, Vec bound) {
+  uint32_t mask = 0;
+  for (uint32_t i = 0; i < 16; ++i) mask |= (__builtin_fabsf(a.v[i]) < bound.v[i] ? 0U : 1U) << i;
+  return mask;
+}
+inline void accumulate_rounded(int64_t* sums, Vec a) {
   for (int i = 0; i < 16; ++i)
-    sums[i] += static_cast<int64_t>(__builtin_nearbyint(static_cast<double>(a.v[i]) * 0x1p36));
+    sums[i] += static_cast<int64_t>(__builtin_nearbyint(static_cast<double>(a.v[i])));
 }
 
 #endif

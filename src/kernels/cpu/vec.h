@@ -423,6 +423,20 @@ inline void accumulate_rounded(int64_t* sums, Vec a) {
 
 // The following are the same text for every instruction set.
 
+// Sixteen bf16, whose bits are the upper half of float32.
+inline Vec load(const bf16* p) {
+#if defined(__AVX512F__)
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
+#else
+  uint32_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = static_cast<uint32_t>(p[i].bits) << 16;
+  float lanes[16];
+  std::memcpy(lanes, bits, sizeof(lanes));
+  return load(lanes);
+#endif
+}
+
 // The first n values, at most 16, and `fill` in the other lanes.
 inline Vec load_up_to(const float* p, int64_t n, float fill = 0.0F) {
   if (n >= 16) return load(p);
@@ -433,10 +447,9 @@ inline Vec load_up_to(const float* p, int64_t n, float fill = 0.0F) {
 }
 
 inline Vec load_up_to(const bf16* p, int64_t n) {
-  uint32_t bits[16] = {};
-  for (int64_t i = 0; i < (n < 16 ? n : 16); ++i) bits[i] = static_cast<uint32_t>(p[i].bits) << 16;
-  float lanes[16];
-  std::memcpy(lanes, bits, sizeof(lanes));
+  if (n >= 16) return load(p);
+  bf16 lanes[16] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
   return load(lanes);
 }
 

@@ -256,8 +256,8 @@ void rescale_rows(QueryTile<AnyKv>& tile, int64_t first, int64_t end) {
   }
 }
 
-// Rows of earlier tokens may end before this block: `first` is the first row that sees any of it, and the last
-// row sees the most. What nobody sees is not multiplied.
+// Rows of earlier tokens may end before this block: `first` is the first row that sees any of it, and the
+// last row sees the most. What nobody sees is not multiplied.
 template <typename AnyKv>
 void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_t first, int64_t rows,
                   const HeadBlock& block, int64_t first_position, Fetcher& fetcher) {
@@ -309,8 +309,8 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
     };
   };
   if (fetcher.lines() > 0) {
-    const int64_t steps = tiles_of<kTilePanels>(rows - first) *
-                          ((value_panels + kTilePanels - 1) / kTilePanels) * value_steps;
+    const int64_t steps =
+        tiles_of<kTilePanels>(rows - first) * ((value_panels + kTilePanels - 1) / kTilePanels) * value_steps;
     panel_loop<Step>(p, first, rows, values, value_panels, accumulate, fetch_in(steps, fetcher.lines()));
   } else {
     panel_loop<Step>(p, first, rows, values, value_panels, accumulate);

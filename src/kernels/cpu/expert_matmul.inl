@@ -63,7 +63,8 @@ constexpr float kFixedSaturation = 0x1p18F;
 
 // Adds 16 partial sums of which some saturate or are not finite; the latter among the first n are counted in
 // the row's last column.
-__attribute__((noinline)) inline void accumulate_saturated(int64_t* sums, int64_t* flags, Vec value, int64_t n) {
+__attribute__((noinline)) inline void accumulate_saturated(int64_t* sums, int64_t* flags, Vec value,
+                                                           int64_t n) {
   const uint32_t lanes = n >= 16 ? 0xFFFFU : (1U << n) - 1U;
   const uint32_t bad = non_finite_mask(value);
   if ((bad & lanes) != 0)  // other tasks own other columns

@@ -21,13 +21,16 @@ struct Int8Step {
     return mul(int_to_float(dot), scales.scale);
   }
   template <int MR, int NR>
-  static inline __attribute__((always_inline)) void multiply_add(Int (&acc)[MR][NR],
-                                                                 const std::byte* const (&weight)[NR],
-                                                                 const std::byte* const (&x)[MR]) {
+  static inline __attribute__((always_inline)) void multiply_add(Int (&acc)[MR][NR], const std::byte* weight,
+                                                                 const std::byte* const (&x)[MR],
+                                                                 int64_t at) {
+    Int panel[NR];
+#pragma GCC unroll 4
+    for (int j = 0; j < NR; ++j) panel[j] = load_int(weight + j * kStepBytes);
 #pragma GCC unroll 12
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) acc[i][j] = dot_bytes(acc[i][j], load_int(weight[j]), splat_step(x[i]));
+      for (int j = 0; j < NR; ++j) acc[i][j] = dot_bytes(acc[i][j], panel[j], splat_step(x[i] + at));
   }
 };
 
@@ -43,31 +46,31 @@ struct Int4Step {
     return mul(fma(scales.negative_zero, splat(row_sum), int_to_float(dot)), scales.scale);
   }
   template <int MR, int NR>
-  static inline __attribute__((always_inline)) void multiply_add(Int (&acc)[MR][NR],
-                                                                 const std::byte* const (&weight)[NR],
-                                                                 const std::byte* const (&x)[MR]) {
+  static inline __attribute__((always_inline)) void multiply_add(Int (&acc)[MR][NR], const std::byte* weight,
+                                                                 const std::byte* const (&x)[MR],
+                                                                 int64_t at) {
     Int low[NR], high[NR];
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) {
-      const Int both = load_int(weight[j]);
+      const Int both = load_int(weight + j * kStepBytes);
       low[j] = low_nibbles(both);
       high[j] = high_nibbles(both);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) acc[i][j] = dot_bytes(acc[i][j], low[j], splat_step(x[i]));
+      for (int j = 0; j < NR; ++j) acc[i][j] = dot_bytes(acc[i][j], low[j], splat_step(x[i] + at));
 #pragma GCC unroll 12
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) acc[i][j] = dot_bytes(acc[i][j], high[j], splat_step(x[i] + 4));
+      for (int j = 0; j < NR; ++j) acc[i][j] = dot_bytes(acc[i][j], high[j], splat_step(x[i] + at + 4));
   }
 };
 
-template <typename Step, int MR, int NR, typename Epilogue, typename SideStep>
+template <typename Step, int MR, int NR, typename Epilogue>
 inline __attribute__((always_inline)) void quantized_tile(const cpu::Rows& rows, int64_t m,
                                                           const StripPanels& panels, const Epilogue& epilogue,
-                                                          const SideStep& side_step) {
+                                                          const FetchAhead& ahead) {
   const std::byte* x[MR];
   for (int i = 0; i < MR; ++i) x[i] = row_at(rows, m + i);
   Vec sums[MR][NR];  // in the first-level cache: the registers are for a group's integers
@@ -76,34 +79,35 @@ inline __attribute__((always_inline)) void quantized_tile(const cpu::Rows& rows,
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) sums[i][j] = zero();
 
-  for (int64_t s = 0; s < panels.steps;) {
+  const std::byte* weight = panels.data;
+  int64_t at = 0;  // of all rows
+  for (int64_t s = 0; s < panels.steps; s += 1 + panels.group_steps) {
     float scale[MR], row_sum[MR];
     Int acc[MR][NR];
 #pragma GCC unroll 12
     for (int i = 0; i < MR; ++i) {
       int32_t sum;
-      std::memcpy(&scale[i], x[i], 4);
-      std::memcpy(&sum, x[i] + 4, 4);
+      std::memcpy(&scale[i], x[i] + at, 4);
+      std::memcpy(&sum, x[i] + at + 4, 4);
       row_sum[i] = static_cast<float>(sum);
-      x[i] += kGroupHeader;
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) acc[i][j] = Step::start(sum);
     }
     asm volatile("" : "+m"(sums));  // else the compiler keeps some of them in registers, and not the integers
-    side_step(s);
-    const int64_t header = s++;
-    for (const int64_t end = s + panels.group_steps; s < end; ++s) {
-      side_step(s);
-      const std::byte* weight[NR];
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) weight[j] = panels.at(s, j);
-      Step::template multiply_add<MR, NR>(acc, weight, x);
-#pragma GCC unroll 12
-      for (int i = 0; i < MR; ++i) x[i] += Step::kRowBytes;
+    const std::byte* const header = weight;
+    const std::byte* next = ahead.at(s);  // where it turns, a group may fetch a little beyond
+    ahead.fetch(next);
+    at += kGroupHeader;
+    weight += panels.step_stride;
+    for (int64_t left = panels.group_steps; left > 0; --left) {
+      ahead.fetch(next += ahead.stride);
+      Step::template multiply_add<MR, NR>(acc, weight, x, at);
+      at += Step::kRowBytes;
+      weight += panels.step_stride;
     }
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) {
-      const auto scales = Step::scales(panels.at(header, j));
+      const auto scales = Step::scales(header + j * kStepBytes);
 #pragma GCC unroll 12
       for (int i = 0; i < MR; ++i)
         sums[i][j] = fma(Step::value(acc[i][j], scales, row_sum[i]), splat(scale[i]), sums[i][j]);

@@ -115,10 +115,11 @@ struct FetchAhead {
   int64_t lines;          // of a step
   int64_t turn;           // the step from which on `then` is fetched in place of `data`
   const std::byte* then;
-  void operator()(int64_t step) const {
-    const std::byte* at = (step < turn ? data : then) + step * stride;
-    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * kLineBytes, 0, 2);
+  const std::byte* at(int64_t step) const { return (step < turn ? data : then) + step * stride; }
+  void fetch(const std::byte* from) const {
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(from + i * kLineBytes, 0, 2);
   }
+  void operator()(int64_t step) const { fetch(at(step)); }
 };
 
 template <typename Step, int MR, int NR, typename AnyRows, typename AnyPanels, typename Epilogue,

@@ -175,10 +175,12 @@ void order_free_expert(const OrderFreeStrips& strips, RowRange range) {
     order_free_block<Step>(strips, {begin, smaller(range.end, begin + most)});
 }
 
-// How many strips a task takes: several when there are few rows, but enough tasks for all threads.
-inline int64_t strips_of_task(const cpu::ExpertArgs& args, int64_t rows_of_expert, int64_t num_threads) {
-  const int64_t for_all = strips_of(args.weight) / num_threads;
-  return larger(1, smaller(kOrderFreePairs / larger(1, rows_of_expert), smaller(kOrderFreeStrips, for_all)));
+// Into how many tasks the strips are cut: few when there are few rows, but as many for each thread.
+inline int64_t order_free_tasks(const cpu::ExpertArgs& args, int64_t rows_of_expert, int64_t num_threads) {
+  const int64_t strips = strips_of(args.weight);
+  const int64_t most = larger(1, smaller(kOrderFreePairs / larger(1, rows_of_expert), kOrderFreeStrips));
+  const int64_t tasks = (strips + most - 1) / most;
+  return smaller(strips, (tasks + num_threads - 1) / num_threads * num_threads);
 }
 
 // A task owns some strips of output columns for all experts and rows, so no two tasks add to one sum.
@@ -193,15 +195,16 @@ void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
     const RowRange range = rows_of(args, active_expert(args, i));
     most_rows = larger(most_rows, range.end - range.begin);
   }
-  const int64_t count = strips_of_task(args, most_rows, pool.size());
-  pool.parallel((strips_of(w) + count - 1) / count, [&](int64_t task) {
+  const int64_t tasks = order_free_tasks(args, most_rows, pool.size());
+  pool.parallel(tasks, [&](int64_t task) {
+    const int64_t first = task * strips_of(w) / tasks, end = (task + 1) * strips_of(w) / tasks;
     for (int64_t i = 0; i < active; ++i) {
       // After the last expert the first one again, with the next strips.
       const bool last = i + 1 == active;
       const std::byte* next = args.experts[active_expert(args, last ? 0 : i + 1)];
-      const int64_t expert = active_expert(args, i), first = task * count;
-      const OrderFreeStrips strips{&args, args.experts[expert], first, smaller(count, strips_of(w) - first),
-                                   strip_of(w, next, first + (last ? count : 0)).data};
+      const int64_t expert = active_expert(args, i);
+      const OrderFreeStrips strips{&args, args.experts[expert], first, end - first,
+                                   strip_of(w, next, last ? end : first).data};
       with_step(w.format,
                 [&](auto step) { order_free_expert<decltype(step)>(strips, rows_of(args, expert)); });
     }

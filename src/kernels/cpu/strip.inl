@@ -1,7 +1,8 @@
 // Strips of packed matrices: which memory a task reads, and what it fetches ahead. See packed_matrix.h.
 
 // How far ahead of its use a lone tile fetches its strip. In a long run of memory the processor's own
-// prefetching does most, and is disturbed by one that runs far ahead; in a short one it has no time to begin.
+// prefetching does most, and is disturbed by one that runs far ahead; in a short one it has no time to begin,
+// except for a single row, which goes through many strips in a row.
 constexpr int64_t kLongStrip = 128;  // steps
 constexpr int64_t kStepsAhead = 8;
 constexpr int64_t kStepsAheadOfShort = 32;
@@ -21,11 +22,11 @@ struct Strip {
   // What tile `index` of `tiles` over this strip fetches. A tile of its own waits for memory, so it fetches
   // what it will read itself soon, and at its end the beginning of the upcoming strip. Of several, the first
   // finds the strip in the cache, because each fetches a part of the upcoming one.
-  FetchAhead fetch(int64_t index, int64_t tiles) const {
+  FetchAhead fetch(int64_t index, int64_t tiles, int64_t rows) const {
     const std::byte* next = upcoming != nullptr ? upcoming : data;
     if (tiles == 1) {
       const int64_t stride = width * kStepBytes;
-      const int64_t most = steps < kLongStrip ? kStepsAheadOfShort : kStepsAhead;
+      const int64_t most = steps < kLongStrip && rows > 1 ? kStepsAheadOfShort : kStepsAhead;
       const int64_t ahead = steps < most ? steps : most;
       const int64_t turn = steps - ahead;
       return {data + ahead * stride, stride, width, turn, next - turn * stride};
@@ -58,7 +59,7 @@ inline void strip_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const 
     const int64_t tiles = tiles_of<NR>(end - begin);
     int64_t index = 0;
     for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
-      const FetchAhead fetch = strip.fetch(index++, tiles);
+      const FetchAhead fetch = strip.fetch(index++, tiles, end - begin);
       if constexpr (Step::is_quantized)
         quantized_tile<Step, count.value, NR>(rows, m, run, epilogue, fetch);
       else

@@ -18,8 +18,8 @@
 //
 // Blocks are walked in order of position with a running maximum and sum (online softmax, arXiv 1805.02867),
 // so a token's result depends on its own position and the cache alone: not on chunk size, batch or cache
-// hits. The one exception: a value that is NaN or infinite also reaches the earlier tokens of its block that
-// are attended for in the same step; of an int8 cache it does not.
+// hits. The one exception: a value that is NaN or infinite may also reach the earlier tokens of its block
+// that are attended for in the same step; of an int8 cache it does not.
 #pragma once
 
 #include "base/dtype.h"

@@ -340,6 +340,7 @@ inline Fetcher fetcher_after(const cpu::AttentionArgs& args, int64_t pair, int64
     chunk = chunk_at(args, pair / args.num_kv_heads);
   }
   const int64_t left = chunk.first_position + chunk.num_tokens - (b + 1) * kBlockTokens;
+  if (left <= 0) return {};  // an empty chunk
   return fetcher_of(args, chunk.blocks[b + 1], pair % args.num_kv_heads, smaller(left, kBlockTokens));
 }
 

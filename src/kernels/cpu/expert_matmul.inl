@@ -60,6 +60,7 @@ void gated_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
 // Fixed point, as in fixed_point.h.
 constexpr float kFixedScale = 0x1p36F;
 constexpr float kFixedSaturation = 0x1p18F;
+constexpr float kFixedConstants[] = {kFixedScale, kFixedSaturation* kFixedScale};
 
 // Adds 16 partial sums of which some saturate or are not finite; the latter among the first n are counted in
 // the row's last column.
@@ -82,7 +83,9 @@ template <int kPanels>
 inline __attribute__((always_inline)) void accumulate_partials(int64_t* sums, int64_t* flags,
                                                                const Vec (&acc)[kPanels], float gate,
                                                                int64_t left) {
-  const Vec scale = splat(gate * kFixedScale), bound = splat(kFixedSaturation * kFixedScale);
+  const float* constants = kFixedConstants;
+  asm volatile("" : "+r"(constants));  // else they stay in registers during the products, which need them all
+  const Vec scale = splat(gate * constants[0]), bound = splat(constants[1]);
   Vec scaled[kPanels];
   uint32_t beyond = 0;
 #pragma GCC unroll 4

@@ -151,7 +151,9 @@ inline Vec dot_pairs(Vec acc, BfPairs a, BfPairs b) {
 
 // Lanes whose magnitude is not less than `bound`, NaN among them.
 inline uint32_t not_within_mask(Vec a, Vec bound) {
-  return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), bound.v, _CMP_NLT_UQ);
+  // As integers without their sign, floats have the order of their magnitudes, and NaN comes last.
+  const __m512i magnitude = _mm512_slli_epi32(_mm512_castps_si512(a.v), 1);
+  return _mm512_cmpge_epu32_mask(magnitude, _mm512_slli_epi32(_mm512_castps_si512(bound.v), 1));
 }
 
 // sums[0..16) += a, rounded to integers; every lane is within 2^62.

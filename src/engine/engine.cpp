@@ -21,6 +21,7 @@
 #include "base/math.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
+#include "engine/admission.h"
 #include "engine/block_manager.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
@@ -37,35 +38,6 @@ constexpr std::chrono::microseconds kMaskHelp{500};
 // The engine's thread makes masks, too. More threads than that find no core that is free.
 int mask_threads() {
   return std::min(available_cores() / 2, kMaxMaskThreads);
-}
-
-EngineOptions checked(EngineOptions options, const ModelRunner& runner) {
-  auto positive = [](int64_t value, const char* name) {
-    if (value < 1) throw_error("{} must be at least 1, but is {}", name, value);
-  };
-  positive(options.max_total_tokens, "max_total_tokens");
-  positive(options.chunked_prefill_size, "chunked_prefill_size");
-  positive(options.max_running_requests, "max_running_requests");
-  positive(options.max_queued_requests, "max_queued_requests");
-  if (options.max_context_len < 2) {
-    throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
-                options.max_context_len);
-  }
-  if (options.max_total_tokens % kBlockTokens != 0) {
-    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
-                options.max_total_tokens);
-  }
-  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_groups());
-  if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;
-  if (options.max_logits_rows < running_per_group) {
-    throw_error("max_logits_rows must be at least the max_running_requests of a group ({}), but is {}",
-                running_per_group, options.max_logits_rows);
-  }
-  const int64_t vocab_size = runner.vocab_size();
-  if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
-    throw_error("the vocabulary must have 1 to {} tokens, but has {}", kMaxVocabulary, vocab_size);
-  }
-  return options;
 }
 
 uint64_t fresh_entropy() {
@@ -120,8 +92,6 @@ class Engine::Impl {
   // Under mutex_.
   std::optional<RequestError> refuse(std::span<const std::unique_ptr<Sequence>> sequences) const;
   void enqueue(std::unique_ptr<Sequence> sequence);
-  std::optional<RequestError> check_length(const Sequence& sequence) const;
-  int64_t output_limit(const Sequence& sequence) const;
 
   ModelRunner* runner_;
   const EngineOptions options_;
@@ -178,7 +148,7 @@ class Engine::Impl {
 
 Engine::Impl::Impl(ModelRunner& runner, EngineOptions options)
     : runner_(&runner),
-      options_(checked(std::move(options), runner)),
+      options_(checked_options(std::move(options), runner)),
       vocab_size_(runner.vocab_size()),
       entropy_(fresh_entropy()),
       sampler_(vocab_size_) {
@@ -207,8 +177,8 @@ std::optional<RequestError> Engine::Impl::submit(std::vector<Submission> submiss
   for (Submission& submission : submissions) {
     if (auto error = submission.request.validate(vocab_size_)) return error;
     auto sequence = std::make_unique<Sequence>(std::move(submission.request), std::move(submission.listener));
-    if (auto error = check_length(*sequence)) return error;
-    sequence->max_output = output_limit(*sequence);
+    if (auto error = check_length(options_, *sequence)) return error;
+    sequence->max_output = output_limit(options_, *sequence);
     if (const ConstraintFactory& constraint = sequence->request.constraint) {
       sequence->mask = std::make_shared<MaskTask>(constraint(), vocab_size_);
     }
@@ -238,49 +208,13 @@ std::optional<RequestError> Engine::Impl::refuse(std::span<const std::unique_ptr
   if (stats_.failed)
     return RequestError{503, "the model runner has failed; the server must be restarted", ""};
   if (!accepting_) return RequestError{503, "the server is shutting down and takes no new requests", ""};
-  const int64_t most = options_.max_queued_requests;
-  if (std::ssize(sequences) > most) {
-    return RequestError{
-        400,
-        fmt::format("{} sequences are asked for at once, and at most {} may wait", sequences.size(), most),
-        "n"};
-  }
-  if (stats_.waiting + std::ssize(sequences) > most) {
-    return RequestError{
-        503,
-        fmt::format("the queue is full: {} requests are waiting and at most {} may", stats_.waiting, most),
-        ""};
-  }
+  if (auto error = check_queue(options_, stats_.waiting, std::ssize(sequences))) return error;
   for (const auto& sequence : sequences) {
     const std::string& id = sequence->request.id;
     if (live_.contains(id))
       return RequestError{400, fmt::format("a request with id '{}' is still running", id), "id"};
   }
   return std::nullopt;
-}
-
-std::optional<RequestError> Engine::Impl::check_length(const Sequence& sequence) const {
-  if (sequence.num_prompt >= options_.max_context_len) {
-    return RequestError{
-        400,
-        fmt::format("the prompt has {} tokens, but the context length is {} tokens, of which at "
-                    "least one must be left for the output",
-                    sequence.num_prompt, options_.max_context_len),
-        "prompt"};
-  }
-  if (sequence.num_prompt > options_.max_total_tokens) {
-    return RequestError{400,
-                        fmt::format("the prompt has {} tokens, but the KV cache has room for {} tokens",
-                                    sequence.num_prompt, options_.max_total_tokens),
-                        "prompt"};
-  }
-  return std::nullopt;
-}
-
-// The last token of a sequence is never computed, so it needs no room in the cache.
-int64_t Engine::Impl::output_limit(const Sequence& sequence) const {
-  return std::min({sequence.request.sampling.max_new_tokens, options_.max_context_len - sequence.num_prompt,
-                   options_.max_total_tokens - sequence.num_prompt + 1});
 }
 
 void Engine::Impl::abort(std::string_view id) {

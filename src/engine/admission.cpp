@@ -1,0 +1,79 @@
+#include "engine/admission.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/math.h"
+#include "engine/block_manager.h"
+#include "engine/sampler.h"
+
+namespace chorale::engine {
+
+EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) {
+  auto positive = [](int64_t value, const char* name) {
+    if (value < 1) throw_error("{} must be at least 1, but is {}", name, value);
+  };
+  positive(options.max_total_tokens, "max_total_tokens");
+  positive(options.chunked_prefill_size, "chunked_prefill_size");
+  positive(options.max_running_requests, "max_running_requests");
+  positive(options.max_queued_requests, "max_queued_requests");
+  if (options.max_context_len < 2) {
+    throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
+                options.max_context_len);
+  }
+  if (options.max_total_tokens % kBlockTokens != 0) {
+    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
+                options.max_total_tokens);
+  }
+  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_groups());
+  if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;
+  if (options.max_logits_rows < running_per_group) {
+    throw_error("max_logits_rows must be at least the max_running_requests of a group ({}), but is {}",
+                running_per_group, options.max_logits_rows);
+  }
+  const int64_t vocab_size = runner.vocab_size();
+  if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
+    throw_error("the vocabulary must have 1 to {} tokens, but has {}", kMaxVocabulary, vocab_size);
+  }
+  return options;
+}
+
+std::optional<RequestError> check_length(const EngineOptions& options, const Sequence& sequence) {
+  if (sequence.num_prompt >= options.max_context_len) {
+    return RequestError{
+        400,
+        fmt::format("the prompt has {} tokens, but the context length is {} tokens, of which at "
+                    "least one must be left for the output",
+                    sequence.num_prompt, options.max_context_len),
+        "prompt"};
+  }
+  if (sequence.num_prompt > options.max_total_tokens) {
+    return RequestError{400,
+                        fmt::format("the prompt has {} tokens, but the KV cache has room for {} tokens",
+                                    sequence.num_prompt, options.max_total_tokens),
+                        "prompt"};
+  }
+  return std::nullopt;
+}
+
+int64_t output_limit(const EngineOptions& options, const Sequence& sequence) {
+  return std::min({sequence.request.sampling.max_new_tokens, options.max_context_len - sequence.num_prompt,
+                   options.max_total_tokens - sequence.num_prompt + 1});
+}
+
+std::optional<RequestError> check_queue(const EngineOptions& options, int64_t waiting, int64_t asked) {
+  const int64_t most = options.max_queued_requests;
+  if (asked > most) {
+    return RequestError{
+        400, fmt::format("{} sequences are asked for at once, and at most {} may wait", asked, most), "n"};
+  }
+  if (waiting + asked > most) {
+    return RequestError{
+        503, fmt::format("the queue is full: {} requests are waiting and at most {} may", waiting, most), ""};
+  }
+  return std::nullopt;
+}
+
+}  // namespace chorale::engine

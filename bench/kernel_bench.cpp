@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <span>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include "base/thread_pool.h"
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
+#include "kernels/fixed_point.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "tools/bench/ceilings.h"
@@ -178,6 +181,85 @@ void gated_matmul_one(benchmark::State& state) {
   });
 }
 
+// The experts of a layer of Qwen3-30B-A3B, of which each token uses 8 at random; others in each turn.
+class Experts {
+ public:
+  static constexpr int64_t kExperts = 128, kTopK = 8, kTurns = 16;
+
+  Experts(Arena& arena, const PackedLayout& layout, int64_t tokens)
+      : buffer_(static_cast<size_t>(kExperts * layout.bytes())), matrices_{layout, data_} {
+    fill(buffer_.data(), buffer_.size());
+    for (int64_t e = 0; e < kExperts; ++e)
+      data_[static_cast<size_t>(e)] = buffer_.data() + e * layout.bytes();
+    std::minstd_rand random(1);
+    for (ExpertRows& rows : turns_) rows = route(arena, tokens, random);
+  }
+  static size_t arena_bytes(int64_t tokens) {
+    return kTurns * (2 * Arena::matrix_bytes(DType::i32, 1, kExperts + 1) +
+                     2 * Arena::matrix_bytes(DType::i32, 1, tokens * kTopK));
+  }
+  const ExpertMatrices& matrices() const { return matrices_; }
+  const ExpertRows& next_rows() { return turns_[static_cast<size_t>(turn_++ % kTurns)]; }
+
+ private:
+  static ExpertRows route(Arena& arena, int64_t tokens, std::minstd_rand& random) {
+    std::array<std::vector<int32_t>, kExperts> tokens_of;
+    std::array<size_t, kExperts> order{};
+    std::iota(order.begin(), order.end(), size_t{0});
+    for (int32_t t = 0; t < tokens; ++t) {
+      std::shuffle(order.begin(), order.end(), random);
+      for (size_t i = 0; i < kTopK; ++i) tokens_of[order[i]].push_back(t);
+    }
+    const ExpertRows rows{
+        arena.matrix(DType::i32, 1, kExperts + 1), arena.matrix(DType::i32, 1, kExperts + 1),
+        arena.matrix(DType::i32, 1, tokens * kTopK), arena.matrix(DType::f32, 1, tokens * kTopK)};
+    auto* offsets = rows.offsets.data<int32_t>();
+    auto* active = rows.active.data<int32_t>();
+    offsets[0] = active[0] = 0;
+    for (int32_t e = 0; e < kExperts; ++e) {
+      const std::vector<int32_t>& chosen = tokens_of[static_cast<size_t>(e)];
+      std::copy(chosen.begin(), chosen.end(), rows.tokens.data<int32_t>() + offsets[e]);
+      offsets[e + 1] = offsets[e] + static_cast<int32_t>(chosen.size());
+      if (!chosen.empty()) active[++active[0]] = e;
+    }
+    std::fill_n(rows.weights.data<float>(), tokens * kTopK, 1.0F / kTopK);
+    return rows;
+  }
+
+  Buffer buffer_;
+  std::array<const std::byte*, kExperts> data_{};
+  ExpertMatrices matrices_;
+  std::array<ExpertRows, kTurns> turns_;
+  int64_t turn_ = 0;
+};
+
+void gated_matmul_experts(benchmark::State& state) {
+  const int64_t m = state.range(0), pairs = m * Experts::kTopK;
+  const PackedLayout layout = grouped(
+      {.format = format_of(state), .n = kIntermediate, .k = kHidden, .n_chunks = 8, .fused_pair = true});
+  Arena arena(Experts::arena_bytes(m) + input_bytes(m, layout) +
+              Arena::matrix_bytes(DType::bf16, pairs, kIntermediate));
+  Experts experts(arena, layout, m);
+  const Tensor x = input_of(arena, activations(arena, m, kHidden), layout);
+  const Tensor out = arena.matrix(DType::bf16, pairs, kIntermediate);
+  measure(state, layout.format,
+          [&] { gated_matmul(machine().stream, x, experts.matrices(), experts.next_rows(), out); });
+}
+
+void order_free_experts(benchmark::State& state) {
+  const int64_t m = state.range(0), pairs = m * Experts::kTopK;
+  const PackedLayout layout =
+      grouped({.format = format_of(state), .n = kHidden, .k = kIntermediate, .k_chunks = 8});
+  Arena arena(Experts::arena_bytes(m) + input_bytes(pairs, layout) +
+              Arena::matrix_bytes(DType::i64, m, kHidden + 1));
+  Experts experts(arena, layout, m);
+  const Tensor x = input_of(arena, activations(arena, pairs, kIntermediate), layout);
+  const Tensor sums = arena.matrix(DType::i64, m, kHidden + 1);
+  clear_sums(machine().stream, sums);
+  measure(state, layout.format,
+          [&] { order_free_matmul(machine().stream, x, experts.matrices(), experts.next_rows(), sums); });
+}
+
 void quantize(benchmark::State& state) {
   const int64_t m = state.range(0);
   const PackedLayout layout = grouped({.format = WeightFormat::int8, .n = 16, .k = kHidden});
@@ -238,6 +320,8 @@ BENCHMARK(matmul_qkv)->Apply(rows_and_formats);
 BENCHMARK(gated_matmul_one)->Apply(rows_and_formats);
 BENCHMARK(order_free_o_proj)->Apply(rows_and_formats);
 BENCHMARK(order_free_down)->Apply(rows_and_formats);
+BENCHMARK(gated_matmul_experts)->Apply(rows_and_formats);
+BENCHMARK(order_free_experts)->Apply(rows_and_formats);
 BENCHMARK(quantize)->Arg(1)->Arg(16)->Arg(512)->UseRealTime();
 BENCHMARK_CAPTURE(attention_decode, bfloat16, DType::bf16)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
 BENCHMARK_CAPTURE(attention_decode, int8, DType::i8)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();

@@ -113,13 +113,25 @@ PackedLayout slice_layout(const PackedLayout& layout, int64_t count) {
   CHORALE_CHECK(count >= 1 && count <= chunks, "{} chunks of {}", count, chunks);
   (split_n ? slice.n_chunks : slice.k_chunks) = count;
   (split_n ? slice.n : slice.k) = count * (split_n ? layout.chunk_n() : layout.chunk_k());
+  slice.first_k_chunk = slice.stored_k_chunks = 0;
+  return slice;
+}
+
+PackedLayout slice_in_place(const PackedLayout& layout, int64_t first, int64_t count) {
+  const int64_t chunks = layout.n_chunks * layout.k_chunks;
+  CHORALE_CHECK(first >= 0 && first + count <= chunks, "chunks {} to {} of {}", first, first + count, chunks);
+  PackedLayout slice = slice_layout(layout, count);
+  if (layout.n_chunks == 1) {
+    slice.first_k_chunk = layout.first_k_chunk + first;
+    slice.stored_k_chunks = layout.k_chunks_of_strip();
+  }
   return slice;
 }
 
 PackedMatrix slice_chunks(const PackedMatrix& matrix, int64_t first, int64_t count) {
-  const int64_t chunks = matrix.layout.n_chunks * matrix.layout.k_chunks;
-  CHORALE_CHECK(first >= 0 && first + count <= chunks, "chunks {} to {} of {}", first, first + count, chunks);
-  return {slice_layout(matrix.layout, count), matrix.data + first * matrix.layout.chunk_bytes()};
+  const PackedLayout& whole = matrix.layout;
+  const int64_t offset = whole.n_chunks > 1 ? first * whole.chunk_bytes() : 0;
+  return {slice_in_place(whole, first, count), matrix.data + offset};
 }
 
 namespace {

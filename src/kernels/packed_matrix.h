@@ -2,18 +2,18 @@
 // order.
 //
 // The outputs are cut into n_chunks equal ranges or the inputs into k_chunks equal ranges (never both), which
-// are the canonical chunks of the sharding plan; a tensor-parallel rank's shard is a contiguous range of the
-// packed bytes. Within a chunk, outputs are grouped into panels of kPanelWidth, the last one filled up with
-// zeros, and panels into strips of kStripPanels, the last one of those that are left. A strip is one run of
-// memory in the order in which a product of few rows reads it:
+// are the canonical chunks of the sharding plan; a tensor-parallel rank's shard is some of them. Within a
+// chunk, outputs are grouped into panels of kPanelWidth, the last one filled up with zeros, and panels into
+// strips of kStripPanels, the last one of those that are left. A thread that multiplies neighbouring strips
+// by all inputs reads one run of memory, in this order:
 //
-//   bf16     [chunk][strip][K/2][panel][16][2]   two neighbouring inputs of one output side by side; odd K is
-//                                                padded
-//   float32  [chunk][strip][K][panel][16]
-//   int8     [chunk][strip][group][1 + G/4][panel][16][4]
-//   int4     [chunk][strip][group][1 + G/8][panel][16][4]
+//   bf16     [chunk of outputs][strip][chunk of inputs][K/2][panel][16][2]   two neighbouring inputs of one
+//                                                            output side by side; odd K is padded
+//   float32  [chunk of outputs][strip][chunk of inputs][K][panel][16]
+//   int8     [chunk of outputs][strip][chunk of inputs][group][1 + G/4][panel][16][4]
+//   int4     [chunk of outputs][strip][chunk of inputs][group][1 + G/8][panel][16][4]
 //
-// where K is the chunk's own number of inputs, and G the inputs of a group, a multiple of 8; the last group
+// where K is a chunk's own number of inputs, and G the inputs of a group, a multiple of 8; the last group
 // of a chunk is padded. The first step of a group is its scales, a float32 for int8, and a float16 scale
 // below a float16 zero for int4. The others hold unsigned integers, four of int8; of int4 a byte i of step s
 // has input 8s + i in its lower half and input 8s + 4 + i in its upper. A group never crosses a chunk, so
@@ -21,6 +21,7 @@
 // (`fused_pair`).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -43,6 +44,9 @@ struct PackedLayout {
   int64_t k_chunks = 1;
   bool fused_pair = false;  // gate and up: panels alternate, twice as many
   int64_t group_k = 0;      // inputs of a group; quantized formats alone
+  // Of a slice of inputs: which chunks of a strip it has.
+  int64_t first_k_chunk = 0;
+  int64_t stored_k_chunks = 0;  // 0: no more than its own
 
   int64_t chunk_n() const { return n / n_chunks; }
   int64_t chunk_k() const { return k / k_chunks; }
@@ -58,17 +62,22 @@ struct PackedLayout {
     return (chunk_n() + kPanelWidth - 1) / kPanelWidth * (fused_pair ? 2 : 1);
   }
   int64_t chunk_bytes() const { return panels_per_chunk() * chunk_k_steps() * kStepBytes; }
-  int64_t bytes() const { return n_chunks * k_chunks * chunk_bytes(); }
+  int64_t bytes() const { return n_chunks * k_chunks * chunk_bytes(); }  // of a slice: its own
+  int64_t k_chunks_of_strip() const { return stored_k_chunks > 0 ? stored_k_chunks : k_chunks; }
+  int64_t strip_width(int64_t strip) const {  // in panels
+    return std::min(kStripPanels, panels_per_chunk() - strip * kStripPanels);
+  }
   // Where panel `panel` of a chunk (of either kind) begins, from the start of the matrix, and how far its K
   // steps of kStepBytes lie apart.
   int64_t panel_offset(int64_t chunk, int64_t panel) const {
-    const int64_t in_strip = panel % kStripPanels;
-    return chunk * chunk_bytes() + (panel - in_strip) * chunk_k_steps() * kStepBytes + in_strip * kStepBytes;
+    const int64_t strip = panel / kStripPanels, in_strip = panel % kStripPanels;
+    const int64_t n_chunk = n_chunks > 1 ? chunk : 0, k_chunk = n_chunks > 1 ? 0 : first_k_chunk + chunk;
+    const int64_t panels_before =
+        (n_chunk * panels_per_chunk() + strip * kStripPanels) * k_chunks_of_strip() +
+        k_chunk * strip_width(strip);
+    return (panels_before * chunk_k_steps() + in_strip) * kStepBytes;
   }
-  int64_t step_stride(int64_t panel) const {
-    const int64_t left = panels_per_chunk() - panel / kStripPanels * kStripPanels;
-    return (left < kStripPanels ? left : kStripPanels) * kStepBytes;
-  }
+  int64_t step_stride(int64_t panel) const { return strip_width(panel / kStripPanels) * kStepBytes; }
 };
 
 // A borrowed packed matrix.
@@ -86,8 +95,11 @@ WeightFormat plain_format(DType dtype);
 inline constexpr int64_t kGroupUnit = 8;
 int64_t choose_group(WeightFormat format, int64_t chunk_k, int64_t source_group = 0);
 
-// The layout of `count` of a matrix's canonical chunks.
+// The layout of a matrix that has `count` of another's canonical chunks and nothing else.
 PackedLayout slice_layout(const PackedLayout& layout, int64_t count);
+
+// The layout of `count` of a matrix's canonical chunks, from `first` on, where the matrix lies.
+PackedLayout slice_in_place(const PackedLayout& layout, int64_t first, int64_t count);
 
 // The outputs, or inputs, of `count` canonical chunks from `first` on: a tensor-parallel rank's shard. Moves
 // no bytes.

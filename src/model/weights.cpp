@@ -308,8 +308,9 @@ FeedForwardWeights select_experts(const FeedForwardWeights& weights,
   FeedForwardWeights view = weights;
   view.gate_up.clear();
   view.down.clear();
-  view.gate_up_layout = slice_layout(weights.gate_up_layout, wanted.size());
-  view.down_layout = slice_layout(weights.down_layout, wanted.size());
+  const int64_t first = wanted.begin - stored.begin;
+  view.gate_up_layout = slice_in_place(weights.gate_up_layout, first, wanted.size());
+  view.down_layout = slice_in_place(weights.down_layout, first, wanted.size());
   const auto add = [&](size_t position) {
     const PackedMatrix gate_up{weights.gate_up_layout, weights.gate_up[position]};
     const PackedMatrix down{weights.down_layout, weights.down[position]};

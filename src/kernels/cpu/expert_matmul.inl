@@ -24,7 +24,7 @@ void gated_task(const cpu::ExpertArgs& args, int64_t expert, int64_t strip_index
   const cpu::Weight& w = args.weight;
   const RowRange range = rows_of(args, expert);
   const int64_t chunk = strip_index / strips_of(w), index = strip_index % strips_of(w);
-  Strip strip = strip_of(w, args.experts[expert] + chunk * w.panels * w.k_steps * kStepBytes, index);
+  Strip strip = strip_of(w, args.experts[expert], chunk, index);
   strip.upcoming = strip.data + strip.bytes();  // a thread goes on with the next strip
   const cpu::Rows x{args.x, args.x_stride_bytes, args.tokens};
   strip_loop<Step, kGatedPanels>(x, range.begin, range.end, strip, [&](int64_t p) {
@@ -102,87 +102,62 @@ inline __attribute__((always_inline)) void accumulate_partials(int64_t* sums, in
   for (int j = 0; j < kPanels; ++j) accumulate_rounded(sums + 16 * j, scaled[j]);
 }
 
-// Strips of one expert's matrix, whose columns a task adds up.
-struct OrderFreeStrips {
-  const cpu::ExpertArgs* args;
-  const std::byte* matrix;
-  int64_t first, count;
-  const std::byte* upcoming;  // what the thread will probably read next
-};
-
-// (row, strip) pairs whose sums a task keeps: 24 KiB, which stay in the first-level cache.
-constexpr int64_t kOrderFreePairs = 48;
-constexpr int64_t kOrderFreeStrips = 16;  // at most; a task of few rows reads them as one run of memory
 constexpr int64_t kStripColumns = kStripPanels * 16;
+// Rows whose sums with a strip a task keeps: 24 KiB, which stay in the first-level cache.
+constexpr int64_t kOrderFreeRows = 48;
 
 inline int64_t* sums_of_row(const cpu::ExpertArgs& args, int64_t row) {
   const int64_t token = args.tokens != nullptr ? args.tokens[row] : row;
   return static_cast<int64_t*>(args.out) + token * args.out_stride;
 }
 
-inline void write_sums(const OrderFreeStrips& strips, RowRange range, const int64_t (*sums)[kStripColumns]) {
-  const int64_t n = strips.args->weight.n;
-  for (int64_t s = 0; s < strips.count; ++s) {
-    const int64_t column = (strips.first + s) * kStripColumns;
-    const int64_t width = smaller(kStripColumns, n - column);
-    for (int64_t row = range.begin; row < range.end; ++row, ++sums) {
-      int64_t* to = sums_of_row(*strips.args, row) + column;
-      if (strips.args->assigns)
-        for (int64_t k = 0; k < width; ++k) to[k] = (*sums)[k];
-      else
-        for (int64_t k = 0; k < width; ++k) to[k] += (*sums)[k];
-    }
+inline void write_sums(const cpu::ExpertArgs& args, int64_t strip, RowRange range,
+                       const int64_t (*sums)[kStripColumns]) {
+  const int64_t column = strip * kStripColumns;
+  const int64_t width = smaller(kStripColumns, args.weight.n - column);
+  for (int64_t row = range.begin; row < range.end; ++row, ++sums) {
+    int64_t* to = sums_of_row(args, row) + column;
+    if (args.assigns)
+      for (int64_t k = 0; k < width; ++k) to[k] = (*sums)[k];
+    else
+      for (int64_t k = 0; k < width; ++k) to[k] += (*sums)[k];
   }
 }
 
-// All rows and strips pass over a chunk of K before the next one is read, so that each byte comes from memory
-// once, and in long runs. rows times strips are at most kOrderFreePairs.
+// At most kOrderFreeRows rows times a strip of an expert's matrix. `upcoming` is what the thread will
+// probably read next.
 template <typename Step>
-void order_free_block(const OrderFreeStrips& strips, RowRange range) {
-  const cpu::ExpertArgs& args = *strips.args;
+void order_free_block(const cpu::ExpertArgs& args, const std::byte* matrix, int64_t index, RowRange range,
+                      const std::byte* upcoming) {
   const cpu::Weight& w = args.weight;
-  const int64_t rows = range.end - range.begin;
-  alignas(64) int64_t sums[kOrderFreePairs][kStripColumns];
-  for (int64_t i = 0; i < rows * strips.count; ++i)
+  alignas(64) int64_t sums[kOrderFreeRows][kStripColumns];
+  for (int64_t i = 0; i < range.end - range.begin; ++i)
     for (int64_t j = 0; j < kStripColumns; j += 16) clear_fixed(sums[i] + j);
 
-  const int64_t chunk_bytes = w.panels * w.k_steps * kStepBytes;
   for (int64_t c = 0; c < w.chunks; ++c) {
-    const std::byte* chunk = strips.matrix + c * chunk_bytes;
+    Strip strip = strip_of(w, matrix, c, index);
+    strip.upcoming = c + 1 < w.chunks ? strip.data + strip.bytes() : upcoming;
     const cpu::Rows x{args.x + c * w.k_bytes, args.x_stride_bytes, nullptr};
-    for (int64_t s = 0; s < strips.count; ++s) {
-      Strip strip = strip_of(w, chunk, strips.first + s);
-      if (s + 1 < strips.count)
-        strip.upcoming = strip.data + strip.bytes();
-      else
-        strip.upcoming =
-            c + 1 < w.chunks ? strip_of(w, chunk + chunk_bytes, strips.first).data : strips.upcoming;
-      strip_loop<Step>(x, range.begin, range.end, strip, [&](int64_t p) {
-        const int64_t left = w.n - (strips.first + s) * kStripColumns - 16 * p;
-        int64_t(*to)[kStripColumns] = sums + s * rows;
-        return [&args, &w, to, left, p, begin = range.begin ](int64_t row, const auto& acc)
-            __attribute__((always_inline)) {
-          const float gate = args.gate_weights != nullptr ? args.gate_weights[row] : 1.0F;
-          accumulate_partials(to[row - begin] + 16 * p, sums_of_row(args, row) + w.n, acc, gate, left);
-        };
-      });
-    }
+    strip_loop<Step>(x, range.begin, range.end, strip, [&](int64_t p) {
+      const int64_t left = w.n - index * kStripColumns - 16 * p;
+      return [&args, &w, &sums, left, p, begin = range.begin ](int64_t row, const auto& acc)
+          __attribute__((always_inline)) {
+        const float gate = args.gate_weights != nullptr ? args.gate_weights[row] : 1.0F;
+        accumulate_partials(sums[row - begin] + 16 * p, sums_of_row(args, row) + w.n, acc, gate, left);
+      };
+    });
   }
-  write_sums(strips, range, sums);
+  write_sums(args, index, range, sums);
 }
 
-template <typename Step>
-void order_free_expert(const OrderFreeStrips& strips, RowRange range) {
-  const int64_t most = kOrderFreePairs / strips.count;
-  for (int64_t begin = range.begin; begin < range.end; begin += most)
-    order_free_block<Step>(strips, {begin, smaller(range.end, begin + most)});
-}
-
-// Into how many tasks the strips are cut: few when there are few rows, but as many for each thread.
-inline int64_t order_free_tasks(const cpu::ExpertArgs& args, int64_t rows_of_expert, int64_t num_threads) {
-  const int64_t strips = strips_of(args.weight);
-  const int64_t most = larger(1, smaller(kOrderFreePairs / larger(1, rows_of_expert), kOrderFreeStrips));
-  const int64_t tasks = (strips + most - 1) / most;
+// Into how many tasks the strips are cut. Few rows wait for memory, which is read fastest in long runs.
+inline int64_t order_free_tasks(const cpu::ExpertArgs& args, int64_t most_rows, int64_t num_threads) {
+  constexpr int64_t kLongRun = 512 << 10;
+  const cpu::Weight& w = args.weight;
+  const int64_t strips = strips_of(w);
+  if (most_rows > kOrderFreeRows) return strips;
+  const int64_t bytes = w.chunks * w.panels * w.k_steps * kStepBytes;
+  const int64_t tasks = larger(1, bytes / kLongRun);
   return smaller(strips, (tasks + num_threads - 1) / num_threads * num_threads);
 }
 
@@ -202,14 +177,20 @@ void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
   pool.parallel(tasks, [&](int64_t task) {
     const int64_t first = task * strips_of(w) / tasks, end = (task + 1) * strips_of(w) / tasks;
     for (int64_t i = 0; i < active; ++i) {
+      const std::byte* matrix = args.experts[active_expert(args, i)];
       // After the last expert the first one again, with the next strips.
       const bool last = i + 1 == active;
-      const std::byte* next = args.experts[active_expert(args, last ? 0 : i + 1)];
-      const int64_t expert = active_expert(args, i);
-      const OrderFreeStrips strips{&args, args.experts[expert], first, end - first,
-                                   strip_of(w, next, last ? end : first).data};
-      with_step(w.format,
-                [&](auto step) { order_free_expert<decltype(step)>(strips, rows_of(args, expert)); });
+      const std::byte* next =
+          strip_of(w, args.experts[active_expert(args, last ? 0 : i + 1)], 0, last ? end : first).data;
+      const RowRange rows = rows_of(args, active_expert(args, i));
+      with_step(w.format, [&](auto step) {
+        for (int64_t index = first; index < end; ++index) {
+          const std::byte* upcoming = index + 1 < end ? strip_of(w, matrix, 0, index + 1).data : next;
+          for (int64_t begin = rows.begin; begin < rows.end; begin += kOrderFreeRows)
+            order_free_block<decltype(step)>(args, matrix, index,
+                                             {begin, smaller(rows.end, begin + kOrderFreeRows)}, upcoming);
+        }
+      });
     }
   });
 }

@@ -8,7 +8,7 @@ void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int6
                  int64_t row_block) {
   const cpu::Weight& w = target.weight;
   const int64_t chunk = strip_index / strips_of(w), index = strip_index % strips_of(w);
-  Strip strip = strip_of(w, w.data + chunk * w.panels * w.k_steps * kStepBytes, index);
+  Strip strip = strip_of(w, w.data, chunk, index);
   // A thread goes on with the next strip.
   if (args.m <= kMatmulRows) strip.upcoming = strip.data + strip.bytes();
   const int64_t begin = row_block * kMatmulRows;

@@ -15,6 +15,7 @@ struct Int4Scales {
 struct Int8Step {
   static constexpr bool is_quantized = true;
   static constexpr int64_t kRowBytes = 4;  // of a row, in one step
+  static constexpr int64_t steps_ahead(int64_t rows) { return plain_steps_ahead(rows); }
   static Int start(int32_t row_sum) { return splat_int(-128 * row_sum); }
   static Int8Scales scales(const std::byte* step) { return {load(reinterpret_cast<const float*>(step))}; }
   static Vec value(Int dot, const Int8Scales& scales, float /*row_sum*/) {
@@ -37,6 +38,8 @@ struct Int8Step {
 struct Int4Step {
   static constexpr bool is_quantized = true;
   static constexpr int64_t kRowBytes = 8;
+  // More rows compute so long that the loads of later steps begin late.
+  static constexpr int64_t steps_ahead(int64_t rows) { return rows <= 2 ? 0 : 28; }
   static Int start(int32_t /*row_sum*/) { return splat_int(0); }
   static Int4Scales scales(const std::byte* step) {
     const HalfPairs pairs = load_half_pairs(step);

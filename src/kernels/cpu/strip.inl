@@ -1,12 +1,5 @@
 // Strips of packed matrices: which memory a task reads, and what it fetches ahead. See packed_matrix.h.
 
-// How far ahead of its use a lone tile fetches its strip. In a long run of memory the processor's own
-// prefetching does most, and is disturbed by one that runs far ahead; in a short one it has no time to begin,
-// except for a single row, which goes through many strips in a row.
-constexpr int64_t kLongStrip = 128;  // steps
-constexpr int64_t kStepsAhead = 8;
-constexpr int64_t kStepsAheadOfShort = 32;
-
 // A strip of a packed matrix.
 struct Strip {
   const std::byte* data;
@@ -20,14 +13,15 @@ struct Strip {
     return {data + first * kStepBytes, width * kStepBytes, steps, group_steps};
   }
   // What tile `index` of `tiles` over this strip fetches. A tile of its own waits for memory, so it fetches
-  // what it will read itself soon, and at its end the beginning of the upcoming strip. Of several, the first
+  // what will be read `steps_ahead` steps later, near its end of the upcoming strip. Of several, the first
   // finds the strip in the cache, because each fetches a part of the upcoming one.
-  FetchAhead fetch(int64_t index, int64_t tiles, int64_t rows) const {
+  FetchAhead fetch(int64_t index, int64_t tiles, int64_t steps_ahead) const {
     const std::byte* next = upcoming != nullptr ? upcoming : data;
     if (tiles == 1) {
       const int64_t stride = width * kStepBytes;
-      const int64_t most = steps < kLongStrip && rows > 1 ? kStepsAheadOfShort : kStepsAhead;
-      const int64_t ahead = steps < most ? steps : most;
+      if (steps_ahead == 0) return {data, 0, 0, 0, data};
+      if (next == data + bytes()) return {data + steps_ahead * stride, stride, width, steps, data};
+      const int64_t ahead = smaller(steps, steps_ahead);
       const int64_t turn = steps - ahead;
       return {data + ahead * stride, stride, width, turn, next - turn * stride};
     }
@@ -38,11 +32,13 @@ struct Strip {
   }
 };
 
-// Strip `index` of a chunk of a packed matrix that begins at `chunk`.
-inline Strip strip_of(const cpu::Weight& w, const std::byte* chunk, int64_t index) {
+// Strip `index` of a chunk of outputs, or of inputs, of a packed matrix.
+inline Strip strip_of(const cpu::Weight& w, const std::byte* matrix, int64_t chunk, int64_t index) {
   const int64_t first = index * kStripPanels;
-  const int64_t width = w.panels - first < kStripPanels ? w.panels - first : kStripPanels;
-  return {chunk + first * w.k_steps * kStepBytes, width, w.k_steps, w.group_steps, nullptr};
+  const int64_t width = smaller(w.panels - first, kStripPanels);
+  const int64_t panels_before = w.strip_chunks > 1 ? first * w.strip_chunks + (w.first_chunk + chunk) * width
+                                                   : chunk * w.panels + first;
+  return {matrix + panels_before * w.k_steps * kStepBytes, width, w.k_steps, w.group_steps, nullptr};
 }
 inline int64_t strips_of(const cpu::Weight& w) {
   return (w.panels + kStripPanels - 1) / kStripPanels;
@@ -59,7 +55,7 @@ inline void strip_loop(const cpu::Rows& rows, int64_t begin, int64_t end, const 
     const int64_t tiles = tiles_of<NR>(end - begin);
     int64_t index = 0;
     for_each_tile<NR>(begin, end, [&](int64_t m, auto count) {
-      const FetchAhead fetch = strip.fetch(index++, tiles, end - begin);
+      const FetchAhead fetch = strip.fetch(index++, tiles, Step::steps_ahead(count.value));
       if constexpr (Step::is_quantized)
         quantized_tile<Step, count.value, NR>(rows, m, run, epilogue, fetch);
       else

@@ -170,28 +170,29 @@ TEST_P(OrderFreeMatmulTest, ATokenDoesNotDependOnOtherTokensOrThreads) {
 
 // Ranks hold ranges of the inputs; their sums are added in any order.
 TEST_P(OrderFreeMatmulTest, SlicesOfInputChunksAddUpToTheSameSums) {
+  constexpr int64_t kOutputs = 150;  // three strips, the last one narrower
   Random random(5);
   for (int64_t chunk_k : {10, 7}) {  // an odd chunk ends in mid-pair
-    const Experts experts(random, 3, 37, 8 * chunk_k, dtype(), 8);
+    const Experts experts(random, 3, kOutputs, 8 * chunk_k, dtype(), 8);
     const auto rows = random_rows(random, 9, 2, first_experts(3));
     const TestRows view(rows, 3);
     const ref::Matrix x = random_matrix(random, 18, 8 * chunk_k, dtype());
     const TestTensor input(dtype(), x);
-    const TestTensor whole = cleared_sums(9, 37);
+    const TestTensor whole = cleared_sums(9, kOutputs);
     order_free_matmul(stream(), input, experts.packed.view(), view.view(), whole);
     for (int64_t ranks : {1, 2, 4, 8}) {
       std::vector<int64_t> order(static_cast<size_t>(ranks));
       std::iota(order.begin(), order.end(), 0);
       std::shuffle(order.begin(), order.end(), random);
-      const TestTensor together = cleared_sums(9, 37);  // each rank adds to what the others left
-      ref::Dense<int64_t> reduced(9, 38);               // the ranks' own sums, added afterwards
+      const TestTensor together = cleared_sums(9, kOutputs);  // each rank adds to what the others left
+      ref::Dense<int64_t> reduced(9, kOutputs + 1);           // the ranks' own sums, added afterwards
       for (int64_t rank : order) {
         const int64_t columns = 8 / ranks * chunk_k;
         const TestTensor part(dtype(), columns_of(x, rank * columns, columns));
         std::vector<const std::byte*> storage;
         const ExpertMatrices slice = experts.packed.slice(rank * 8 / ranks, 8 / ranks, storage);
         order_free_matmul(all_streams()[1], part, slice, view.view(), together);
-        const TestTensor own = cleared_sums(9, 37);
+        const TestTensor own = cleared_sums(9, kOutputs);
         order_free_matmul(stream(), part, slice, view.view(), own);
         const ref::Dense<int64_t> values = to_dense<int64_t>(own);
         for (size_t i = 0; i < values.values.size(); ++i) reduced.values[i] += values.values[i];

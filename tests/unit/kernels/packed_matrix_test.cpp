@@ -57,8 +57,11 @@ float packed_value(const TestWeights& w, int64_t chunk, int64_t panel, int64_t l
   const int64_t steps = w.layout.format == WeightFormat::f32 ? inputs : (inputs + 1) / 2;
   const int64_t strip = panel / 4 * 4;
   const int64_t width = std::min<int64_t>(4, panels - strip);
+  // Chunks of outputs follow each other, those of inputs lie within a strip.
+  const int64_t panels_before =
+      w.layout.k_chunks > 1 ? strip * w.layout.k_chunks + chunk * width : chunk * panels + strip;
   const auto lane_of_step = [&](int64_t step) {
-    return (((chunk * panels + strip) * steps) + step * width + panel - strip) * 16 + lane;
+    return (panels_before * steps + step * width + panel - strip) * 16 + lane;
   };
   if (w.layout.format == WeightFormat::f32)
     return reinterpret_cast<const float*>(w.bytes.data())[lane_of_step(input)];
@@ -102,7 +105,7 @@ struct Shape {
 };
 constexpr Shape kShapes[] = {{1, 1, 1, 1},   {16, 2, 1, 1},   {17, 3, 1, 1},  {48, 64, 1, 1}, {31, 33, 1, 1},
                              {24, 5, 8, 1},  {128, 20, 4, 1}, {72, 17, 2, 1}, {5, 24, 1, 8},  {200, 6, 2, 1},
-                             {80, 40, 1, 2}, {40, 66, 1, 2},  {20, 63, 1, 7}};
+                             {80, 40, 1, 2}, {40, 66, 1, 2},  {20, 63, 1, 7}, {150, 12, 1, 4}};
 
 TEST(PackedMatrix, EveryElementIsWhereTheLayoutSays) {
   Random random(1);
@@ -174,30 +177,54 @@ TEST(PackedMatrix, CountsNans) {
   }
 }
 
-TEST(PackedMatrix, SlicesAreRangesOfTheBytes) {
+// That a slice has the same steps as a matrix that was packed by itself.
+void expect_same_steps(const PackedMatrix& slice, const TestWeights& expected) {
+  const PackedLayout& layout = expected.layout;
+  ASSERT_EQ(slice.layout.n, layout.n);
+  ASSERT_EQ(slice.layout.k, layout.k);
+  ASSERT_EQ(slice.layout.bytes(), layout.bytes());
+  for (int64_t chunk = 0; chunk < layout.n_chunks * layout.k_chunks; ++chunk) {
+    for (int64_t panel = 0; panel < layout.panels_per_chunk(); ++panel) {
+      for (int64_t step = 0; step < layout.chunk_k_steps(); ++step) {
+        const auto at = [&](const PackedLayout& l) {
+          return l.panel_offset(chunk, panel) + step * l.step_stride(panel);
+        };
+        ASSERT_EQ(std::memcmp(slice.data + at(slice.layout), expected.bytes.data() + at(layout), kStepBytes),
+                  0)
+            << "chunk " << chunk << ", panel " << panel << ", step " << step;
+      }
+    }
+  }
+}
+
+// Chunks [first, first + count) of a matrix in 8, split by outputs or by inputs.
+TestWeights pack_part(const ref::Matrix& whole, DType dtype, bool split_n, int64_t first, int64_t count) {
+  const int64_t rows = split_n ? whole.rows / 8 : whole.rows,
+                columns = split_n ? whole.columns : whole.columns / 8;
+  ref::Matrix part(split_n ? count * rows : rows, split_n ? columns : count * columns);
+  for (int64_t r = 0; r < part.rows; ++r)
+    for (int64_t c = 0; c < part.columns; ++c)
+      part.at(r, c) = split_n ? whole.at(first * rows + r, c) : whole.at(r, first * columns + c);
+  return pack(part, dtype, split_n ? count : 1, split_n ? 1 : count);
+}
+
+TEST(PackedMatrix, SlicesHaveTheStepsOfTheirChunks) {
   Random random(5);
   for (DType dtype : kTargetTypes) {
-    for (bool split_n : {true, false}) {
-      const ref::Matrix whole =
-          split_n ? random_matrix(random, 8 * 19, 35, dtype) : random_matrix(random, 19, 8 * 35, dtype);
-      const TestWeights packed = pack(whole, dtype, split_n ? 8 : 1, split_n ? 1 : 8);
-      for (int64_t ranks : {1, 2, 4, 8}) {
-        const int64_t count = 8 / ranks;
-        for (int64_t rank = 0; rank < ranks; ++rank) {
-          const PackedMatrix slice = slice_chunks(packed.view(), rank * count, count);
-          EXPECT_EQ(slice.data, packed.bytes.data() + rank * (packed.layout.bytes() / ranks));
-          ref::Matrix part(split_n ? count * 19 : 19, split_n ? 35 : count * 35);
-          for (int64_t r = 0; r < part.rows; ++r)
-            for (int64_t c = 0; c < part.columns; ++c)
-              part.at(r, c) =
-                  split_n ? whole.at(rank * part.rows + r, c) : whole.at(r, rank * part.columns + c);
-          const TestWeights expected = pack(part, dtype, split_n ? count : 1, split_n ? 1 : count);
-          ASSERT_EQ(slice.layout.bytes(), expected.layout.bytes());
-          EXPECT_EQ(slice.layout.n, part.rows);
-          EXPECT_EQ(slice.layout.k, part.columns);
-          EXPECT_EQ(std::memcmp(slice.data, expected.bytes.data(), static_cast<size_t>(slice.layout.bytes())),
-                    0);
+    for (int64_t n : {19, 150}) {  // one strip, and some of which the last is narrower
+      for (bool split_n : {true, false}) {
+        SCOPED_TRACE(testing::Message() << name_of(dtype) << ", " << n << (split_n ? " outputs" : " inputs"));
+        const ref::Matrix whole =
+            split_n ? random_matrix(random, 8 * n, 35, dtype) : random_matrix(random, n, 8 * 35, dtype);
+        const TestWeights packed = pack(whole, dtype, split_n ? 8 : 1, split_n ? 1 : 8);
+        for (int64_t ranks : {1, 2, 4, 8}) {
+          const int64_t count = 8 / ranks;
+          for (int64_t rank = 0; rank < ranks; ++rank)
+            expect_same_steps(slice_chunks(packed.view(), rank * count, count),
+                              pack_part(whole, dtype, split_n, rank * count, count));
         }
+        const PackedMatrix twice = slice_chunks(slice_chunks(packed.view(), 2, 5), 1, 3);
+        expect_same_steps(twice, pack_part(whole, dtype, split_n, 3, 3));
       }
     }
   }

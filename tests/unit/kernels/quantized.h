@@ -26,7 +26,10 @@ inline PackedElement packed_element(const TestWeights& w, int64_t chunk, int64_t
   const int64_t panels = (l.n / l.n_chunks + 15) / 16 * (l.fused_pair ? 2 : 1);
   const int64_t width = std::min<int64_t>(4, panels - panel / 4 * 4);
   const auto step_at = [&](int64_t step) {
-    const int64_t steps_before = (chunk * panels + panel / 4 * 4) * groups * group_steps + step * width;
+    // Chunks of outputs follow each other, those of inputs lie within a strip.
+    const int64_t panels_before =
+        l.k_chunks > 1 ? panel / 4 * 4 * l.k_chunks + chunk * width : chunk * panels + panel / 4 * 4;
+    const int64_t steps_before = panels_before * groups * group_steps + step * width;
     return w.bytes.data() + (steps_before + panel % 4) * 64 + lane * 4;
   };
   const int64_t first = input / l.group_k * group_steps;

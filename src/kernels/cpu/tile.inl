@@ -162,11 +162,18 @@ struct Count {
 template <int NR>
 constexpr int kMostRows = kTileRows > 4 && NR <= 2 ? 2 * kTileRows : kTileRows;
 
-// Rows of the next tile when `left` are left: as many as there is room for, but two tiles of four rather than
-// one of six and one of two, which would wait for its sums.
+// Whether there is a tile for each number of rows up to the largest. Few rows are then one tile, which reads
+// memory faster than two that share a strip.
+template <int NR>
+constexpr bool kHasEveryTile = kMostRows<NR> == kTileRows&& kTileRows > 2;
+
+// Rows of the next tile when `left` are left: as many as there is room for, but two tiles of about four
+// rather than one of six and a small one, which would wait for its sums.
 template <int NR>
 constexpr int64_t next_tile_rows(int64_t left) {
-  if (left >= kMostRows<NR>) return kMostRows<NR> == 6 && left == 8 ? 4 : kMostRows<NR>;
+  if (left >= kMostRows<NR>)
+    return kHasEveryTile<NR> && left > kMostRows<NR> && left <= 8 ? 4 : kMostRows<NR>;
+  if (kHasEveryTile<NR>) return left;
   if (kMostRows < NR >> 8 && left >= 8) return 8;
   if (kMostRows < NR >> 4 && left >= 4) return 4;
   return kMostRows<NR> >= 2 && left >= 2 ? 2 : 1;
@@ -179,25 +186,22 @@ inline int64_t tiles_of(int64_t rows) {
   return tiles;
 }
 
+// Calls tile(Count<rows>) for a number of rows that next_tile_rows gives.
+template <int NR, int most = kMostRows<NR>, typename Tile>
+inline void with_tile_rows(int64_t rows, const Tile& tile) {
+  if (rows == most) return tile(Count<most>{});
+  if constexpr (kHasEveryTile<NR> && most > 1)
+    with_tile_rows<NR, most - 1>(rows, tile);
+  else if constexpr (most > 1)
+    with_tile_rows<NR, (most > 8 ? 8 : most / 2)>(rows, tile);
+}
+
 // Calls tile(first row, Count<rows>) for all rows [begin, end).
 template <int NR, typename Tile>
 inline void for_each_tile(int64_t begin, int64_t end, const Tile& tile) {
   for (int64_t m = begin; m < end;) {
     const int64_t rows = next_tile_rows<NR>(end - m);
-    if (rows == kMostRows<NR>) {
-      tile(m, Count<kMostRows<NR>>{});
-    } else if constexpr (kMostRows<NR> > 1) {
-      if constexpr (kMostRows < NR >> 8) {
-        if (rows == 8) tile(m, Count<8>{});
-      }
-      if constexpr (kMostRows < NR >> 4) {
-        if (rows == 4) tile(m, Count<4>{});
-      }
-      if constexpr (kMostRows < NR >> 2) {
-        if (rows == 2) tile(m, Count<2>{});
-      }
-      if (rows == 1) tile(m, Count<1>{});
-    }
+    with_tile_rows<NR>(rows, [&](auto count) { tile(m, count); });
     m += rows;
   }
 }

@@ -165,7 +165,7 @@ constexpr int kMostRows = kTileRows > 4 && NR <= 2 ? 2 * kTileRows : kTileRows;
 // Whether there is a tile for each number of rows up to the largest. Few rows are then one tile, which reads
 // memory faster than two that share a strip.
 template <int NR>
-constexpr bool kHasEveryTile = kMostRows<NR> == kTileRows&& kTileRows > 2;
+constexpr bool kHasEveryTile = (kMostRows<NR> == kTileRows) && (kTileRows > 2);
 
 // Rows of the next tile when `left` are left: as many as there is room for, but two tiles of about four
 // rather than one of six and a small one, which would wait for its sums.

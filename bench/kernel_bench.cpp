@@ -194,6 +194,8 @@ class Experts {
     std::minstd_rand random(1);
     for (ExpertRows& rows : turns_) rows = route(arena, tokens, random);
   }
+  Experts(const Experts&) = delete;  // matrices_ points to data_
+  Experts& operator=(const Experts&) = delete;
   static size_t arena_bytes(int64_t tokens) {
     return kTurns * (2 * Arena::matrix_bytes(DType::i32, 1, kExperts + 1) +
                      2 * Arena::matrix_bytes(DType::i32, 1, tokens * kTopK));

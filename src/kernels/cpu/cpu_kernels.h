@@ -31,8 +31,9 @@ struct Weight {
   int64_t k_bytes;      // bytes of a chunk in a row of the input
   int64_t chunks;       // of outputs or of inputs
   int64_t panels;       // of a chunk
-  int64_t first_chunk;  // of the chunks of inputs that a strip has in memory
+  // Chunks of inputs that a strip has in memory, which may be more than this matrix's, and its first one.
   int64_t strip_chunks;
+  int64_t first_chunk;
 };
 
 struct MatmulOut {

@@ -32,7 +32,8 @@ struct Strip {
   }
 };
 
-// Strip `index` of a chunk of outputs, or of inputs, of a packed matrix.
+// Strip `index` of a chunk of outputs, or of inputs, of a packed matrix: PackedLayout::panel_offset for the
+// kernels, which do not share that header.
 inline Strip strip_of(const cpu::Weight& w, const std::byte* matrix, int64_t chunk, int64_t index) {
   const int64_t first = index * kStripPanels;
   const int64_t width = smaller(w.panels - first, kStripPanels);

@@ -23,8 +23,8 @@ inline Weight to_weight(const PackedLayout& layout, const std::byte* data) {
           .k_bytes = row_bytes_of_chunk(layout),
           .chunks = layout.n_chunks * layout.k_chunks,
           .panels = layout.panels_per_chunk(),
-          .first_chunk = layout.first_k_chunk,
-          .strip_chunks = layout.k_chunks_of_strip()};
+          .strip_chunks = layout.k_chunks_of_strip(),
+          .first_chunk = layout.first_k_chunk};
 }
 
 // The memory of bf16 or float32 activations, or of quantized rows, and the distance of two rows.

@@ -1,7 +1,8 @@
 """Quantized checkpoints made from a plain one, each with the plain checkpoint of the values that it stands for.
 
 Written from the descriptions of the forms (FP8 of Qwen and DeepSeek, GPTQ as AutoGPTQ and GPTQModel write it, AWQ as
-AutoAWQ writes it), not from Chorale's code. Values are rounded to the nearest; nothing is calibrated.
+AutoAWQ writes it), not from Chorale's code. The packed tensors are those that AutoGPTQ 0.7.1 and AutoAWQ 0.2.9 make of
+the same integers, the float8 codes those of ml_dtypes. Values are rounded to the nearest; nothing is calibrated.
 """
 
 import json

@@ -1,6 +1,6 @@
-// Each kernel of a step on its own, beside the machine's ceilings: GB/s of the bytes it must read, Gop/s of
-// the operations it must do, and the fraction of the ceiling that it reaches. Shapes are those of
-// Qwen3-30B-A3B. The matrices take turns, so that each comes from memory and not from a cache.
+// Each kernel that multiplies, and what quantizes and stores for that, on its own, beside the machine's
+// ceilings (kernel_measure.h); row_bench has the others. Shapes are those of Qwen3-30B-A3B. The matrices take
+// turns, so that each comes from memory and not from a cache.
 //
 // The formats of weights: 0 bf16, 2 int8, 3 int4. Quantizing the rows is not counted.
 //
@@ -17,16 +17,13 @@
 
 #include <benchmark/benchmark.h>
 
-#include "base/op_profile.h"
-#include "base/stream.h"
-#include "base/thread_pool.h"
+#include "kernel_measure.h"
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
 #include "kernels/fixed_point.h"
+#include "kernels/gemm.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
-#include "tools/bench/ceilings.h"
-#include "tools/bench/floor.h"
 
 namespace chorale::bench {
 namespace {
@@ -36,20 +33,6 @@ constexpr int64_t kQuery = 4096;
 constexpr int64_t kKv = 512;
 constexpr int64_t kIntermediate = 768;
 constexpr size_t kMatrixBytes = size_t{384} << 20;  // of all copies: more than any cache
-
-// What all benchmarks share. The ceilings are measured before each.
-struct Machine {
-  ThreadPool pool{available_cores()};
-  InstructionSet isa = select_instruction_set("auto");
-  OpProfile profile;
-  Stream stream{pool, isa, &profile};
-  ReadBandwidth bandwidth;
-};
-
-Machine& machine() {
-  static Machine instance;  // a program of its own, not part of the server
-  return instance;
-}
 
 // bf16 values near 1, so that nothing is subnormal.
 void fill(std::byte* data, size_t bytes) {
@@ -110,30 +93,6 @@ size_t input_bytes(int64_t rows, const PackedLayout& layout) {
   return Arena::matrix_bytes(DType::bf16, rows, layout.k) +
          (is_quantized(layout.format) ? Arena::matrix_bytes(DType::u8, rows, quantized_row_bytes(layout))
                                       : 0);
-}
-
-template <typename Op>
-void measure(benchmark::State& state, WeightFormat format, const Op& op) {
-  Machine& m = machine();
-  const Ceilings ceilings{m.bandwidth.measure(m.pool), peak_operations(m.pool, m.isa, format)};
-  m.profile.start();
-  op();
-  m.profile.stop();
-  OpWork work;
-  for (const OpRecord& record : m.profile.records()) {
-    work.bytes += record.work.bytes;
-    work.operations += record.work.operations;
-  }
-  for (auto _ : state) op();
-  const auto per_second = [&](double amount) {
-    return benchmark::Counter(amount * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  };
-  state.counters["GB/s"] = per_second(work.bytes);
-  state.counters["Gop/s"] = per_second(work.operations);
-  state.counters["of_ceiling"] =
-      benchmark::Counter(floor_seconds(work, ceilings), benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["ceiling_GB/s"] = ceilings.read_bandwidth * 1e-9;
-  state.counters["ceiling_Gop/s"] = ceilings.peak_operations * 1e-9;
 }
 
 void matmul_qkv(benchmark::State& state) {
@@ -268,9 +227,32 @@ void quantize(benchmark::State& state) {
   Arena arena(input_bytes(m, layout));
   const Tensor x = activations(arena, m, kHidden);
   const Tensor rows = arena.matrix(DType::u8, m, quantized_row_bytes(layout));
-  measure(state, layout.format, [&] { quantize_rows(machine().stream, x, layout, rows); });
+  const OpWork work{.bytes = static_cast<double>(m * (kHidden * 2 + quantized_row_bytes(layout))),
+                    .operations = static_cast<double>(3 * m * kHidden)};
+  measure(state, layout.format, work, [&] { quantize_rows(machine().stream, x, layout, rows); });
   state.counters["rows/s"] =
       benchmark::Counter(static_cast<double>(m), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// A chunk of tokens for each sequence, all at the same positions, and the blocks of their cache.
+AttentionBatch batch_of(Arena& arena, int64_t sequences, int64_t tokens_each, int64_t first_position,
+                        int64_t blocks) {
+  Tensor chunks = arena.matrix(DType::i32, 1, sequences * ChunkColumn::count);
+  const Tensor tables = arena.matrix(DType::i32, 1, sequences * blocks);
+  for (int64_t s = 0; s < sequences; ++s) {
+    int32_t* chunk = chunks.data<int32_t>() + s * ChunkColumn::count;
+    chunk[ChunkColumn::first_token] = static_cast<int32_t>(s * tokens_each);
+    chunk[ChunkColumn::num_tokens] = static_cast<int32_t>(tokens_each);
+    chunk[ChunkColumn::first_position] = static_cast<int32_t>(first_position);
+    chunk[ChunkColumn::first_block] = static_cast<int32_t>(s * blocks);
+  }
+  for (int64_t b = 0; b < sequences * blocks; ++b) tables.data<int32_t>()[b] = static_cast<int32_t>(b);
+  chunks = Tensor(chunks.bytes(), DType::i32, sequences, ChunkColumn::count, ChunkColumn::count);
+  return {chunks, tables, tokens_each};
+}
+size_t batch_bytes(int64_t sequences, int64_t blocks) {
+  return Arena::matrix_bytes(DType::i32, sequences, 16) +
+         Arena::matrix_bytes(DType::i32, 1, sequences * blocks);
 }
 
 void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences, int64_t tokens_each,
@@ -284,22 +266,9 @@ void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences,
   fill(cache.data(), cache.size());
   int64_t turn = 0;
   const int64_t tokens = sequences * tokens_each;
-  Arena arena(2 * Arena::matrix_bytes(DType::bf16, tokens, kQuery) +
-              Arena::matrix_bytes(DType::i32, sequences, 16) +
-              Arena::matrix_bytes(DType::i32, 1, sequences * blocks));
+  Arena arena(2 * Arena::matrix_bytes(DType::bf16, tokens, kQuery) + batch_bytes(sequences, blocks));
   const Tensor q = activations(arena, tokens, kQuery), out = arena.matrix(DType::bf16, tokens, kQuery);
-  Tensor chunks = arena.matrix(DType::i32, 1, sequences * ChunkColumn::count);
-  const Tensor tables = arena.matrix(DType::i32, 1, sequences * blocks);
-  for (int64_t s = 0; s < sequences; ++s) {
-    int32_t* chunk = chunks.data<int32_t>() + s * ChunkColumn::count;
-    chunk[ChunkColumn::first_token] = static_cast<int32_t>(s * tokens_each);
-    chunk[ChunkColumn::num_tokens] = static_cast<int32_t>(tokens_each);
-    chunk[ChunkColumn::first_position] = static_cast<int32_t>(first_position);
-    chunk[ChunkColumn::first_block] = static_cast<int32_t>(s * blocks);
-  }
-  for (int64_t b = 0; b < sequences * blocks; ++b) tables.data<int32_t>()[b] = static_cast<int32_t>(b);
-  chunks = Tensor(chunks.bytes(), DType::i32, sequences, ChunkColumn::count, ChunkColumn::count);
-  const AttentionBatch batch{chunks, tables, tokens_each};
+  const AttentionBatch batch = batch_of(arena, sequences, tokens_each, first_position, blocks);
   measure(state, WeightFormat::bf16, [&] {
     turn = (turn + 1) % layers;
     attention(machine().stream, q, {layout, cache.data() + turn * layer_bytes}, batch, 32, out);
@@ -310,6 +279,43 @@ void attention_decode(benchmark::State& state, DType cache_dtype) {
 }
 void attention_prefill(benchmark::State& state, DType cache_dtype) {
   attention_of(state, cache_dtype, 1, state.range(0), 0);
+}
+
+// One token for each sequence.
+void append(benchmark::State& state, DType cache_dtype) {
+  const KvLayout layout{.dtype = cache_dtype, .num_kv_heads = 4, .head_dim = 128};
+  constexpr int64_t kPosition = 5;  // not the first of a block, which clears it
+  const int64_t tokens = state.range(0);
+  Buffer cache(static_cast<size_t>(tokens * layout.block_bytes()));
+  fill(cache.data(), cache.size());
+  Arena arena(Arena::matrix_bytes(DType::bf16, tokens, kKv) + Arena::matrix_bytes(DType::f32, tokens, kKv) +
+              batch_bytes(tokens, 1));
+  const Tensor k = activations(arena, tokens, kKv), v = arena.matrix(DType::f32, tokens, kKv);
+  for (int64_t t = 0; t < tokens; ++t) std::fill_n(v.row<float>(t), kKv, 0.5F);
+  const AttentionBatch batch = batch_of(arena, tokens, 1, kPosition, 1);
+  const int64_t stored = 2 * static_cast<int64_t>(size_of(cache_dtype));  // of a key and a value
+  const OpWork work{.bytes = static_cast<double>(tokens * kKv * (2 + 4 + stored)), .operations = 0};
+  measure(state, WeightFormat::bf16, work, [&] {
+    append_kv(machine().stream, k, v, batch, {layout, cache.data()});
+  });
+}
+
+// For fitting weights, in float32.
+void general_product(benchmark::State& state) {
+  const int64_t m = state.range(0);
+  Arena arena(Arena::matrix_bytes(DType::f32, m, kHidden) +
+              Arena::matrix_bytes(DType::f32, m, kIntermediate) +
+              Arena::matrix_bytes(DType::f32, kHidden, kIntermediate));
+  const Tensor a = arena.matrix(DType::f32, m, kHidden), b = arena.matrix(DType::f32, kHidden, kIntermediate);
+  for (int64_t r = 0; r < m; ++r) std::fill_n(a.row<float>(r), kHidden, 0.5F);
+  for (int64_t r = 0; r < kHidden; ++r) std::fill_n(b.row<float>(r), kIntermediate, 0.25F);
+  const Tensor c = arena.matrix(DType::f32, m, kIntermediate);
+  GemmScratch scratch;
+  const OpWork work{
+      .bytes = 4.0 * static_cast<double>(m * kHidden + kHidden * kIntermediate + m * kIntermediate),
+      .operations = 2.0 * static_cast<double>(m * kHidden * kIntermediate)};
+  measure(state, WeightFormat::f32, work,
+          [&] { gemm(machine().stream, {a}, {b}, c, GemmMode::assign, scratch); });
 }
 
 void rows_and_formats(benchmark::internal::Benchmark* b) {
@@ -329,6 +335,9 @@ BENCHMARK_CAPTURE(attention_decode, bfloat16, DType::bf16)->Arg(1)->Arg(16)->Arg
 BENCHMARK_CAPTURE(attention_decode, int8, DType::i8)->Arg(1)->Arg(16)->Arg(32)->UseRealTime();
 BENCHMARK_CAPTURE(attention_prefill, bfloat16, DType::bf16)->Arg(512)->UseRealTime();
 BENCHMARK_CAPTURE(attention_prefill, int8, DType::i8)->Arg(512)->UseRealTime();
+BENCHMARK_CAPTURE(append, bfloat16, DType::bf16)->Name("append_kv/bfloat16")->Arg(1)->Arg(32)->UseRealTime();
+BENCHMARK_CAPTURE(append, int8, DType::i8)->Name("append_kv/int8")->Arg(1)->Arg(32)->UseRealTime();
+BENCHMARK(general_product)->Name("gemm")->Arg(16)->Arg(512)->UseRealTime();
 
 }  // namespace
 }  // namespace chorale::bench

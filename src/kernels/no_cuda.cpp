@@ -1,6 +1,7 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 
 namespace chorale::cuda {
@@ -59,6 +60,18 @@ void clear_sums(const Queue&, const Tensor&) {
   no_cuda();
 }
 void add_sums(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+
+void matmul(const Queue&, const Tensor&, std::span<const TiledTarget>, Choice) {
+  no_cuda();
+}
+void gated_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
+                  Choice) {
+  no_cuda();
+}
+void order_free_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
+                       SumMode, Choice) {
   no_cuda();
 }
 

@@ -35,6 +35,18 @@ CHORALE_DEVICE_CODE float nearest_integer(float x) {
   return (x + 0x1.8p23F) - 0x1.8p23F;
 }
 
+// 2^x for x <= 0; what is below 2^-126 becomes 0.
+CHORALE_DEVICE_CODE float exp2_of_negative(float x) {
+  if (x < -126.0F) return 0;
+  const float n = nearest_integer(x);
+  return exp2_of_fraction(x - n) * power_of_two(static_cast<int>(n));
+}
+// The same for an integer.
+CHORALE_DEVICE_CODE float exp2_of_negative_integer(float n) {
+  return n >= -126.0F ? power_of_two(static_cast<int>(n)) : 0.0F;
+}
+
+// x / (1 + exp(-x)).
 CHORALE_DEVICE_CODE float silu(float x) {
   // Above, exp(-x) is nothing beside 1; below, the result is nearly zero. NaN stays NaN by the division.
   const float clamped = x > -87.0F ? (x < 87.0F ? x : 87.0F) : -87.0F;

@@ -55,6 +55,31 @@ void copy_rows(const Queue&, const Tensor&, const Tensor&) {
 void gather_rows(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();
 }
+void rms_norm(const Queue&, const Tensor&, const Tensor&, float, const Tensor&) {
+  no_cuda();
+}
+void rope_table(const Queue&, const Tensor&, const Tensor&, float, const Tensor&) {
+  no_cuda();
+}
+void norm_rope(const Queue&, const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void choose_experts(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&) {
+  no_cuda();
+}
+void sort_by_expert(const Queue&, const ChosenExperts&, const ExpertRows&) {
+  no_cuda();
+}
+void count_experts(const Queue&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void count_tokens(const Queue&, int64_t, const Tensor&) {
+  no_cuda();
+}
+void add_sums_norm(const Queue&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float,
+                   const Tensor&) {
+  no_cuda();
+}
 void clear_sums(const Queue&, const Tensor&) {
   no_cuda();
 }

@@ -1,6 +1,7 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 
@@ -54,6 +55,42 @@ void copy_rows(const Queue&, const Tensor&, const Tensor&) {
   no_cuda();
 }
 void gather_rows(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void rms_norm(const Queue&, const Tensor&, const Tensor&, float, const Tensor&) {
+  no_cuda();
+}
+void rope_table(const Queue&, const Tensor&, const Tensor&, float, const Tensor&) {
+  no_cuda();
+}
+void norm_rope(const Queue&, const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void choose_experts(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&) {
+  no_cuda();
+}
+void sort_by_expert(const Queue&, const ChosenExperts&, const ExpertRows&) {
+  no_cuda();
+}
+void route(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&, const ExpertRows&,
+           const Tensor&) {
+  no_cuda();
+}
+void append_kv(const Queue&, const Tensor&, const Tensor&, const AttentionBatch&, const KvTilesView&) {
+  no_cuda();
+}
+void norm_rope_append(const Queue&, const QkvRows&, const HeadNorms&, const Tensor&, const AttentionBatch&,
+                      const KvTilesView&) {
+  no_cuda();
+}
+void count_experts(const Queue&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void count_tokens(const Queue&, int64_t, const Tensor&) {
+  no_cuda();
+}
+void add_sums_norm(const Queue&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float,
+                   const Tensor&) {
   no_cuda();
 }
 void clear_sums(const Queue&, const Tensor&) {

@@ -63,18 +63,17 @@ struct Tile {
   static constexpr int kHeadBytes = 2 * kKeyBytes;
 
   uint32_t q[DimBlocks][4];
-  int row[2];  // of the chunk; the last one again where there is none
   int position[2];
 
   __device__ __forceinline__ void load(const AttentionArgs& args, const Chunk& chunk, int kv_head,
                                        int first_row) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     const int last = chunk.num_tokens * args.group - 1;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      row[h] = min(first_row + lane / 4 + 8 * h, last);
-      position[h] = chunk.first_position + row[h] / args.group;
-      const uint16_t* from = args.q + token_of(args, chunk, h) * args.q_stride + column_of(args, kv_head, h);
+      const int row = min(row_of(first_row, h), last);  // the last one again where there is none
+      position[h] = chunk.first_position + row / args.group;
+      const uint16_t* from =
+          args.q + (chunk.first_token + row / args.group) * args.q_stride + column_of(args, kv_head, row);
 #pragma unroll
       for (int d = 0; d < DimBlocks; ++d) {
         q[d][h] = *reinterpret_cast<const uint32_t*>(from + d * 16);
@@ -82,14 +81,11 @@ struct Tile {
       }
     }
   }
-  __device__ __forceinline__ int64_t token_of(const AttentionArgs& args, const Chunk& chunk, int h) const {
-    return chunk.first_token + row[h] / args.group;
+  static __device__ __forceinline__ int row_of(int first_row, int h) {
+    return first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
   }
-  __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int h) const {
-    return (kv_head * args.group + row[h] % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
-  }
-  __device__ __forceinline__ bool exists(int first_row, int h) const {
-    return row[h] == first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
+  static __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int row) {
+    return (kv_head * args.group + row % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
   }
 };
 
@@ -264,9 +260,12 @@ __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_cons
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    if (!tile.exists(first_row + warp * kWarpRows, h)) continue;
-    uint16_t* to =
-        args.out + tile.token_of(args, chunk, h) * args.out_stride + tile.column_of(args, kv_head, h);
+    // Read once more, so that no register keeps it for so long.
+    const Chunk again = Chunk::at(args, static_cast<int>(blockIdx.z));
+    const int row = T::row_of(first_row + warp * kWarpRows, h);
+    if (row >= again.num_tokens * args.group) continue;
+    uint16_t* to = args.out + (again.first_token + row / args.group) * args.out_stride +
+                   T::column_of(args, kv_head, row);
 #pragma unroll
     for (int d = 0; d < DimBlocks; ++d) {
 #pragma unroll
@@ -336,7 +335,7 @@ __global__ void __launch_bounds__(kFewWarps * 32) attend_few(const __grid_consta
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        if (tile.exists(0, h))
+        if (T::row_of(0, h) < chunk.num_tokens * args.group)
           *reinterpret_cast<float2*>(partial + (lane / 4 + 8 * h) * T::kDim + d * 16 + n * 8 + lane % 4 * 2) =
               make_float2(fresh[n][2 * h], fresh[n][2 * h + 1]);
       }

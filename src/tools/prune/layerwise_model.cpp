@@ -21,7 +21,7 @@ namespace chorale::tools {
 namespace {
 
 constexpr int64_t kTokensPerStep = 4096;
-constexpr int64_t kScoredRows = 128;  // of logits at a time; a vocabulary may be large
+constexpr int64_t kScoredRows = 128;  // rows of logits at a time; a vocabulary may be large
 
 // One layer is in memory, so its caches are all there is.
 io::ModelConfig one_layer_of(const io::ModelConfig& config) {

@@ -27,16 +27,7 @@ LocalRunner::LocalRunner(const RunnerParts& parts)
       runners_(parts.plan.ranks.size()) {
   const auto world = static_cast<int>(parts.plan.ranks.size());
   if (world == 1) {
-    runners_[0] = std::make_unique<RankRunner>(RankRunner::Parts{parts.config,
-                                                                 parts.plan.ranks[0],
-                                                                 weights_of(parts, parts.plan.ranks[0]),
-                                                                 {},
-                                                                 parts.limits,
-                                                                 parts.num_blocks,
-                                                                 parts.kv_dtype,
-                                                                 parts.isa,
-                                                                 parts.threads_per_rank,
-                                                                 parts.profile});
+    runners_[0] = std::make_unique<RankRunner>(parts_of(parts, 0, {}));
     return;
   }
   world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
@@ -112,7 +103,6 @@ void LocalRunner::run_rank(int rank, std::span<const StepPlan* const> plans,
 }
 
 void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
-  const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank)];
   const auto guarded = [&](const auto& work) {
     try {
       work();
@@ -128,10 +118,9 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
   };
   guarded([&] {
     const comm::Communicator world(world_->transport(rank), &traffic_[static_cast<size_t>(rank)]);
-    runners_[static_cast<size_t>(rank)] = std::make_unique<RankRunner>(
-        RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world, part.topology),
-                          parts.limits, parts.num_blocks, parts.kv_dtype, parts.isa, parts.threads_per_rank,
-                          rank == 0 ? parts.profile : nullptr});
+    const parallel::Topology& topology = parts.plan.ranks[static_cast<size_t>(rank)].topology;
+    runners_[static_cast<size_t>(rank)] =
+        std::make_unique<RankRunner>(parts_of(parts, rank, split_groups(world, topology)));
   });
   for (uint64_t seen = 0;;) {
     std::span<const StepPlan* const> plans;

@@ -30,11 +30,8 @@ MpiRunner::MpiRunner(const RunnerParts& parts, comm::MpiWorld& world)
       plans_(static_cast<size_t>(dp_size_)),
       rows_of_(static_cast<size_t>(dp_size_)),
       fault_(parts.fault) {
-  const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank_)];
-  runner_ = std::make_unique<RankRunner>(
-      RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world_, part.topology),
-                        parts.limits, parts.num_blocks, parts.kv_dtype, parts.isa, parts.threads_per_rank,
-                        rank_ == 0 ? parts.profile : nullptr});
+  const parallel::Topology& topology = parts.plan.ranks[static_cast<size_t>(rank_)].topology;
+  runner_ = std::make_unique<RankRunner>(parts_of(parts, rank_, split_groups(world_, topology)));
   if (rank_ == 0 && dp_size_ > 1) {
     gathered_ =
         Buffer(static_cast<size_t>(dp_size_ * parts.limits.max_logits_rows * vocab_size_) * sizeof(float));

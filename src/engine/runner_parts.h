@@ -8,6 +8,7 @@
 #include "base/op_profile.h"
 #include "comm/communicator.h"
 #include "engine/parallel_plan.h"
+#include "engine/rank_runner.h"
 #include "io/model_config.h"
 #include "model/rank_plan.h"
 #include "model/step_inputs.h"
@@ -34,7 +35,7 @@ struct RunnerParts {
 // The groups of a rank, split off the world's communicator. Collective.
 model::RankGroups split_groups(const comm::Communicator& world, const parallel::Topology& topology);
 
-// The rank's view of what is stored. With the whole embedding at hand it is used as it is.
-model::ModelWeights weights_of(const RunnerParts& parts, const RankPart& part);
+// What a rank of the plan is made from. `groups` are empty in a world of one.
+RankRunner::Parts parts_of(const RunnerParts& parts, int rank, model::RankGroups groups);
 
 }  // namespace chorale::engine

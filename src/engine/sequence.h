@@ -44,7 +44,7 @@ struct Sequence {
   GenerationRequest request;
   EventListener listener;
   uint64_t arrival = 0;  // order of submission; unique
-  size_t group = 0;      // the data-parallel group that it runs in
+  size_t dp_group = 0;   // the data-parallel group that it runs in
   uint64_t seed = 0;     // the request's, or a fresh one
   std::chrono::steady_clock::time_point submitted;
   double queue_seconds = -1;  // until the first step that computes it; -1 before

@@ -19,6 +19,7 @@
 #include "server/endpoints/native.h"
 #include "server/endpoints/page.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/error_body.h"
 #include "server/wire/fields.h"
 
 // src/server/endpoints/openapi.json, see cmake/ChoraleEmbed.cmake.
@@ -126,15 +127,16 @@ Json json_body(const HttpRequest& request) {
 }  // namespace
 
 Api::Api(const ServerOptions& options, const ServerModel& model)
-    : context_{options, model, served_name(options, model),
+    : context_{options.limits, model, served_name(options, model),
                model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size()},
       metrics_(metrics_options(options, model, context_.model_name)),
       expert_load_(std::make_shared<ExpertLoad>(model.placement)),
       services_{model.engine, model.tokenizer, metrics_, live_, options.log_requests},
+      health_check_timeout_seconds_(options.health_check_timeout_seconds),
       id_base_(random_hex()),
       created_(std::time(nullptr)),
       compilation_(kCompilationThreads, kMaxCompilations),
-      work_(options.io_threads) {}
+      work_(options.http.io_threads) {}
 
 std::string Api::new_id(const char* prefix) {
   return fmt::format("{}{}{:08x}", prefix, id_base_, next_id_++);
@@ -303,7 +305,7 @@ void Api::health_generate(const HttpRequest& /*request*/, const std::shared_ptr<
   });
   if (error) throw BadRequest({503, std::move(error->message), ""});
   exchange->on_gone([this, id = probe.id] { context_.model.engine.abort(id); });
-  const std::chrono::duration<double> patience(context_.options.health_check_timeout_seconds);
+  const std::chrono::duration<double> patience(health_check_timeout_seconds_);
   const auto give_up = [this, id = probe.id, exchange, patience] {
     context_.model.engine.abort(id);
     exchange->respond(error_response(

@@ -11,6 +11,7 @@
 #include "server/api.h"
 #include "server/http/authorization.h"
 #include "server/http/http_server.h"
+#include "server/wire/error_body.h"
 
 namespace chorale::server {
 namespace {
@@ -32,9 +33,9 @@ class Server::Impl {
       : options_(options),
         engine_(model.engine),
         api_(options, model),
-        authorization_(options.api_keys),
+        authorization_(options.http.api_keys),
         http_(
-            options,
+            options.http,
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
               api_.handle(std::move(request), exchange);
             },

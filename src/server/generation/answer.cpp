@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/error_body.h"
 
 namespace chorale::server {
 namespace {
@@ -16,32 +17,10 @@ using engine::FinishReason;
 // every second, and so on.
 constexpr size_t kSkipFromBytes = 64U << 10;
 constexpr size_t kSkipFromTokens = 1024;
-constexpr size_t kMaxMessageBytes = 2000;
 
 template <typename T>
 void append(std::vector<T>& to, const std::vector<T>& from) {
   to.insert(to.end(), from.begin(), from.end());
-}
-
-const char* error_type(int status) {
-  switch (status) {
-    case 400:
-      return "invalid_request_error";
-    case 404:
-      return "not_found_error";
-    case 405:
-      return "method_not_allowed";
-    case 408:
-      return "timeout_error";
-    case 413:
-      return "request_too_large";
-    case 415:
-      return "unsupported_media_type";
-    case 503:
-      return "service_unavailable_error";
-    default:
-      return status >= 500 ? "internal_server_error" : "invalid_request_error";
-  }
 }
 
 }  // namespace
@@ -61,22 +40,6 @@ const char* finish_name(FinishReason finish) {
 
 const char* AnswerFormat::finish_reason(const ChoiceState& /*before*/, const TextPiece& last) const {
   return finish_name(last.finish);
-}
-
-Json error_json(const RequestError& error) {
-  return {{"error",
-           {{"message", cut_text(error.message, kMaxMessageBytes)},
-            {"type", error_type(error.http_status)},
-            {"param", error.param.empty() ? Json(nullptr) : Json(error.param)},
-            {"code", error.http_status}}}};
-}
-
-HttpResponse error_response(const RequestError& error) {
-  HttpResponse response;
-  response.status = error.http_status;
-  response.body = to_text(error_json(error));
-  if (error.http_status == 503) response.headers.emplace_back("Retry-After", "1");
-  return response;
 }
 
 Answer::Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange)

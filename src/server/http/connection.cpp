@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "server/http/framing.h"
 
 namespace chorale::server {
 namespace {
@@ -138,7 +139,7 @@ void Connection::on_readable(ErrorCode error) {
 void Connection::parse(std::string_view bytes) {
   while (!bytes.empty() && (phase_ == Phase::idle || phase_ == Phase::header || phase_ == Phase::body)) {
     if (!parser_) {
-      const ServerOptions& options = context_.options;
+      const HttpOptions& options = context_.options;
       parser_ = std::make_unique<HttpRequestParser>(
           HttpLimits{options.max_header_bytes, options.max_target_bytes, options.max_body_bytes});
     }

@@ -206,13 +206,18 @@ void Engine::Impl::enqueue(std::unique_ptr<Sequence> sequence) {
 
 std::optional<RequestError> Engine::Impl::refuse(std::span<const std::unique_ptr<Sequence>> sequences) const {
   if (stats_.failed)
-    return RequestError{503, "the model runner has failed; the server must be restarted", ""};
-  if (!accepting_) return RequestError{503, "the server is shutting down and takes no new requests", ""};
+    return RequestError{.kind = RequestError::Kind::unavailable,
+                        .message = "the model runner has failed; the server must be restarted"};
+  if (!accepting_)
+    return RequestError{.kind = RequestError::Kind::unavailable,
+                        .message = "the server is shutting down and takes no new requests"};
   if (auto error = check_queue(options_, stats_.waiting, std::ssize(sequences))) return error;
   for (const auto& sequence : sequences) {
     const std::string& id = sequence->request.id;
     if (live_.contains(id))
-      return RequestError{400, fmt::format("a request with id '{}' is still running", id), "id"};
+      return RequestError{.kind = RequestError::Kind::invalid,
+                          .message = fmt::format("a request with id '{}' is still running", id),
+                          .param = "id"};
   }
   return std::nullopt;
 }
@@ -442,7 +447,9 @@ void Engine::Impl::append_token(Sequence& sequence, std::span<const float> row) 
                                            .allowed = allowed});
   if (sampled.status == SampleStatus::bad_logits) return fail_for_bad_logits(sequence);
   if (sampled.status == SampleStatus::all_masked) {
-    return fail(sequence, {400, "no token is left that is allowed before min_new_tokens", "min_new_tokens"});
+    return fail(sequence, {.kind = RequestError::Kind::invalid,
+                           .message = "no token is left that is allowed before min_new_tokens",
+                           .param = "min_new_tokens"});
   }
   sequence.tokens.push_back(sampled.token);
   ++counters_.generated_tokens;
@@ -511,7 +518,7 @@ void Engine::Impl::fail(Sequence& sequence, RequestError error) {
 }
 
 void Engine::Impl::fail_for_bad_logits(Sequence& sequence) {
-  fail(sequence, {500, "the model produced NaN logits", ""});
+  fail(sequence, {.kind = RequestError::Kind::failed, .message = "the model produced NaN logits"});
 }
 
 void Engine::Impl::fail_engine(const std::string& why) {
@@ -521,7 +528,8 @@ void Engine::Impl::fail_engine(const std::string& why) {
 }
 
 void Engine::Impl::fail_all(const std::string& message) {
-  for (const auto& [arrival, sequence] : sequences_) fail(*sequence, {500, message, ""});
+  for (const auto& [arrival, sequence] : sequences_)
+    fail(*sequence, {.kind = RequestError::Kind::failed, .message = message});
 }
 
 // What others can see is up to date before a listener hears of it: on its last event a request is no longer

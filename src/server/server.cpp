@@ -11,7 +11,7 @@
 #include "server/api.h"
 #include "server/http/authorization.h"
 #include "server/http/http_server.h"
-#include "server/wire/error_body.h"
+#include "server/wire/error_answer.h"
 
 namespace chorale::server {
 namespace {
@@ -40,7 +40,7 @@ class Server::Impl {
               api_.handle(std::move(request), exchange);
             },
             [](int status, std::string_view message) {
-              return to_text(error_json({status, std::string(message), ""}));
+              return to_text(error_json({.status = status, .message = std::string(message)}));
             },
             [this](const HttpRequest& request) { return authorization_.check(request); }) {
     http_.on_status([this](int status) { api_.counts().count_response(status); });

@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "server/wire/bad_request.h"
-#include "server/wire/error_body.h"
+#include "server/wire/error_answer.h"
 
 namespace chorale::server {
 namespace {
@@ -105,10 +105,12 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
   if (event.finish == FinishReason::error) {
     end_early(running, "error");
     running.generation.consume({.finish = FinishReason::error});
-    return fail(event.error.value_or(RequestError{500, "the request failed", ""}));
+    return fail(event.error.value_or(
+        RequestError{.kind = RequestError::Kind::failed, .message = "the request failed"}));
   }
   if (event.finish == FinishReason::aborted && !is_cancelled)
-    return fail({503, "the server ended this request: it is stopping", ""});
+    return fail({.kind = RequestError::Kind::unavailable,
+                 .message = "the server ended this request: it is stopping"});
 
   TextPiece piece = running.generation.consume(std::move(event));
   if (piece.abort_request) services_.engine.abort(running.state.plan.request.id);
@@ -226,11 +228,11 @@ void Answer::fail(const RequestError& error) {
   over_ = true;
   abort_all();
   if (stream_) {
-    exchange_->send_event(to_text(error_json(error)));
+    exchange_->send_event(to_text(error_json(answer_to(error))));
     exchange_->send_event("[DONE]");
     exchange_->end_stream();
   } else {
-    exchange_->respond(error_response(error));
+    exchange_->respond(error_response(answer_to(error)));
   }
 }
 

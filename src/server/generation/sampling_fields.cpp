@@ -142,10 +142,10 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
 void check_model(Fields& fields, const RequestContext& context) {
   const auto name = fields.string("model");
   if (!name || *name == context.model_name) return;
-  throw BadRequest(
-      {404,
-       fmt::format("the model {} is not served here; this server has '{}'", quote(*name), context.model_name),
-       "model"});
+  throw BadRequest(ErrorAnswer{.status = 404,
+                               .message = fmt::format("the model {} is not served here; this server has '{}'",
+                                                      quote(*name), context.model_name),
+                               .param = "model"});
 }
 
 }  // namespace chorale::server

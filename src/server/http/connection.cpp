@@ -95,7 +95,7 @@ Connection::~Connection() {
 
 void Connection::turn_away() {
   open();
-  refuse({503, "too many connections", {}});
+  refuse({.status = 503, .message = "too many connections"});
   read_more();
 }
 
@@ -159,10 +159,10 @@ void Connection::on_parsed() {
     if (!parser_) return;
   }
   if (parser_->state() == HttpRequestParser::State::failed) {
-    return refuse({parser_->status(), parser_->message(), {}});
+    return refuse({.status = parser_->status(), .message = parser_->message()});
   }
   if (!charge(parser_->held_bytes())) {
-    return refuse({503, "the server holds as many unfinished requests as it may", {}});
+    return refuse({.status = 503, .message = "the server holds as many unfinished requests as it may"});
   }
   if (parser_->state() == HttpRequestParser::State::complete) dispatch();
 }
@@ -183,7 +183,7 @@ void Connection::on_header() {
   }
   if (parser_->state() != HttpRequestParser::State::body) return;
   if (parser_->announced_bytes() + context_.buffered_bytes > context_.options.max_buffered_bytes) {
-    return refuse({503, "the server holds as many unfinished requests as it may", {}});
+    return refuse({.status = 503, .message = "the server holds as many unfinished requests as it may"});
   }
   if (parser_->expects_continue()) write("HTTP/1.1 100 Continue\r\n\r\n");
 }
@@ -396,9 +396,9 @@ void Connection::set_deadline(asio::steady_timer& timer, std::chrono::millisecon
 void Connection::on_read_deadline() {
   switch (phase_) {
     case Phase::header:
-      return refuse({408, "the request header did not arrive in time", {}});
+      return refuse({.status = 408, .message = "the request header did not arrive in time"});
     case Phase::body:
-      return refuse({408, "the request body did not arrive in time", {}});
+      return refuse({.status = 408, .message = "the request body did not arrive in time"});
     case Phase::idle:
     case Phase::lingering:
       return close();

@@ -49,7 +49,7 @@ class HttpServerTest : public ::testing::Test {
         [](const HttpRequest& request) -> std::optional<HttpRefusal> {
           if (!request.path.starts_with("/secret") || request.keys == std::vector<std::string>{"key"})
             return {};
-          return HttpRefusal{401, "no", {{"WWW-Authenticate", "Bearer"}}};
+          return HttpRefusal{.status = 401, .message = "no", .headers = {{"WWW-Authenticate", "Bearer"}}};
         });
     http_->listen();
     thread_ = std::thread([this] { http_->run(); });

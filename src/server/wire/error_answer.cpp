@@ -1,9 +1,24 @@
-#include "server/wire/error_body.h"
+#include "server/wire/error_answer.h"
+
+#include <utility>
 
 namespace chorale::server {
 namespace {
 
 constexpr size_t kMaxMessageBytes = 2000;
+
+int status_of(RequestError::Kind kind) {
+  switch (kind) {
+    case RequestError::Kind::invalid:
+      return 400;
+    case RequestError::Kind::overloaded:
+    case RequestError::Kind::unavailable:
+      return 503;
+    case RequestError::Kind::failed:
+      return 500;
+  }
+  return 500;
+}
 
 const char* error_type(int status) {
   switch (status) {
@@ -28,19 +43,24 @@ const char* error_type(int status) {
 
 }  // namespace
 
-Json error_json(const RequestError& error) {
-  return {{"error",
-           {{"message", cut_text(error.message, kMaxMessageBytes)},
-            {"type", error_type(error.http_status)},
-            {"param", error.param.empty() ? Json(nullptr) : Json(error.param)},
-            {"code", error.http_status}}}};
+ErrorAnswer answer_to(RequestError error) {
+  return {
+      .status = status_of(error.kind), .message = std::move(error.message), .param = std::move(error.param)};
 }
 
-HttpResponse error_response(const RequestError& error) {
+Json error_json(const ErrorAnswer& error) {
+  return {{"error",
+           {{"message", cut_text(error.message, kMaxMessageBytes)},
+            {"type", error_type(error.status)},
+            {"param", error.param.empty() ? Json(nullptr) : Json(error.param)},
+            {"code", error.status}}}};
+}
+
+HttpResponse error_response(const ErrorAnswer& error) {
   HttpResponse response;
-  response.status = error.http_status;
+  response.status = error.status;
   response.body = to_text(error_json(error));
-  if (error.http_status == 503) response.headers.emplace_back("Retry-After", "1");
+  if (error.status == 503) response.headers.emplace_back("Retry-After", "1");
   return response;
 }
 

@@ -10,6 +10,7 @@
 #include "server/chat/tool_grammar.h"
 #include "server/generation/structured_output.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/openai_fields.h"
 
 namespace chorale::server {
 namespace {
@@ -140,9 +141,9 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   check_model(fields, context);
   SamplingRequest sampling = read_sampling(fields, kOpenAiChatSampling, context);
   const StreamRequest stream = read_stream(fields);
-  const int64_t n = fields.integer("n", 1, context.options.max_sequences_per_request).value_or(1);
+  const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
   const bool logprobs = fields.boolean("logprobs").value_or(false);
-  const auto top_logprobs = fields.integer("top_logprobs", 0, context.options.max_top_logprobs);
+  const auto top_logprobs = fields.integer("top_logprobs", 0, context.limits.max_top_logprobs);
   if (top_logprobs && !logprobs) bad_request("top_logprobs", "'top_logprobs' needs 'logprobs': true");
   const ToolRequest tools = read_tools(fields);
   MessageOptions message = read_message_options(fields);

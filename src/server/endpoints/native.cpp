@@ -39,9 +39,9 @@ TextInput read_texts(Fields& fields, const RequestContext& context) {
       input.texts.push_back(to_string(*value, fields.param(name)));
       continue;
     }
-    if (value->empty() || std::ssize(*value) > context.options.max_sequences_per_request) {
+    if (value->empty() || std::ssize(*value) > context.limits.max_sequences) {
       bad_request(fields.param(name), "'{}' must have 1 to {} texts, not {}", name,
-                  context.options.max_sequences_per_request, value->size());
+                  context.limits.max_sequences, value->size());
     }
     for (const Json& text : *value) input.texts.push_back(to_string(text, fields.param(name)));
   }
@@ -91,9 +91,9 @@ Json detokenize(const Json& body, const RequestContext& context) {
   const text::Tokenizer& tokenizer = context.model.tokenizer;
   Json text;
   if (!tokens->empty() && tokens->front().is_array()) {
-    if (std::ssize(*tokens) > context.options.max_sequences_per_request) {
-      bad_request("tokens", "'tokens' may have at most {} lists, not {}",
-                  context.options.max_sequences_per_request, tokens->size());
+    if (std::ssize(*tokens) > context.limits.max_sequences) {
+      bad_request("tokens", "'tokens' may have at most {} lists, not {}", context.limits.max_sequences,
+                  tokens->size());
     }
     text = Json::array();
     for (size_t i = 0; i < tokens->size(); ++i) {

@@ -1,7 +1,7 @@
 // GET /: the page for people, one file that was built from web/ and is part of the program.
 #pragma once
 
-#include "server/http/http_server.h"
+#include "server/http/exchange.h"
 
 namespace chorale::server {
 

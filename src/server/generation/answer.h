@@ -14,7 +14,7 @@
 #include "server/generation/live_requests.h"
 #include "server/generation/structured_output.h"
 #include "server/generation/text_generation.h"
-#include "server/http/http_server.h"
+#include "server/http/exchange.h"
 #include "server/metrics/metrics.h"
 #include "server/wire/json_body.h"
 
@@ -146,9 +146,5 @@ class Answer : public std::enable_shared_from_this<Answer> {
 
 // "stop", "length", "abort" or "error".
 const char* finish_name(engine::FinishReason finish);
-
-// The error object of all endpoints: {"error": {"message", "type", "param", "code"}}.
-Json error_json(const RequestError& error);
-HttpResponse error_response(const RequestError& error);
 
 }  // namespace chorale::server

@@ -7,19 +7,11 @@
 #include <string_view>
 
 #include "engine/request.h"
+#include "server/generation/request_context.h"
 #include "server/generation/text_generation.h"
-#include "server/server.h"
 #include "server/wire/fields.h"
 
 namespace chorale::server {
-
-// What request parsing needs to know of its server.
-struct RequestContext {
-  ServerOptions options;
-  ServerModel model;
-  std::string model_name;
-  int64_t vocab_size = 0;
-};
 
 struct SamplingRequest {
   engine::SamplingParams params;  // max_new_tokens is set by plan_length()

@@ -17,15 +17,15 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 
-#include "server/http/http_server.h"
+#include "server/http/exchange.h"
+#include "server/http/options.h"
 #include "server/http/request_parser.h"
-#include "server/server.h"
 
 namespace chorale::server {
 
 // What all connections of a server share. Outlives them.
 struct ConnectionContext {
-  ServerOptions options;
+  HttpOptions options;
   HttpHandler handler;
   HttpErrorBody error_body;
   std::function<void(int)> on_status;  // may be empty

@@ -32,10 +32,8 @@ class LocalRunner : public ModelRunner {
   void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) override;
 
   std::vector<int64_t> expert_load() override;
-  // The same for the tokens at home on each rank: [world].
-  std::vector<std::vector<int64_t>> expert_load_by_rank() const;
-  // What each rank has sent.
-  std::vector<comm::Traffic> traffic() const { return traffic_; }
+  std::vector<std::vector<int64_t>> expert_load_by_rank() const override;
+  std::vector<comm::Traffic> traffic() const override { return traffic_; }
 
  private:
   struct Failure {

@@ -20,17 +20,6 @@ int64_t blocks_of(int64_t tokens) {
   return ceil_div(tokens, kBlockTokens);
 }
 
-// What is stored for the ranks of one process: threads share the whole model, a process of its own has its
-// part.
-uint64_t stored_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
-                      const ParallelPlan& parallel, std::span<const int> here) {
-  const model::WeightShard stored =
-      here.size() == parallel.ranks.size()
-          ? model::whole_model(config)
-          : model::storage_for(parallel.ranks[static_cast<size_t>(here[0])].shard);
-  return model::plan_weights(config, formats, stored).bytes;
-}
-
 std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
   return fmt::format(
       "the model does not fit: weights {}, activations {} and at least {} for the KV cache are needed, {} is "
@@ -97,7 +86,7 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
   plan.kv_dtype = choose_kv_dtype(config, formats.dtype, options);
   const model::StepLimits limits = choose_limits(config, options, plan.num_groups);
   plan.step_tokens = limits.max_tokens;
-  plan.weights = stored_bytes(config, formats, parallel, here);
+  plan.weights = model::plan_weights(config, formats, stored_shard(config, parallel, here)).bytes;
   uint64_t block_bytes = 0;  // of one block on every rank
   for (const int rank : here) {
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;

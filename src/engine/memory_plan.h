@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/loaded_model.h"
+#include "engine/load_options.h"
 #include "engine/parallel_plan.h"
 #include "io/model_config.h"
 #include "model/step_inputs.h"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/communicator.h"
 #include "kernels/shapes.h"
 
 namespace chorale::engine {
@@ -55,9 +56,16 @@ class ModelRunner {
   // How many tokens were routed to each logical expert since the start, of all groups: [layers * experts], or
   // nothing for a model without experts. Between steps, on the thread that runs them.
   virtual std::vector<int64_t> expert_load() { return {}; }
+  // The same for the tokens at home on each rank, [world], and what each rank has sent. Between steps.
+  // Nothing for ranks of other processes.
+  virtual std::vector<std::vector<int64_t>> expert_load_by_rank() const { return {}; }
+  virtual std::vector<comm::Traffic> traffic() const { return {}; }
 
   // Why no further step can be run, where that is known between steps: a rank has died. Thread-safe.
   virtual std::optional<std::string> failure() const { return std::nullopt; }
+
+  // In a process that does not drive: takes part in the steps of the one that does, until that stops.
+  virtual void serve_steps() { CHORALE_CHECK(false, "this process drives"); }
 };
 
 }  // namespace chorale::engine

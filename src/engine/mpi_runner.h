@@ -37,10 +37,10 @@ class MpiRunner : public ModelRunner {
 
   // On the other ranks: runs steps until rank 0 stops. Throws comm::CollectiveError that names the rank when
   // one fails.
-  void serve_steps();
+  void serve_steps() override;
 
-  const comm::Traffic& traffic() const { return traffic_; }
-  RankRunner& rank_runner() { return *runner_; }
+  // This rank's alone.
+  std::vector<comm::Traffic> traffic() const override { return {traffic_}; }
 
  private:
   void announce(int64_t what);

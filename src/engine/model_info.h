@@ -20,14 +20,14 @@ struct ModelInfo {
   model::WeightFormats formats;
   DType kv_dtype = DType::bf16;
   InstructionSet instruction_set = InstructionSet::portable;
-  int num_threads = 1;  // of each rank
+  int num_threads = 1;  // each rank's
   ParallelPlan parallel;
   uint64_t weight_bytes = 0;     // stored in this process
   int64_t max_total_tokens = 0;  // KV capacity of each data-parallel group, a multiple of kBlockTokens
   int64_t max_context_len = 0;   // the smaller of context_length and max_total_tokens
 
   int64_t kv_tokens_total() const { return max_total_tokens * parallel.strategy.dp_size; }
-  DType dtype() const { return formats.dtype; }  // of the computation
+  DType dtype() const { return formats.dtype; }  // the computation's
   std::string dtype_name() const { return std::string(name_of(dtype())); }
   std::string quantization_name() const { return std::string(formats.quantization()); }
   std::string instruction_set_name() const { return std::string(name_of(instruction_set)); }

@@ -40,15 +40,16 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
   virtual int64_t vocab_size() const = 0;
   // Data-parallel groups, each with sequences and a KV cache of its own.
-  virtual int64_t num_groups() const { return 1; }
+  virtual int64_t num_dp_groups() const { return 1; }
 
   // Runs one step of the first group. Returns logits [plan.logits_tokens.size(), vocab_size], row-major,
   // valid until the next call. The keys and values of all the plan's tokens are in the cache afterwards.
   // Within one plan, no two chunks write the same block. Not thread-safe.
   virtual std::span<const float> run(const StepPlan& plan) = 0;
 
-  // The same for all groups together: plans[g] is group g's and may have no tokens; logits[g] is set.
-  virtual void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) {
+  // Runs one step of all groups together: plans[g] is group g's and may have no tokens; logits[g] is set.
+  virtual void run_dp_groups(std::span<const StepPlan* const> plans,
+                             std::span<std::span<const float>> logits) {
     CHORALE_CHECK(plans.size() == 1 && logits.size() == 1, "{} groups", plans.size());
     logits[0] = run(*plans[0]);
   }

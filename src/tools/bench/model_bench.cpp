@@ -26,7 +26,7 @@ class Bench {
         profile_(profile),
         isa_(model.info().instruction_set),
         pool_(model.info().num_threads * model.info().parallel.strategy.world()),
-        groups_(model.runner().num_groups()),
+        groups_(model.runner().num_dp_groups()),
         weights_(weight_bytes(model.info().config,
                               model::plan_weights(model.info().config, model.info().formats,
                                                   model::whole_model(model.info().config)))) {}

@@ -17,10 +17,10 @@ function(chorale_layer name)
   target_link_libraries(chorale_${name} ${scope} ${layers} ${ARG_LIBRARIES})
 endfunction()
 
-# The unit tests of one layer: every tests/unit/NAME/*_test.cpp, linked to that layer alone.
+# The unit tests of one layer: every *_test.cpp under tests/unit/NAME, linked to that layer alone.
 function(chorale_layer_test name)
   cmake_parse_arguments(ARG "" "" "LIBRARIES" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}/*_test.cpp)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}/*_test.cpp)
   if(NOT sources)
     return()
   endif()

@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
-#include "server/text_generation.h"
+#include "server/generation/text_generation.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 

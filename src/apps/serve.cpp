@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -46,6 +47,7 @@ void log_capacity(const engine::ModelInfo& model) {
 }
 
 int run_serve(const ServeFlags& flags) {
+  std::signal(SIGPIPE, SIG_IGN);  // the server goes on when the reader of its log leaves
   log::set_level(log::parse_level(flags.log_level));
   log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
@@ -57,6 +59,7 @@ int run_serve(const ServeFlags& flags) {
   engine::LoadedModel model = engine::LoadedModel::load(flags.load);
   if (!model.is_driver()) return model.serve_steps();
   const engine::ModelInfo& info = model.info();
+  const log::Background background;  // from here on clients would wait for whoever reads the log
   engine::EngineOptions engine_options = flags.engine;
   engine_options.max_total_tokens = info.max_total_tokens;
   engine_options.chunked_prefill_size = flags.load.chunked_prefill_size;

@@ -13,15 +13,15 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
-#include "server/bad_request.h"
-#include "server/chat_endpoint.h"
-#include "server/completions_endpoint.h"
-#include "server/fields.h"
-#include "server/generate_endpoint.h"
-#include "server/native_endpoints.h"
-#include "server/page.h"
+#include "server/endpoints/chat_completions.h"
+#include "server/endpoints/completions.h"
+#include "server/endpoints/generate.h"
+#include "server/endpoints/native.h"
+#include "server/endpoints/page.h"
+#include "server/wire/bad_request.h"
+#include "server/wire/fields.h"
 
-// src/server/openapi.json, see cmake/ChoraleEmbed.cmake.
+// src/server/endpoints/openapi.json, see cmake/ChoraleEmbed.cmake.
 extern "C" {
 extern const char chorale_embedded_openapi[], chorale_embedded_openapi_end[];
 }

@@ -9,8 +9,8 @@
 #include "base/log.h"
 #include "base/service_notify.h"
 #include "server/api.h"
-#include "server/authorization.h"
-#include "server/http.h"
+#include "server/http/authorization.h"
+#include "server/http/http_server.h"
 
 namespace chorale::server {
 namespace {

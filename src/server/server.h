@@ -11,7 +11,7 @@
 //   GET  /get_model_info, /get_server_info
 //   GET  /health                                  200, or 503 while the server drains
 //   GET  /health_generate                         200 once the model has made a token, 503 if it does not
-//   GET  /metrics                                 Prometheus text; the names are in server/metrics.h
+//   GET  /metrics                                 Prometheus text; the names are in server/metrics/metrics.h
 //   POST /start_expert_distribution_record, /stop_..., /dump_...
 //                                                 how many tokens go to each expert, as SGLang's
 //

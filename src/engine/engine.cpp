@@ -96,10 +96,10 @@ Engine::Impl::Impl(ModelRunner& runner, EngineOptions options)
     : runner_(&runner),
       options_(checked_options(std::move(options), runner)),
       vocab_size_(runner.vocab_size()),
-      inbox_(options_, initial_stats(options_, runner.num_groups())),
-      planner_(options_, runner.num_groups()),
+      inbox_(options_, initial_stats(options_, runner.num_dp_groups())),
+      planner_(options_, runner.num_dp_groups()),
       chooser_(vocab_size_, options_.eos_token_ids, masks_),
-      stats_(initial_stats(options_, runner.num_groups())) {
+      stats_(initial_stats(options_, runner.num_dp_groups())) {
   thread_ = std::thread([this] { loop(); });
 }
 

@@ -23,13 +23,13 @@ struct RunnerParts {
   const model::ModelWeights& weights;
   const model::WeightShard& stored;
   model::StepLimits limits;
-  int64_t num_blocks = 0;  // of the KV cache, of each data-parallel group
+  int64_t num_blocks = 0;  // in the KV cache of each data-parallel group
   DType kv_dtype = DType::bf16;
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds
   std::optional<InjectedFault> fault;
-  OpProfile* profile = nullptr;  // of the first rank
+  OpProfile* profile = nullptr;  // gets the ops of the first rank
 };
 
 // The groups of a rank, split off the world's communicator. Collective.

@@ -50,7 +50,7 @@ struct Sequence {
   double queue_seconds = -1;  // until the first step that computes it; -1 before
   int64_t max_output = 0;     // max_new_tokens, clipped to the context length and the cache's capacity
 
-  std::shared_ptr<MaskTask> mask;  // of the next token; null: the output is not constrained
+  std::shared_ptr<MaskTask> mask;  // the next token's; null: the output is not constrained
 
   Phase phase = Phase::waiting;
   std::vector<int32_t> tokens;  // prompt, then output; the last one is never computed when the sequence ends

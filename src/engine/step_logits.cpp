@@ -12,7 +12,7 @@ std::span<const float> StepLogits::rows(size_t dp_group, const ScheduledSequence
 void run_step(ModelRunner& runner, const PlannedStep& step, StepLogits& logits) {
   logits.vocab_size = runner.vocab_size();
   logits.groups.resize(step.plans.size());
-  runner.run_groups(step.plans, logits.groups);
+  runner.run_dp_groups(step.plans, logits.groups);
   for (size_t g = 0; g < step.plans.size(); ++g) {
     const size_t expected = step.plans[g]->logits_tokens.size() * static_cast<size_t>(logits.vocab_size);
     if (logits.groups[g].size() != expected) {

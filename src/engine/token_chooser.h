@@ -25,7 +25,7 @@ struct Choice {
   ChoiceStatus status = ChoiceStatus::prompt_unfinished;
   int32_t token = -1;                          // when chosen
   std::optional<TokenLogprobs> logprobs;       // the token's, when asked for
-  std::vector<TokenLogprobs> prompt_logprobs;  // of the prompt's tokens from next_prompt_logprob on
+  std::vector<TokenLogprobs> prompt_logprobs;  // the prompt's, from next_prompt_logprob on
 };
 
 // Not thread-safe.

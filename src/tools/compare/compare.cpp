@@ -32,17 +32,17 @@ engine::LoadOptions load_options(const CompareOptions& options, const parallel::
   return load;
 }
 
-engine::EngineOptions engine_options(const engine::LoadOptions& load, const engine::LoadedModel& model,
+engine::EngineOptions engine_options(const engine::LoadOptions& load, const engine::ModelInfo& model,
                                      const Workload& workload) {
   engine::EngineOptions options;
-  options.max_total_tokens = model.max_total_tokens();
+  options.max_total_tokens = model.max_total_tokens;
   options.chunked_prefill_size = load.chunked_prefill_size;
   options.max_running_requests = load.max_running_requests;
   options.max_queued_requests = static_cast<int64_t>(workload.requests.size());
-  options.max_context_len = model.max_context_len();
+  options.max_context_len = model.max_context_len;
   // What the warm-up has computed must not be found again.
   options.enable_prefix_cache = false;
-  options.eos_token_ids = model.eos_token_ids();
+  options.eos_token_ids = model.eos_token_ids;
   return options;
 }
 
@@ -70,10 +70,10 @@ struct Counters {
 
 Counters read_counters(const engine::LoadedModel& model, const engine::Engine& engine) {
   const engine::EngineStats stats = engine.stats();
-  return {model.traffic(), model.expert_load_by_rank(), stats.steps, stats.preemptions};
+  return {model.runner().traffic(), model.runner().expert_load_by_rank(), stats.steps, stats.preemptions};
 }
 
-void measure_counters(const engine::LoadedModel& model, const Counters& before, Counters after,
+void measure_counters(const engine::ModelInfo& model, const Counters& before, Counters after,
                       Measurement& measured) {
   measured.steps = after.steps - before.steps;
   measured.preemptions = after.preemptions - before.preemptions;
@@ -86,17 +86,16 @@ void measure_counters(const engine::LoadedModel& model, const Counters& before, 
     for (size_t i = 0; i < after.expert_load[rank].size(); ++i)
       after.expert_load[rank][i] -= before.expert_load[rank][i];
   }
-  measured.balance =
-      expert_balance(expert_rows(model.parallel_plan(), after.expert_load, model.config().num_experts));
+  measured.balance = expert_balance(expert_rows(model.parallel, after.expert_load, model.config.num_experts));
 }
 
-void measure_memory(const engine::LoadedModel& model, Measurement& measured) {
-  const int64_t blocks = model.max_total_tokens() / engine::kBlockTokens;
-  measured.stored_weights = model.weight_bytes();
-  for (const engine::RankPart& part : model.parallel_plan().ranks) {
+void measure_memory(const engine::ModelInfo& model, Measurement& measured) {
+  const int64_t blocks = model.max_total_tokens / engine::kBlockTokens;
+  measured.stored_weights = model.weight_bytes;
+  for (const engine::RankPart& part : model.parallel.ranks) {
     const int64_t block_bytes =
-        model::KvCache::block_bytes(model.config(), part.extent.kv_heads, model.kv_dtype());
-    measured.ranks.push_back({engine::weight_bytes(model.config(), model.formats(), part),
+        model::KvCache::block_bytes(model.config, part.extent.kv_heads, model.kv_dtype);
+    measured.ranks.push_back({engine::weight_bytes(model.config, model.formats, part),
                               static_cast<uint64_t>(blocks * block_bytes)});
   }
 }
@@ -107,18 +106,19 @@ Measurement measure(const CompareOptions& options, const parallel::Strategy& str
   const engine::LoadOptions load = load_options(options, strategy, workload);
   const Clock::time_point start = Clock::now();
   engine::LoadedModel model = engine::LoadedModel::load(load);
+  const engine::ModelInfo& info = model.info();
   Measurement measured;
   measured.load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  measured.dtype = model.dtype_name();
-  measured.instruction_set = model.instruction_set_name();
-  measured.threads_per_rank = model.num_threads();
-  measure_memory(model, measured);
+  measured.dtype = info.dtype_name();
+  measured.instruction_set = info.instruction_set_name();
+  measured.threads_per_rank = info.num_threads;
+  measure_memory(info, measured);
 
-  engine::Engine engine(model.runner(), engine_options(load, model, workload));
+  engine::Engine engine(model.runner(), engine_options(load, info, workload));
   run_requests(engine, warm_up_requests(workload, load.chunked_prefill_size, strategy.dp_size));
   const Counters before = read_counters(model, engine);
   std::vector<ServedRequest> served = run_requests(engine, workload.requests);
-  measure_counters(model, before, read_counters(model, engine), measured);
+  measure_counters(info, before, read_counters(model, engine), measured);
   measured.prompt_tokens = workload.prompt_tokens();
   measure_times(served, measured);
   for (ServedRequest& request : served) answers.push_back(std::move(request.answer));

@@ -116,7 +116,7 @@ class ServerTest : public ::testing::Test {
     return stats.running == 0 && stats.waiting == 0 && stats.kv_tokens_used == 0;
   }
 
-  FakeRunner runner;
+  ScriptedRunner runner;
   ServerOptions options;
   engine::EngineOptions engine_options;
   io::GenerationDefaults defaults;

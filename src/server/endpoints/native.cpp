@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "server/endpoints/chat_completions.h"
+#include "server/chat/prompt.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/fields.h"
 

@@ -25,7 +25,7 @@ namespace chorale::server {
 
 // What a piece adds to one call.
 struct ToolCallDelta {
-  int64_t index = 0;                // of the call within the answer
+  int64_t index = 0;                // the call's, within the answer
   std::optional<std::string> name;  // with the first, which has no arguments
   std::string arguments;            // JSON text; all of a call concatenated are its arguments
 };

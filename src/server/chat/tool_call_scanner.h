@@ -47,7 +47,7 @@ class ToolCallScanner {
  private:
   std::string_view closing_tag_;
   std::string closing_text_;
-  size_t closing_size_ = 0;  // of the tag alone
+  size_t closing_size_ = 0;  // without the white space before the tag
 };
 
 // Around a call, in more than one form.

@@ -27,7 +27,7 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
                 options.max_total_tokens);
   }
-  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_groups());
+  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_dp_groups());
   if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;
   if (options.max_logits_rows < running_per_group) {
     throw_error("max_logits_rows must be at least the max_running_requests of a group ({}), but is {}",

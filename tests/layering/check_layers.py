@@ -3,7 +3,8 @@
 usage: check_layers.py REPOSITORY
 
 A layer is a folder of src/; a room is a folder of a layer that has a line of its own. A layer with rooms lists every
-folder in it, and its own line, below theirs, is for the files that lie in no room. To permit a layer permits its rooms.
+folder in it, and its own line is for the files that lie in no room: below the rooms on which they stand, and above
+those that use them. To other layers, to permit a layer permits its rooms; to its own rooms, those files alone.
 
 Reports, and exits 1 for: a folder that layers.txt does not list; a line for a folder that does not exist; an include of
 a folder that is not permitted; a quoted include that names no file of src/; and an order in layers.txt that is not
@@ -18,6 +19,10 @@ SOURCE_SUFFIXES = {".h", ".hpp", ".cpp", ".cc", ".c", ".inl", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 FOLDER = "[a-z0-9_]+(?:/[a-z0-9_]+)?"
 FOLDER_LINE = re.compile(rf"^({FOLDER}):((?:[ \t]+{FOLDER})*)[ \t]*$")
+
+
+def layer_of(folder):
+    return folder.split("/")[0]
 
 
 def read_layers(text):
@@ -37,10 +42,11 @@ def read_layers(text):
         for name in permitted:
             if name not in layers:
                 problems.append(f"layers.txt:{number}: {folder} permits {name}, which is not listed above it")
-        # A room below its layer would be permitted whatever permits the layer, and unseen by the rule above.
-        layer = folder.split("/")[0]
-        if layer != folder and layer in layers:
-            problems.append(f"layers.txt:{number}: {folder} is listed below {layer}, which it is a part of")
+        # What permits a layer permits its rooms; one below it would be permitted unseen by the rule above.
+        layer = layer_of(folder)
+        for user, names in layers.items():
+            if layer in names and layer not in (folder, layer_of(user)):
+                problems.append(f"layers.txt:{number}: {folder} is listed below {user}, which permits {layer}")
         layers[folder] = set(permitted)
     return layers, problems
 
@@ -56,14 +62,14 @@ def is_permitted(folder, other, layers):
     if other == folder:
         return True
     permitted = layers.get(folder, set())
-    layer = other.split("/")[0]
-    return other in permitted or layer in permitted
+    layer = layer_of(other)
+    return other in permitted or (layer in permitted and layer != layer_of(folder))
 
 
 def check_folders(source, layers):
     """What is on disk and not in the table, and the other way round."""
     folders = {path.name for path in source.iterdir() if path.is_dir()}
-    for layer in {name.split("/")[0] for name in layers if "/" in name}:
+    for layer in {layer_of(name) for name in layers if "/" in name}:
         folders |= {f"{layer}/{path.name}" for path in (source / layer).glob("*") if path.is_dir()}
     problems = [f"src/{name}: this folder is not listed in layers.txt" for name in sorted(folders - set(layers))]
     return problems + [f"layers.txt: there is no folder src/{name}" for name in sorted(set(layers) - folders)]

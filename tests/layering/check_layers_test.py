@@ -129,10 +129,16 @@ class CheckLayersTest(unittest.TestCase):
         layers = ROOMS.replace("app/deep: base", "app/deep: base app/front")
         self.assert_one(self.room_problems(layers=layers), "app/deep permits app/front", "not listed above")
 
-    def test_a_room_below_its_layer_fails(self):
-        layers = ROOMS.replace("app: ", "app: base model app/deep app/front\napp/late: app\nunused: ")
-        problems = self.room_problems({"app/late/late.h": "", "unused/x.h": ""}, layers)
-        self.assert_one(problems, "app/late is listed below app")
+    def test_a_room_may_stand_on_the_files_outside_rooms_and_sees_no_other_room(self):
+        layers = ROOMS.replace("top: ", "app/late: app\ntop: ")
+        late = {"app/late/late.h": '#include "app/app.h"\n'}
+        self.assertEqual(self.room_problems(late, layers), [])
+        late = {"app/late/late.h": '#include "app/deep/deep.h"\n'}
+        self.assert_one(self.room_problems(late, layers), "app/late must not include app/deep")
+
+    def test_a_room_below_what_permits_its_layer_fails(self):
+        problems = self.room_problems({"app/late/late.h": ""}, ROOMS + "app/late: top\n")
+        self.assert_one(problems, "app/late is listed below top, which permits app")
 
 
 if __name__ == "__main__":

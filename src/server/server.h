@@ -1,19 +1,6 @@
-// The HTTP server: OpenAI and native endpoints over one engine and one tokenizer.
-//
-//   GET  /                                        the page for people
-//   POST /v1/chat/completions, /v1/completions   OpenAI's schemas, streamed (server-sent events) or not
-//   GET  /v1/models, /v1/models/{name}
-//   GET  /openapi.json                            describes all of this
-//   POST /generate                                the native schema, as SGLang's
-//   POST /abort_request                           {"rid": ...}: ends the request of that id
-//   POST /flush_cache                             empties the prefix cache
-//   POST /tokenize, /detokenize
-//   GET  /get_model_info, /get_server_info
-//   GET  /health                                  200, or 503 while the server drains
-//   GET  /health_generate                         200 once the model has made a token, 503 if it does not
-//   GET  /metrics                                 Prometheus text; the names are in server/metrics/metrics.h
-//   POST /start_expert_distribution_record, /stop_..., /dump_...
-//                                                 how many tokens go to each expert, as SGLang's
+// The HTTP server: OpenAI and native endpoints over one engine and one tokenizer. The endpoints are listed
+// in server/routes.cpp, and described in server/endpoints/openapi.json, which the server gives as
+// /openapi.json.
 //
 // Connections are served asynchronously by a few threads; what a client may make the server hold is bounded
 // by ServerOptions. A client that goes away, or does not read its stream, has its requests aborted in the

@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "server/generation/openai_answer.h"
 #include "server/generation/prompts.h"
 #include "server/generation/structured_output.h"
 #include "server/wire/bad_request.h"
@@ -241,7 +240,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const NativeSampling& params, co
 
 }  // namespace
 
-AnswerPlan plan_generate(const Json& body, const std::string& id, const RequestContext& context) {
+AnswerPlan plan_generate(const Json& body, AnswerHead head, const RequestContext& context) {
   Fields fields(body, "");
   AnswerPlan plan;
   plan.stream = fields.boolean("stream").value_or(false);
@@ -263,7 +262,7 @@ AnswerPlan plan_generate(const Json& body, const std::string& id, const RequestC
     for (int64_t i = 0; i < params[p].n; ++i) {
       plan.choices.push_back(choice);
       PlannedChoice& added = plan.choices.back();
-      added.request.id = fmt::format("{}-{}", id, ids.size());
+      added.request.id = fmt::format("{}-{}", head.id, ids.size());
       added.request.sampling.choice_index = static_cast<uint32_t>(i);
       added.prompt_index = static_cast<int64_t>(p);
       added.public_id = given_ids.empty() ? added.request.id : given_ids[p];

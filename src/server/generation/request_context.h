@@ -12,7 +12,7 @@ namespace chorale::server {
 struct RequestLimits {
   int64_t max_sequences = 256;  // prompts times n
   int64_t max_stop_strings = 16;
-  int64_t max_stop_bytes = 1024;  // of one stop string
+  int64_t max_stop_bytes = 1024;  // in one stop string
   int64_t max_top_logprobs = 20;
 };
 

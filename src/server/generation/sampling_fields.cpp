@@ -140,11 +140,14 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
 }
 
 void check_model(Fields& fields, const RequestContext& context) {
-  const auto name = fields.string("model");
-  if (!name || *name == context.model_name) return;
+  if (const auto name = fields.string("model")) check_model_name(*name, context);
+}
+
+void check_model_name(const std::string& name, const RequestContext& context) {
+  if (name == context.model_name) return;
   throw BadRequest(ErrorAnswer{.status = 404,
                                .message = fmt::format("the model {} is not served here; this server has '{}'",
-                                                      quote(*name), context.model_name),
+                                                      quote(name), context.model_name),
                                .param = "model"});
 }
 

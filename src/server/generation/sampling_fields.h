@@ -45,5 +45,6 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
 
 // "model": absent or the served name, else a 404.
 void check_model(Fields& fields, const RequestContext& context);
+void check_model_name(const std::string& name, const RequestContext& context);
 
 }  // namespace chorale::server

@@ -26,7 +26,7 @@ struct ServerModel {
   const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
   // For information:
   std::string dtype;                  // "bfloat16" or "float32"
-  std::string quantization = "none";  // of the weights
+  std::string quantization = "none";  // the weights' form
   std::string instruction_set;
   std::string version;   // Chorale's
   std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"

@@ -1,9 +1,10 @@
 // The exception by which the parts that read a request say that it is the request's fault. It never leaves
-// the server: server/api.cpp turns it into an HTTP answer.
+// the server: failure_response() makes it an HTTP answer.
 #pragma once
 
 #include <exception>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -30,5 +31,9 @@ template <typename... Args>
   throw BadRequest(
       ErrorAnswer{.message = fmt::format(format, std::forward<Args>(args)...), .param = std::move(param)});
 }
+
+// The answer to the exception that is being handled. One that is no BadRequest is the server's own fault: the
+// client learns no more than that, the log all, under the name `what`.
+HttpResponse failure_response(std::string_view what);
 
 }  // namespace chorale::server

@@ -10,7 +10,7 @@
 namespace chorale::server {
 
 struct ErrorAnswer {
-  int status = 400;  // of HTTP
+  int status = 400;  // the HTTP status
   std::string message;
   std::string param;  // the name of the offending field; empty: about the request as a whole
 };

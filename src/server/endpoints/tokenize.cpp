@@ -1,10 +1,11 @@
-#include "server/endpoints/native.h"
+#include "server/endpoints/tokenize.h"
 
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "server/endpoints/chat_completions.h"
+#include "server/chat/prompt.h"
+#include "server/generation/sampling_fields.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/fields.h"
 
@@ -104,44 +105,6 @@ Json detokenize(const Json& body, const RequestContext& context) {
     text = tokenizer.decode(to_token_ids(*tokens, "tokens", context.vocab_size), skip);
   }
   return {{"text", text}, {"prompt", text}, {"content", text}};
-}
-
-Json model_info(const RequestContext& context) {
-  const ServerModel& model = context.model;
-  return {{"model_path", context.model_name},
-          {"served_model_name", context.model_name},
-          {"tokenizer_path", context.model_name},
-          {"is_generation", true},
-          {"has_chat_template", model.chat != nullptr && !model.chat->error()},
-          {"max_context_len", model.max_context_len},
-          {"vocab_size", context.vocab_size},
-          {"num_experts", model.num_experts},
-          {"dtype", model.dtype},
-          {"quantization", model.quantization}};
-}
-
-Json server_info(const RequestContext& context, const engine::EngineStats& stats) {
-  const ServerModel& model = context.model;
-  const engine::EngineOptions& engine = model.engine.options();
-  return {{"version", model.version},
-          {"served_model_name", context.model_name},
-          {"model_path", context.model_name},
-          {"dtype", model.dtype},
-          {"quantization", model.quantization},
-          {"instruction_set", model.instruction_set},
-          {"strategy", model.strategy},
-          {"num_experts", model.num_experts},
-          {"max_context_len", model.max_context_len},
-          {"max_total_num_tokens", stats.kv_tokens_total},
-          {"chunked_prefill_size", engine.chunked_prefill_size},
-          {"max_running_requests", engine.max_running_requests},
-          {"max_queued_requests", engine.max_queued_requests},
-          {"disable_radix_cache", !engine.enable_prefix_cache},
-          {"num_running_reqs", stats.running},
-          {"num_queue_reqs", stats.waiting},
-          {"num_used_tokens", stats.kv_tokens_used},
-          {"num_cached_tokens", stats.kv_tokens_cached},
-          {"status", stats.failed ? "failed" : "ready"}};
 }
 
 }  // namespace chorale::server

@@ -47,7 +47,7 @@ class RankRunner {
   model::StepBuffers inputs_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
-  std::vector<model::HostChunk> chunks_;  // with room for every step
+  std::vector<model::HostSegment> segments_;  // with room for every step
 };
 
 }  // namespace chorale::engine

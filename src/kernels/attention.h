@@ -17,7 +17,7 @@
 // the key's scale times 1 / sqrt(D), and a probability by the value's scale before it is rounded to bf16.
 //
 // Blocks are walked in order of position with a running maximum and sum (online softmax, arXiv 1805.02867),
-// so a token's result depends on its own position and the cache alone: not on chunk size, batch or cache
+// so a token's result depends on its own position and the cache alone: not on segments, batch or cache
 // hits. The one exception: a value that is NaN or infinite may also reach the earlier tokens of its block
 // that are attended for in the same step; of an int8 cache it does not.
 #pragma once
@@ -37,18 +37,19 @@ struct KvLayout {
   int64_t head_dim = 0;
 
   bool has_scales() const { return dtype == DType::i8; }
-  DType activation_dtype() const { return has_scales() ? DType::bf16 : dtype; }  // of q, k and the output
+  // q, k and the output have it.
+  DType activation_dtype() const { return has_scales() ? DType::bf16 : dtype; }
   int64_t max_head_dim() const { return has_scales() ? kMaxInt8HeadDim : kMaxHeadDim; }
 
   int64_t key_bytes() const { return kKvBlockTokens * head_dim * element(); }
   int64_t value_bytes() const {
     return (head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth * kKvBlockTokens * element();
   }
-  int64_t scale_bytes() const {  // of keys and values
+  int64_t scale_bytes() const {  // for keys and values
     return has_scales() ? 2 * kKvBlockTokens * static_cast<int64_t>(sizeof(float)) : 0;
   }
   int64_t head_bytes() const { return key_bytes() + value_bytes() + scale_bytes(); }
-  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }  // of all heads
+  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }  // for all heads
 
  private:
   int64_t element() const { return static_cast<int64_t>(size_of(dtype)); }
@@ -63,9 +64,9 @@ struct KvCacheView {
 
 // What attention has to know of a step, in device memory.
 struct AttentionBatch {
-  Tensor chunks;              // int32 [chunks, ChunkColumn::count], one row per sequence chunk
-  Tensor block_tables;        // int32 [1, blocks]
-  int64_t longest_chunk = 0;  // the largest num_tokens, known on the host
+  Tensor segments;              // int32 [segments, SegmentColumn::count]
+  Tensor block_tables;          // int32 [1, blocks]
+  int64_t longest_segment = 0;  // the largest num_tokens, known on the host
 };
 
 // Writes the step's keys and values. k: activations [T, KV * D]; v: float32 [T, KV * D], rounded to the

@@ -25,7 +25,7 @@ void gated_activation(ThreadPool& pool, const cpu::GatedActivationArgs& args) {
   });
 }
 
-void gated_activation_backward(ThreadPool& pool, const cpu::GatedActivationArgs& args) {
+void gated_activation_backward(ThreadPool& pool, const cpu::GatedActivationBackwardArgs& args) {
   for_each_row(pool, args.rows, args.columns, [&](int64_t row) {
     const float* gate = row_of(args.gate, row);
     const float* up = row_of(args.up, row);

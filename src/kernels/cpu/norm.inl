@@ -30,7 +30,7 @@ void norm_row(const float* x, const float* weight, int64_t columns, float eps, O
   }
 }
 
-void rms_norm(ThreadPool& pool, const cpu::NormArgs& args) {
+void rms_norm(ThreadPool& pool, const cpu::RmsNormArgs& args) {
   const cpu::RowArgs& r = args.rows;
   pool.parallel(r.rows, [&](int64_t row) {
     const float* x = r.x + row * r.x_stride;
@@ -43,7 +43,7 @@ void rms_norm(ThreadPool& pool, const cpu::NormArgs& args) {
 
 // One head: normalise, then rotate (x[i], x[i + D/2]) by the token's angle i.
 template <typename Out>
-void norm_rope_head(const float* x, const cpu::NormArgs& args, const float* cos_sin, Out* out) {
+void norm_rope_head(const float* x, const cpu::NormRopeArgs& args, const float* cos_sin, Out* out) {
   const int64_t half = args.head_dim / 2;
   const Vec scale = splat(inverse_rms(x, args.head_dim, args.eps));
   for (int64_t i = 0; i < half; i += 16) {
@@ -57,7 +57,7 @@ void norm_rope_head(const float* x, const cpu::NormArgs& args, const float* cos_
   }
 }
 
-void norm_rope(ThreadPool& pool, const cpu::NormArgs& args) {
+void norm_rope(ThreadPool& pool, const cpu::NormRopeArgs& args) {
   const cpu::RowArgs& r = args.rows;
   pool.parallel(r.rows, [&](int64_t row) {
     const float* cos_sin = args.cos_sin + row * args.cos_sin_stride;

@@ -281,14 +281,14 @@ void LayerFitter::advance_student(const model::LayerWeights& original, int64_t l
   const model::ModelPart which{.kind = model::ModelPart::Kind::layer, .layer = layer};
   const model::WeightPlan plan = model::plan_part(fitted_config_, model_.dtype(), which);
   const Buffer memory(plan.bytes);
-  for (const model::WeightSlot& slot : plan.slots) {
-    if (slot.name.find(".mlp.experts.0.") == std::string::npos) continue;
-    const std::vector<std::byte>& bytes = slot.name.ends_with("gate_proj.weight") ? expert.gate
-                                          : slot.name.ends_with("up_proj.weight") ? expert.up
-                                                                                  : expert.down;
-    const SourceMatrix source{bytes.data(), dtype_, slot.shape[0], slot.shape[1]};
-    for (int64_t chunk = 0; chunk < slot.layout.n_chunks * slot.layout.k_chunks; ++chunk) {
-      pack_chunk(source, slot.layout, memory.data() + slot.offset, chunk, slot.half);
+  for (const model::WeightPlace& place : plan.places) {
+    if (place.name.find(".mlp.experts.0.") == std::string::npos) continue;
+    const std::vector<std::byte>& bytes = place.name.ends_with("gate_proj.weight") ? expert.gate
+                                          : place.name.ends_with("up_proj.weight") ? expert.up
+                                                                                   : expert.down;
+    const SourceMatrix source{bytes.data(), dtype_, place.shape[0], place.shape[1]};
+    for (int64_t chunk = 0; chunk < place.layout.n_chunks * place.layout.k_chunks; ++chunk) {
+      pack_chunk(source, place.layout, memory.data() + place.offset, chunk, place.half);
     }
   }
   model::ModelWeights weights = model::bind_part(fitted_config_, model_.dtype(), which, memory.data());

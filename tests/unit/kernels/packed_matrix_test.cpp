@@ -185,12 +185,13 @@ void expect_same_steps(const PackedMatrix& slice, const TestWeights& expected) {
   ASSERT_EQ(slice.layout.bytes(), layout.bytes());
   for (int64_t chunk = 0; chunk < layout.n_chunks * layout.k_chunks; ++chunk) {
     for (int64_t panel = 0; panel < layout.panels_per_chunk(); ++panel) {
-      for (int64_t step = 0; step < layout.chunk_k_steps(); ++step) {
+      for (int64_t step = 0; step < layout.chunk_k_words(); ++step) {
         const auto at = [&](const PackedLayout& l) {
-          return l.panel_offset(chunk, panel) + step * l.step_stride(panel);
+          return l.panel_offset(chunk, panel) + step * l.word_stride(panel);
         };
-        ASSERT_EQ(std::memcmp(slice.data + at(slice.layout), expected.bytes.data() + at(layout), kStepBytes),
-                  0)
+        ASSERT_EQ(
+            std::memcmp(slice.data + at(slice.layout), expected.bytes.data() + at(layout), kPanelWordBytes),
+            0)
             << "chunk " << chunk << ", panel " << panel << ", step " << step;
       }
     }

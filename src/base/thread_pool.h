@@ -64,7 +64,9 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-// Threads this process may use: the size of its CPU affinity mask, at most 256.
+// Threads this process may use, from 1 to 256: the size of its CPU affinity mask, or the quota of its control
+// groups, rounded down, where that is smaller. More threads than a quota pays for only spin until the next
+// period.
 int available_cores();
 
 }  // namespace chorale

@@ -29,9 +29,6 @@
 
 namespace chorale {
 
-inline constexpr int64_t kMaxHeadDim = 8192;      // what one query row's accumulators have room for
-inline constexpr int64_t kMaxInt8HeadDim = 1024;  // what there is room for to widen the keys of a block
-
 // Shape of one layer's cache; pure arithmetic. Bytes are those of one head in one block where nothing else is
 // said, and multiples of 64, because head_dim is even.
 struct KvLayout {
@@ -64,17 +61,9 @@ struct KvCacheView {
   int64_t num_blocks = 0;
 };
 
-// What attention has to know of a step, in device memory. The columns of `chunks`, one row per sequence
-// chunk:
-struct ChunkColumn {
-  static constexpr int64_t first_token = 0;     // index of its first token in the step
-  static constexpr int64_t num_tokens = 1;      // new tokens
-  static constexpr int64_t first_position = 2;  // absolute position of the first of them
-  static constexpr int64_t first_block = 3;     // where its block table starts in block_tables
-  static constexpr int64_t count = 4;
-};
+// What attention has to know of a step, in device memory.
 struct AttentionBatch {
-  Tensor chunks;              // int32 [chunks, ChunkColumn::count]
+  Tensor chunks;              // int32 [chunks, ChunkColumn::count], one row per sequence chunk
   Tensor block_tables;        // int32 [1, blocks]
   int64_t longest_chunk = 0;  // the largest num_tokens, known on the host
 };

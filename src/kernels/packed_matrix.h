@@ -27,13 +27,11 @@
 #include <functional>
 
 #include "base/dtype.h"
+#include "kernels/packed_strides.h"
 #include "kernels/shapes.h"
 #include "kernels/weight_format.h"
 
 namespace chorale {
-
-inline constexpr int64_t kStripPanels = 4;
-inline constexpr int64_t kStepBytes = kPanelWidth * 4;  // of one panel
 
 // Shape of a packed matrix; pure arithmetic.
 struct PackedLayout {
@@ -67,15 +65,19 @@ struct PackedLayout {
   int64_t strip_width(int64_t strip) const {  // in panels
     return std::min(kStripPanels, panels_per_chunk() - strip * kStripPanels);
   }
+  PackedStrides strides() const {
+    const int64_t panel_bytes = chunk_k_steps() * kStepBytes;
+    const bool splits_n = n_chunks > 1;
+    return {.chunk = splits_n ? chunk_bytes() : 0,
+            .strip = kStripPanels * k_chunks_of_strip() * panel_bytes,
+            .panel_of_chunk = splits_n ? 0 : panel_bytes,
+            .first_chunk = first_k_chunk};
+  }
   // Where panel `panel` of a chunk (of either kind) begins, from the start of the matrix, and how far its K
   // steps of kStepBytes lie apart.
   int64_t panel_offset(int64_t chunk, int64_t panel) const {
-    const int64_t strip = panel / kStripPanels, in_strip = panel % kStripPanels;
-    const int64_t n_chunk = n_chunks > 1 ? chunk : 0, k_chunk = n_chunks > 1 ? 0 : first_k_chunk + chunk;
-    const int64_t panels_before =
-        (n_chunk * panels_per_chunk() + strip * kStripPanels) * k_chunks_of_strip() +
-        k_chunk * strip_width(strip);
-    return (panels_before * chunk_k_steps() + in_strip) * kStepBytes;
+    const int64_t strip = panel / kStripPanels;
+    return strides().offset(chunk, strip, strip_width(strip)) + panel % kStripPanels * kStepBytes;
   }
   int64_t step_stride(int64_t panel) const { return strip_width(panel / kStripPanels) * kStepBytes; }
 };

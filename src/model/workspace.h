@@ -21,7 +21,7 @@ namespace chorale::model {
 // zero.
 struct Workspace {
   Workspace(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
-            const RankExtent& extent);
+            const RankExtent& extent, Device device);
   // Bytes that the constructor allocates; pure arithmetic.
   static size_t bytes(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                       const RankExtent& extent);

@@ -13,15 +13,16 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
-#include "server/bad_request.h"
-#include "server/chat_endpoint.h"
-#include "server/completions_endpoint.h"
-#include "server/fields.h"
-#include "server/generate_endpoint.h"
-#include "server/native_endpoints.h"
-#include "server/page.h"
+#include "server/endpoints/chat_completions.h"
+#include "server/endpoints/completions.h"
+#include "server/endpoints/generate.h"
+#include "server/endpoints/native.h"
+#include "server/endpoints/page.h"
+#include "server/wire/bad_request.h"
+#include "server/wire/error_answer.h"
+#include "server/wire/fields.h"
 
-// src/server/openapi.json, see cmake/ChoraleEmbed.cmake.
+// src/server/endpoints/openapi.json, see cmake/ChoraleEmbed.cmake.
 extern "C" {
 extern const char chorale_embedded_openapi[], chorale_embedded_openapi_end[];
 }
@@ -93,7 +94,8 @@ std::string name_of(const HttpRequest& request) {
 
 HttpResponse method_refused(const HttpRequest& request, std::string_view allowed) {
   HttpResponse response = error_response(
-      {405, fmt::format("{} takes {}, not {}", request.path, allowed, quote(request.method)), ""});
+      {.status = 405,
+       .message = fmt::format("{} takes {}, not {}", request.path, allowed, quote(request.method))});
   response.headers.emplace_back("Allow", allowed);
   return response;
 }
@@ -103,7 +105,8 @@ HttpResponse method_refused(const HttpRequest& request, std::string_view allowed
 void check_content_type(const HttpRequest& request) {
   const std::string& type = request.content_type;
   if (type.empty() || type == "application/json" || type.ends_with("+json")) return;
-  throw BadRequest({415, fmt::format("the body must be application/json, not {}", quote(type)), ""});
+  throw BadRequest(ErrorAnswer{
+      .status = 415, .message = fmt::format("the body must be application/json, not {}", quote(type))});
 }
 
 // The answer to the exception that is being handled.
@@ -111,10 +114,10 @@ HttpResponse failure_response(std::string_view what) {
   try {
     throw;
   } catch (const BadRequest& bad) {
-    return error_response(bad.error());
+    return error_response(bad.answer());
   } catch (const std::exception& error) {
     log::error("{}: {}", what, error.what());
-    return error_response({500, "the server failed to handle this request", ""});
+    return error_response({.status = 500, .message = "the server failed to handle this request"});
   }
 }
 
@@ -126,15 +129,16 @@ Json json_body(const HttpRequest& request) {
 }  // namespace
 
 Api::Api(const ServerOptions& options, const ServerModel& model)
-    : context_{options, model, served_name(options, model),
+    : context_{options.limits, model, served_name(options, model),
                model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size()},
       metrics_(metrics_options(options, model, context_.model_name)),
       expert_load_(std::make_shared<ExpertLoad>(model.placement)),
       services_{model.engine, model.tokenizer, metrics_, live_, options.log_requests},
+      health_check_timeout_seconds_(options.health_check_timeout_seconds),
       id_base_(random_hex()),
       created_(std::time(nullptr)),
       compilation_(kCompilationThreads, kMaxCompilations),
-      work_(options.io_threads) {}
+      work_(options.http.io_threads) {}
 
 std::string Api::new_id(const char* prefix) {
   return fmt::format("{}{}{:08x}", prefix, id_base_, next_id_++);
@@ -200,7 +204,8 @@ void Api::route(HttpRequest request, const std::shared_ptr<Exchange>& exchange) 
   const std::string_view path = request.path.starts_with("/v1/models/") ? kModels : request.path;
   const auto found = std::ranges::find(routes(), path, &Route::path);
   if (found == routes().end())
-    throw BadRequest({404, fmt::format("there is no {}", quote(request.path)), ""});
+    throw BadRequest(
+        ErrorAnswer{.status = 404, .message = fmt::format("there is no {}", quote(request.path))});
   const std::string allowed =
       fmt::format("{}{}OPTIONS", found->get ? "GET, HEAD, " : "", found->post ? "POST, " : "");
   if (request.method == "OPTIONS") {
@@ -211,7 +216,7 @@ void Api::route(HttpRequest request, const std::shared_ptr<Exchange>& exchange) 
     return exchange->respond(method_refused(request, allowed));
   }
   if (!found->slow) return (this->*found->handle)(request, exchange);
-  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  if (draining_) throw BadRequest(ErrorAnswer{.status = 503, .message = "the server is stopping"});
   request.arrival = std::chrono::steady_clock::now();
   auto shared = std::make_shared<const HttpRequest>(std::move(request));
   work_.post([this, handle = found->handle, shared, exchange] { (this->*handle)(*shared, exchange); });
@@ -229,7 +234,8 @@ void Api::generate(const HttpRequest& request, const std::shared_ptr<Exchange>& 
         return start_of(made, exchange);
       });
     });
-    if (!waits) throw BadRequest({503, "too many grammars wait to be compiled", ""});
+    if (!waits)
+      throw BadRequest(ErrorAnswer{.status = 503, .message = "too many grammars wait to be compiled"});
     return nullptr;
   });
 }
@@ -278,16 +284,17 @@ void Api::openapi(const HttpRequest& /*request*/, const std::shared_ptr<Exchange
 }
 
 void Api::health(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
-  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  if (draining_) throw BadRequest(ErrorAnswer{.status = 503, .message = "the server is stopping"});
   if (context_.model.engine.stats().failed) {
-    throw BadRequest({503, "the model has failed; the server must be restarted", ""});
+    throw BadRequest(
+        ErrorAnswer{.status = 503, .message = "the model has failed; the server must be restarted"});
   }
   exchange->respond({.body = to_text({{"status", "ok"}})});
 }
 
 // One token for the id 0, whatever it is: it must go through the queue, a step and the sampler.
 void Api::health_generate(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {
-  if (draining_) throw BadRequest({503, "the server is stopping", ""});
+  if (draining_) throw BadRequest(ErrorAnswer{.status = 503, .message = "the server is stopping"});
   engine::GenerationRequest probe;
   probe.id = new_id("health-");
   probe.prompt_ids = {0};
@@ -298,16 +305,17 @@ void Api::health_generate(const HttpRequest& /*request*/, const std::shared_ptr<
     if (event.finish == engine::FinishReason::none) return;
     exchange->post([exchange, made = !event.token_ids.empty()] {
       exchange->respond(made ? HttpResponse{.body = to_text({{"status", "ok"}})}
-                             : error_response({503, "the model makes no tokens", ""}));
+                             : error_response({.status = 503, .message = "the model makes no tokens"}));
     });
   });
-  if (error) throw BadRequest({503, std::move(error->message), ""});
+  if (error) throw BadRequest(ErrorAnswer{.status = 503, .message = std::move(error->message)});
   exchange->on_gone([this, id = probe.id] { context_.model.engine.abort(id); });
-  const std::chrono::duration<double> patience(context_.options.health_check_timeout_seconds);
+  const std::chrono::duration<double> patience(health_check_timeout_seconds_);
   const auto give_up = [this, id = probe.id, exchange, patience] {
     context_.model.engine.abort(id);
     exchange->respond(error_response(
-        {503, fmt::format("the model has made no token in {} seconds", patience.count()), ""}));
+        {.status = 503,
+         .message = fmt::format("the model has made no token in {} seconds", patience.count())}));
   };
   exchange->on_timeout(std::chrono::ceil<std::chrono::milliseconds>(patience), give_up);
 }
@@ -364,31 +372,34 @@ void Api::models(const HttpRequest& request, const std::shared_ptr<Exchange>& ex
   }
   const std::string name = percent_decoded(std::string_view(path).substr(kModels.size() + 1));
   if (name != context_.model_name) {
-    throw BadRequest({404,
-                      fmt::format("the model {} is not served here; this server has '{}'", quote(name),
-                                  context_.model_name),
-                      "model"});
+    throw BadRequest(
+        ErrorAnswer{.status = 404,
+                    .message = fmt::format("the model {} is not served here; this server has '{}'",
+                                           quote(name), context_.model_name),
+                    .param = "model"});
   }
   exchange->respond({.body = to_text(model)});
 }
 
 // The counts are asked of the engine, which answers between two steps.
 void Api::record_experts(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  if (!expert_load_->distribution.has_experts()) throw BadRequest({400, "the model has no experts", ""});
-  context_.model.engine.get_expert_load([state = expert_load_, path = request.path,
-                                         exchange](std::vector<int64_t> counts) {
-    HttpResponse response{.body = to_text({{"status", "ok"}})};
-    if (path.starts_with("/start")) {
-      state->distribution.start(std::move(counts));
-    } else if (path.starts_with("/stop")) {
-      state->distribution.stop(std::move(counts));
-    } else if (const std::optional<Json> recorded = state->distribution.dump(counts)) {
-      response.body = to_text(*recorded);
-    } else {
-      response = error_response({400, "nothing was recorded; /start_expert_distribution_record begins", ""});
-    }
-    exchange->post([exchange, response = std::move(response)] { exchange->respond(response); });
-  });
+  if (!expert_load_->distribution.has_experts())
+    throw BadRequest(ErrorAnswer{.status = 400, .message = "the model has no experts"});
+  context_.model.engine.get_expert_load(
+      [state = expert_load_, path = request.path, exchange](std::vector<int64_t> counts) {
+        HttpResponse response{.body = to_text({{"status", "ok"}})};
+        if (path.starts_with("/start")) {
+          state->distribution.start(std::move(counts));
+        } else if (path.starts_with("/stop")) {
+          state->distribution.stop(std::move(counts));
+        } else if (const std::optional<Json> recorded = state->distribution.dump(counts)) {
+          response.body = to_text(*recorded);
+        } else {
+          response = error_response(
+              {.status = 400, .message = "nothing was recorded; /start_expert_distribution_record begins"});
+        }
+        exchange->post([exchange, response = std::move(response)] { exchange->respond(response); });
+      });
 }
 
 void Api::metrics(const HttpRequest& /*request*/, const std::shared_ptr<Exchange>& exchange) {

@@ -9,15 +9,15 @@
 #include <string_view>
 #include <vector>
 
-#include "server/activity.h"
-#include "server/answer.h"
-#include "server/expert_distribution.h"
-#include "server/http.h"
-#include "server/live_requests.h"
-#include "server/metrics.h"
-#include "server/sampling_fields.h"
+#include "server/generation/answer.h"
+#include "server/generation/live_requests.h"
+#include "server/generation/request_context.h"
+#include "server/http/exchange.h"
+#include "server/http/work_queue.h"
+#include "server/metrics/activity.h"
+#include "server/metrics/expert_distribution.h"
+#include "server/metrics/metrics.h"
 #include "server/server.h"
-#include "server/work_queue.h"
 
 namespace chorale::server {
 
@@ -94,6 +94,7 @@ class Api {
   AnswerServices services_;
   std::atomic<bool> draining_{false};
   std::atomic<uint32_t> next_id_{0};
+  double health_check_timeout_seconds_;
   std::string id_base_;
   int64_t created_;
   // Last: their threads use everything above.

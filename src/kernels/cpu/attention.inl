@@ -1,12 +1,26 @@
 // attention.h on the CPU.
+#pragma once
 
-constexpr int64_t kBlockTokens = 32;                   // kKvBlockTokens, in a header this file does not share
-constexpr int64_t kChunkColumns = 4;                   // ChunkColumn::count
-constexpr int64_t kMaxQueryRows = 24;                  // rows of a query tile: a multiple of kTileRows
-constexpr int64_t kRowLanes = 32;                      // one lane for each of them
-constexpr int64_t kAccumulatorFloats = 8192;           // kMaxHeadDim, or more rows of smaller heads
-constexpr int64_t kMostWidened = 1024 * kBlockTokens;  // kMaxInt8HeadDim: the keys of a block
-constexpr float kTinyHead = 0x1p-100F;                 // an int8 head whose values are below is zeros
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/tile.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
+
+constexpr int64_t kBlockTokens = kKvBlockTokens;
+constexpr int64_t kMaxQueryRows = 24;                // rows of a query tile: a multiple of kTileRows
+constexpr int64_t kRowLanes = 32;                    // one lane for each of them
+constexpr int64_t kAccumulatorFloats = kMaxHeadDim;  // one row, or more of smaller heads
+constexpr int64_t kMaxWidened = kMaxInt8HeadDim * kBlockTokens;  // the keys of a block
 
 // How a cache keeps keys and values, and what they are multiplied with.
 template <cpu::KvFormat format>
@@ -48,8 +62,9 @@ struct Chunk {
 };
 
 inline Chunk chunk_at(const cpu::AttentionArgs& args, int64_t c) {
-  const int32_t* row = args.chunks + c * kChunkColumns;
-  return {row[0], row[1], row[2], args.block_tables + row[3]};
+  const int32_t* row = args.chunks + c * ChunkColumn::count;
+  return {row[ChunkColumn::first_token], row[ChunkColumn::num_tokens], row[ChunkColumn::first_position],
+          args.block_tables + row[ChunkColumn::first_block]};
 }
 
 // Fetches a run of memory, some lines at a time: of a decoding sequence, whose cache comes from memory, the
@@ -118,9 +133,9 @@ float largest_magnitude(const T* head, int64_t head_dim) {
 template <typename T, typename Put>
 float quantize_head(const T* head, int64_t head_dim, const Put& put) {
   const float largest = largest_magnitude(head, head_dim);
-  if (!(largest >= kTinyHead)) {  // or NaN
+  if (!(largest >= kTinyInt8)) {  // or NaN
     for (int64_t d = 0; d < head_dim; ++d) put(d, int8_t{0});
-    return largest < kTinyHead ? 0.0F : largest;
+    return largest < kTinyInt8 ? 0.0F : largest;
   }
   const Vec inverse = splat(127.0F / largest);
   for (int64_t d = 0; d < head_dim; d += 16) {
@@ -184,7 +199,7 @@ struct QueryTile {
   alignas(64) float scores[kMaxQueryRows][kBlockTokens];
   alignas(64) typename AnyKv::Activation probabilities[kMaxQueryRows][kBlockTokens];
   alignas(64) float accumulated[kAccumulatorFloats];  // [rows, head_dim rounded up to panels]
-  alignas(64) bf16 widened[kHasScales<AnyKv> ? kMostWidened : 1];
+  alignas(64) bf16 widened[kHasScales<AnyKv> ? kMaxWidened : 1];
 };
 
 // Panels of int8, which are widened when their turn comes.
@@ -400,3 +415,6 @@ void attention(ThreadPool& pool, const cpu::AttentionArgs& args) {
     });
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

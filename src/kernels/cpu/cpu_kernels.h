@@ -1,8 +1,8 @@
 // The kernels that are compiled once per instruction set, as a table of functions over plain memory.
 //
 // The arguments are raw on purpose: files compiled for AVX-512 must not instantiate shared inline code, which
-// the linker could then hand to processors without it. The dispatch file of each op checks the tensors and
-// unpacks them.
+// the linker could then hand to processors without it (tests/isa_symbols). Constants and functions that are
+// always inlined may be shared. The dispatch file of each op checks the tensors and unpacks them.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 
 #include "base/instruction_set.h"
 #include "base/thread_pool.h"
+#include "kernels/packed_strides.h"
 #include "kernels/weight_format.h"
 
 namespace chorale::cpu {
@@ -31,9 +32,7 @@ struct Weight {
   int64_t k_bytes;      // bytes of a chunk in a row of the input
   int64_t chunks;       // of outputs or of inputs
   int64_t panels;       // of a chunk
-  // Chunks of inputs that a strip has in memory, which may be more than this matrix's, and its first one.
-  int64_t strip_chunks;
-  int64_t first_chunk;
+  PackedStrides strides;
 };
 
 struct MatmulOut {

@@ -1,4 +1,19 @@
 // expert_matmul.h on the CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/strip.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 struct RowRange {
   int64_t begin, end;
@@ -57,10 +72,7 @@ void gated_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
   });
 }
 
-// Fixed point, as in fixed_point.h.
-constexpr float kFixedScale = 0x1p36F;
-constexpr float kFixedSaturation = 0x1p18F;
-constexpr float kFixedConstants[] = {kFixedScale, kFixedSaturation* kFixedScale};
+constexpr float kFixedConstants[] = {kFixedOne, kFixedSaturation* kFixedOne};
 
 // Adds 16 partial sums of which some saturate or are not finite; the latter among the first n are counted in
 // the row's last column.
@@ -73,7 +85,7 @@ __attribute__((noinline)) inline void accumulate_saturated(int64_t* sums, int64_
   float kept[16];
   store(kept, min(max(value, splat(-kFixedSaturation)), splat(kFixedSaturation)));
   for (uint32_t i = 0; i < 16; ++i) kept[i] = (bad >> i & 1U) != 0 ? 0.0F : kept[i];
-  accumulate_rounded(sums, mul(load(kept), splat(kFixedScale)));
+  accumulate_rounded(sums, mul(load(kept), splat(kFixedOne)));
 }
 
 // Rounds a row's partial sums of some panels, times its gate weight, to fixed point and adds them to
@@ -194,3 +206,6 @@ void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -2,6 +2,21 @@
 // block, and keeps the block of A and the sums so far in memory of its own: read in place, rows that lie
 // apart by a power of two would drive each other out of the caches. While the rows pass over a few panels of
 // B, their tiles fetch the next panels into the second-level cache, which nothing else would do in time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/tile.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // Of a block of K: kTilePanels panels of that many (32 KiB) stay in the first-level cache. The rounding of a
 // sum depends on it.
@@ -238,3 +253,6 @@ void pack_rhs(ThreadPool& pool, const cpu::PackRhsArgs& args) {
       pack_panel(args, p, first_step, steps, block + p * steps * 16);
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,4 +1,15 @@
 // How rows of 4-byte steps become a panel of a packed matrix.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // Full vectors are transposed in registers; what is left of a row goes element by element.
 template <bool counts_nan>
@@ -34,3 +45,6 @@ int64_t interleave_panel(const cpu::InterleaveArgs& args) {
 int64_t interleave(const cpu::InterleaveArgs& args) {
   return args.counts_bf16_nan ? interleave_panel<true>(args) : interleave_panel<false>(args);
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,4 +1,17 @@
 // matmul.h on the CPU. A task is a strip of one target times a block of rows.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/strip.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // Rows per task: enough tiles to reuse the panels while they are in the second-level cache.
 constexpr int64_t kMatmulRows = 96;
@@ -59,3 +72,6 @@ void matmul(ThreadPool& pool, const cpu::MatmulArgs& args) {
     });
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,5 +1,16 @@
 // rms_norm (rows.h) and norm_rope (rope.h) on the CPU. Sums of squares run over 16 lanes in order of the
 // columns and then over the lanes, whatever the number of rows.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 inline float inverse_rms(const float* x, int64_t columns, float eps) {
   Vec squares = zero();
@@ -60,3 +71,6 @@ void norm_rope(ThreadPool& pool, const cpu::NormArgs& args) {
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,7 +1,19 @@
 // The tile of the formats int8 and int4: exact integer products within a group, and one float32 sum over the
 // groups, in their order. See quantize.h.
+#pragma once
 
-constexpr int64_t kGroupHeader = 8;  // of a row's group: its scale and the sum of its integers
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/tile.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // What a group of 16 outputs has beside its integers.
 struct Int8Scales {
@@ -100,7 +112,7 @@ inline __attribute__((always_inline)) void quantized_tile(const cpu::Rows& rows,
     const std::byte* const header = weight;
     const std::byte* next = ahead.at(s);  // where it turns, a group may fetch a little beyond
     ahead.fetch(next);
-    at += kGroupHeader;
+    at += kGroupHeaderBytes;
     weight += panels.step_stride;
     for (int64_t left = panels.group_steps; left > 0; --left) {
       ahead.fetch(next += ahead.stride);
@@ -119,3 +131,6 @@ inline __attribute__((always_inline)) void quantized_tile(const cpu::Rows& rows,
 #pragma GCC unroll 12
   for (int i = 0; i < MR; ++i) epilogue(m + i, sums[i]);
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

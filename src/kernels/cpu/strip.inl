@@ -1,4 +1,17 @@
 // Strips of packed matrices: which memory a task reads, and what it fetches ahead. See packed_matrix.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/quantized_tile.inl"
+#include "kernels/cpu/tile.inl"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // A strip of a packed matrix.
 struct Strip {
@@ -32,14 +45,10 @@ struct Strip {
   }
 };
 
-// Strip `index` of a chunk of outputs, or of inputs, of a packed matrix: PackedLayout::panel_offset for the
-// kernels, which do not share that header.
+// Strip `index` of a chunk of outputs, or of inputs, of a packed matrix.
 inline Strip strip_of(const cpu::Weight& w, const std::byte* matrix, int64_t chunk, int64_t index) {
-  const int64_t first = index * kStripPanels;
-  const int64_t width = smaller(w.panels - first, kStripPanels);
-  const int64_t panels_before = w.strip_chunks > 1 ? first * w.strip_chunks + (w.first_chunk + chunk) * width
-                                                   : chunk * w.panels + first;
-  return {matrix + panels_before * w.k_steps * kStepBytes, width, w.k_steps, w.group_steps, nullptr};
+  const int64_t width = smaller(w.panels - index * kStripPanels, kStripPanels);
+  return {matrix + w.strides.offset(chunk, index, width), width, w.k_steps, w.group_steps, nullptr};
 }
 inline int64_t strips_of(const cpu::Weight& w) {
   return (w.panels + kStripPanels - 1) / kStripPanels;
@@ -79,3 +88,6 @@ inline void with_step(WeightFormat format, const Run& run) {
       return run(Int4Step());
   }
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,6 +1,19 @@
 // The one matmul tile: a few rows times a few panels, accumulators in registers, K in order.
 //
 // Both element types advance 4 bytes of the row and 64 bytes of each panel per step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // How far ahead of its use a lone tile fetches its strip, which comes from memory. The processor's own
 // prefetching reaches the bandwidth where a step's instructions are few enough for the next steps' loads to
@@ -28,8 +41,6 @@ struct F32Step {
   }
 };
 
-constexpr int64_t kStepBytes = 64;   // of a panel
-constexpr int64_t kStripPanels = 4;  // both as in packed_matrix.h, which this file does not share
 constexpr int64_t kLineBytes = 64;
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6;
@@ -41,13 +52,6 @@ constexpr int kTilePanels = 2;
 constexpr int kTileRows = 2;
 constexpr int kTilePanels = 1;
 #endif
-
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-inline int64_t larger(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
 
 inline const std::byte* row_at(const cpu::Rows& rows, int64_t m) {
   return rows.data + (rows.index != nullptr ? rows.index[m] : m) * rows.stride_bytes;
@@ -171,12 +175,12 @@ constexpr bool kHasEveryTile = (kMostRows<NR> == kTileRows) && (kTileRows > 2);
 // rather than one of six and a small one, which would wait for its sums.
 template <int NR>
 constexpr int64_t next_tile_rows(int64_t left) {
-  if (left >= kMostRows<NR>)
-    return kHasEveryTile<NR> && left > kMostRows<NR> && left <= 8 ? 4 : kMostRows<NR>;
+  constexpr int kMost = kMostRows<NR>;
+  if (left >= kMost) return kHasEveryTile<NR> && left > kMost && left <= 8 ? 4 : kMost;
   if (kHasEveryTile<NR>) return left;
-  if (kMostRows < NR >> 8 && left >= 8) return 8;
-  if (kMostRows < NR >> 4 && left >= 4) return 4;
-  return kMostRows<NR> >= 2 && left >= 2 ? 2 : 1;
+  if (kMost > 8 && left >= 8) return 8;
+  if (kMost > 4 && left >= 4) return 4;
+  return kMost >= 2 && left >= 2 ? 2 : 1;
 }
 
 template <int NR>
@@ -240,3 +244,6 @@ inline void panel_loop(const AnyRows& rows, int64_t begin, int64_t end, const So
     row_loop<Step, count.value>(rows, begin, end, run, make_epilogue(p), side_step);
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

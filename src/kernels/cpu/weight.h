@@ -9,8 +9,7 @@ namespace chorale::cpu {
 
 // Of an input row of the matrix.
 inline int64_t row_bytes_of_chunk(const PackedLayout& layout) {
-  constexpr int64_t kGroupHeader = 8;  // scale and sum
-  if (is_quantized(layout.format)) return layout.groups_per_chunk() * (kGroupHeader + layout.group_k);
+  if (is_quantized(layout.format)) return layout.groups_per_chunk() * (kGroupHeaderBytes + layout.group_k);
   return layout.chunk_k() * static_cast<int64_t>(size_of(element_dtype(layout.format)));
 }
 
@@ -23,8 +22,7 @@ inline Weight to_weight(const PackedLayout& layout, const std::byte* data) {
           .k_bytes = row_bytes_of_chunk(layout),
           .chunks = layout.n_chunks * layout.k_chunks,
           .panels = layout.panels_per_chunk(),
-          .strip_chunks = layout.k_chunks_of_strip(),
-          .first_chunk = layout.first_k_chunk};
+          .strides = layout.strides()};
 }
 
 // The memory of bf16 or float32 activations, or of quantized rows, and the distance of two rows.

@@ -32,7 +32,7 @@ case $tier in
     ;;
 esac
 if [[ $tier == ci ]]; then
-  packages+=(clang-14 libclang-rt-14-dev clang-format-14)
+  packages+=(clang-14 libclang-rt-14-dev clang-format-14 shellcheck)
   packages+=(debootstrap iproute2)      # for tests/bare
   packages+=(dpkg-dev file prometheus)  # for tests/deploy
   packages+=(chromium)                  # for tests/web

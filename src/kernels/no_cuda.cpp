@@ -1,6 +1,8 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 
 namespace chorale::cuda {
@@ -70,6 +72,17 @@ void choose_experts(const Queue&, const Tensor&, const RouteOptions&, const Chos
 void sort_by_expert(const Queue&, const ChosenExperts&, const ExpertRows&) {
   no_cuda();
 }
+void route(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&, const ExpertRows&,
+           const Tensor&) {
+  no_cuda();
+}
+void append_kv(const Queue&, const Tensor&, const Tensor&, const AttentionBatch&, const KvTilesView&) {
+  no_cuda();
+}
+void norm_rope_append(const Queue&, const QkvRows&, const HeadNorms&, const Tensor&, const AttentionBatch&,
+                      const KvTilesView&) {
+  no_cuda();
+}
 void count_experts(const Queue&, const Tensor&, const Tensor&) {
   no_cuda();
 }
@@ -84,6 +97,18 @@ void clear_sums(const Queue&, const Tensor&) {
   no_cuda();
 }
 void add_sums(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+
+void matmul(const Queue&, const Tensor&, std::span<const TiledTarget>, Choice) {
+  no_cuda();
+}
+void gated_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
+                  Choice) {
+  no_cuda();
+}
+void order_free_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
+                       SumMode, Choice) {
   no_cuda();
 }
 

@@ -151,7 +151,7 @@ void expect_sorted(const Sorted& sorted, const std::vector<ref::ExpertRow>& expe
       const ref::ExpertRow& row = expected[static_cast<size_t>(r)];
       ASSERT_EQ(row.expert, e);
       ASSERT_EQ(row.token, tokens.at(0, r));
-      ASSERT_EQ(row.weight, weights.at(0, r));
+      ASSERT_EQ(row.weight, std::isnan(weights.at(0, r)) ? -1 : weights.at(0, r));
     }
   }
   EXPECT_EQ(offsets.at(0, 0), 0);
@@ -217,6 +217,46 @@ TEST(GpuSortByExpert, AStepWithoutTokensHasNoRows) {
   choose_experts(queue(), GpuTensor(DType::f32, ref::Matrix(0, 6)), {2, true}, chosen.view());
   count_experts(queue(), chosen.experts, gpu_vector<int64_t>({0, 0, 0, 0, 0, 0}));
   queue().synchronize();
+}
+
+// In one kernel and in three.
+TEST(GpuRoute, IsTheThreeOpsInOne) {
+  Random random(6);
+  for (int64_t num_experts : {1, 3, 8, 32, 100, 128, 129, 256, 300}) {
+    for (int64_t tokens : {0, 1, 2, 7, 31, 32, 33, 100}) {
+      const int64_t top_k = random_int(random, 1, std::min<int64_t>(num_experts, 10));
+      const bool normalize = random_int(random, 0, 1) == 1;
+      SCOPED_TRACE(testing::Message() << tokens << " tokens, " << top_k << " of " << num_experts);
+      ref::Matrix logits = random_matrix(random, tokens, num_experts, DType::f32, 2);
+      if (tokens > 5) logits.at(5, 0) = kNan;
+      const Chosen expected = choose(logits, top_k, normalize);
+      const ref::Dense<int32_t> experts = to_dense<int32_t>(expected.experts.download());
+
+      const Chosen chosen(tokens, top_k);
+      const Sorted sorted(num_experts, tokens * top_k);
+      const GpuTensor counts(vector_tensor(std::vector<int64_t>(static_cast<size_t>(num_experts), 3)));
+      route(queue(), GpuTensor(DType::f32, logits), {top_k, normalize}, chosen.view(), sorted.view(), counts);
+      expect_same_bits(chosen.experts.download(), expected.experts.download());
+      expect_same_bits(chosen.weights.download(), expected.weights.download());
+      ref::Matrix weights = expected.weights.values();
+      ref::Matrix finite = weights;
+      for (float& w : finite.values) w = std::isnan(w) ? -1 : w;
+      const std::vector<ref::ExpertRow> rows = ref::sort_by_expert(experts, finite);
+      expect_sorted(sorted, rows, num_experts);
+      std::vector<int64_t> expected_counts(static_cast<size_t>(num_experts), 3);
+      for (const ref::ExpertRow& row : rows) ++expected_counts[static_cast<size_t>(row.expert)];
+      EXPECT_EQ(to_dense<int64_t>(counts.download()).values, expected_counts);
+    }
+  }
+}
+
+TEST(GpuRoute, CountsAreOptional) {
+  Random random(7);
+  const Chosen chosen(3, 2);
+  const Sorted sorted(8, 6);
+  route(queue(), GpuTensor(DType::f32, random_matrix(random, 3, 8, DType::f32)), {2, true}, chosen.view(),
+        sorted.view(), {});
+  EXPECT_EQ(to_dense<int32_t>(sorted.offsets.download()).values[8], 6);
 }
 
 TEST(GpuCountTokens, AddsToTheOneExpert) {

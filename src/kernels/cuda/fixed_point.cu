@@ -16,19 +16,24 @@ LaunchShape shape_for(const Tensor& tensor) {
           kThreads};
 }
 
-__global__ void __launch_bounds__(kThreads) clear_kernel(Rows<int64_t> sums, int64_t columns, bool aligned) {
+template <bool aligned>
+__global__ void __launch_bounds__(kThreads) clear_kernel(Rows<int64_t> sums, int64_t columns) {
   wait_for_previous();
   allow_next();
   const int64_t first = int64_t{blockIdx.y} * kThreads * kPerThread;
 #pragma unroll
   for (int i = 0; i < kPerThread / 2; ++i) {
     const int64_t c = first + (i * kThreads + int64_t{threadIdx.x}) * 2;
-    store(sums.row(blockIdx.x) + c, Vector<int64_t, 2>{}, columns - c, aligned);
+    if (c + 1 < columns)
+      store<2, aligned>(sums.row(blockIdx.x) + c, Vector<int64_t, 2>{});
+    else if (c < columns)
+      sums.row(blockIdx.x)[c] = 0;
   }
 }
 
-__global__ void __launch_bounds__(kThreads) add_kernel(Rows<const int64_t> sums, const float* bias,
-                                                       Rows<float> residual, int64_t columns, bool aligned) {
+template <bool whole>
+__global__ void __launch_bounds__(kThreads)
+    add_kernel(Rows<const int64_t> sums, const float* bias, Rows<float> residual, int64_t columns) {
   wait_for_previous();
   allow_next();
   const int64_t* from = sums.row(blockIdx.x);
@@ -39,28 +44,32 @@ __global__ void __launch_bounds__(kThreads) add_kernel(Rows<const int64_t> sums,
   for (int i = 0; i < kPerThread / 2; ++i) {
     const int64_t c = first + (i * kThreads + int64_t{threadIdx.x}) * 2;
     if (c >= columns) return;
-    const Vector<int64_t, 2> sum = load<2>(from + c, columns - c, aligned);
-    Vector<float, 2> value = load<2>(to + c, columns - c, aligned);
+    const Vector<int64_t, 2> sum = load<2, whole>(from + c, columns - c);
+    Vector<float, 2> value = load<2, whole>(to + c, columns - c);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      if (c + j >= columns) break;
+      if (!whole && c + j >= columns) break;
       value.at[j] = add_fixed(value.at[j], sum.at[j], bias == nullptr ? nullptr : bias + c + j, finite);
     }
-    store(to + c, value, columns - c, aligned);
+    store<2, whole>(to + c, value, columns - c);
   }
 }
 
 }  // namespace
 
 void clear_sums(const Queue& queue, const Tensor& sums) {
-  launch(queue, "clear_sums", clear_kernel, shape_for(sums), rows_of<int64_t>(sums), sums.columns(),
-         rows_aligned(sums, 2 * sizeof(int64_t)));
+  with_flag(rows_aligned(sums, 2), [&](auto aligned) {
+    launch(queue, "clear_sums", clear_kernel<aligned()>, shape_for(sums), rows_of<int64_t>(sums),
+           sums.columns());
+  });
 }
 
 void add_sums(const Queue& queue, const Tensor& sums, const Tensor& bias, const Tensor& residual) {
-  launch(queue, "add_sums", add_kernel, shape_for(residual), rows_of<const int64_t>(sums),
-         bias.empty() ? nullptr : bias.data<float>(), rows_of<float>(residual), residual.columns(),
-         rows_aligned(sums, 2 * sizeof(int64_t)) && rows_aligned(residual, 2 * sizeof(float)));
+  const bool is_whole = rows_aligned(sums, 2) && rows_aligned(residual, 2) && residual.columns() % 2 == 0;
+  with_flag(is_whole, [&](auto whole) {
+    launch(queue, "add_sums", add_kernel<whole()>, shape_for(residual), rows_of<const int64_t>(sums),
+           bias.empty() ? nullptr : bias.data<float>(), rows_of<float>(residual), residual.columns());
+  });
 }
 
 }  // namespace chorale::cuda

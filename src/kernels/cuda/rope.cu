@@ -28,22 +28,22 @@ __global__ void __launch_bounds__(kTableThreads)
   cos_sin.row(blockIdx.x)[half + i] = static_cast<float>(sine) * scale;
 }
 
-template <typename Out, int run>
+template <typename Out, int run, bool whole>
 __global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
-    norm_rope_kernel(Rows<const float> x, RopeArgs args, int64_t heads, Rows<Out> out, bool aligned) {
+    norm_rope_kernel(Rows<const float> x, RopeArgs args, int64_t heads, Rows<Out> out) {
   wait_for_previous();
   allow_next();
   const int64_t head = int64_t{blockIdx.y} * kHeadsPerBlock + threadIdx.x / kWarp;
   if (head >= heads) return;
   const int64_t t = blockIdx.x;
   Out* to = out.row(t) + head * args.head_dim;
-  norm_rope_head<run>(x.row(t) + head * args.head_dim, args, t, aligned,
-                      [&](int64_t dim, const Vector<float, run>& values) {
-                        Vector<Out, run> y;
+  norm_rope_head<run, whole>(x.row(t) + head * args.head_dim, args, t,
+                             [&](int64_t dim, const Vector<float, run>& values) {
+                               Vector<Out, run> y;
 #pragma unroll
-                        for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
-                        store(to + dim, y, run, aligned);
-                      });
+                               for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
+                               store<run, whole>(to + dim, y);
+                             });
 }
 
 }  // namespace
@@ -63,13 +63,14 @@ void norm_rope(const Queue& queue, const Tensor& x, const Tensor& weight, float 
   const int64_t heads = x.columns() / args.head_dim;
   const LaunchShape shape{dim3(static_cast<unsigned>(x.rows()), blocks_for(heads, kHeadsPerBlock)),
                           kHeadsPerBlock * kWarp};
+  const bool is_whole = args.aligned && rows_aligned(x, 2) && rows_aligned(out, 2);
   with_activation(out.dtype(), [&](auto element) {
-    using Out = decltype(element);
-    const bool aligned =
-        args.aligned && rows_aligned(x, 2 * sizeof(float)) && rows_aligned(out, 2 * sizeof(Out));
-    const auto kernel = head_run(args.head_dim) == 2 ? norm_rope_kernel<Out, 2> : norm_rope_kernel<Out, 1>;
-    launch(queue, "norm_rope", kernel, shape, rows_of<const float>(x), args, heads, rows_of<Out>(out),
-           aligned);
+    with_flag(is_whole, [&](auto whole) {
+      using Out = decltype(element);
+      const auto kernel =
+          head_run(args.head_dim) == 2 ? norm_rope_kernel<Out, 2, whole()> : norm_rope_kernel<Out, 1, false>;
+      launch(queue, "norm_rope", kernel, shape, rows_of<const float>(x), args, heads, rows_of<Out>(out));
+    });
   });
 }
 

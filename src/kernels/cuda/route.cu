@@ -10,6 +10,8 @@ namespace chorale::cuda {
 namespace {
 
 constexpr int kChooseWarps = 4;
+constexpr int kRouteWarps = 32;             // of the one block, as many tokens
+constexpr int64_t kMostFusedExperts = 256;  // for more there are no registers
 constexpr int kSortThreads = 256;
 constexpr int kSortWarps = kSortThreads / kWarp;
 constexpr int kCountThreads = 256;
@@ -23,11 +25,83 @@ __global__ void __launch_bounds__(kChooseWarps* kWarp)
   allow_next();
   const int64_t t = int64_t{blockIdx.x} * kChooseWarps + threadIdx.x / kWarp;
   if (t >= num_tokens) return;
-  const Choice choice = choose_for_token<per_lane>(logits.row(t), args);
+  const ChosenExpert own = choose_for_token<per_lane>(logits.row(t), args);
   const int lane = threadIdx.x % kWarp;
   if (lane < args.top_k) {
-    experts.row(t)[lane] = choice.expert;
-    weights.row(t)[lane] = choice.weight;
+    experts.row(t)[lane] = own.expert;
+    weights.row(t)[lane] = own.weight;
+  }
+}
+
+struct SortedRows {
+  int32_t* offsets;
+  int32_t* active;
+  int32_t* tokens;
+  float* weights;
+};
+SortedRows sorted_rows(const ExpertRows& rows) {
+  return {rows.offsets.data<int32_t>(), rows.active.data<int32_t>(), rows.tokens.data<int32_t>(),
+          rows.weights.data<float>()};
+}
+
+// Routing of up to 32 tokens by one block: a warp chooses for a token, and the set of an expert's tokens is
+// the bits of one word, which no order of the warps can change.
+template <int per_lane>
+__global__ void __launch_bounds__(kRouteWarps* kWarp)
+    route_kernel(Rows<const float> logits, int num_tokens, ChooseArgs args, Rows<int32_t> experts,
+                 Rows<float> weights, SortedRows rows, int64_t* counts) {
+  constexpr int kMost = per_lane * kWarp;
+  static_assert(kMost <= kRouteWarps * kWarp);
+  __shared__ unsigned tokens_of[kMost];
+  __shared__ int first_row[kMost];
+  __shared__ int sums[kRouteWarps];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp;
+  const int t = thread / kWarp;
+  if (thread < kMost) tokens_of[thread] = 0;
+  wait_for_previous();
+  allow_next();
+  __syncthreads();
+
+  ChosenExpert own{0, 0.0F};
+  const bool chooses = t < num_tokens && lane < args.top_k;
+  if (t < num_tokens) own = choose_for_token<per_lane>(logits.row(t), args);
+  if (chooses) {
+    experts.row(t)[lane] = own.expert;
+    weights.row(t)[lane] = own.weight;
+    atomicOr(&tokens_of[own.expert], 1U << t);
+  }
+  __syncthreads();
+
+  // Rows before an expert's, and above them the experts before it that have rows.
+  constexpr int kOneActive = 1 << 16;
+  const int count = thread < args.num_experts ? __popc(tokens_of[thread]) : 0;
+  const int mine = count + (count > 0 ? kOneActive : 0);
+  int up_to = add_lanes_up_to(mine);
+  if (lane == kWarp - 1) sums[t] = up_to;
+  __syncthreads();
+  if (t == 0) {
+    const int sum = sums[lane];
+    sums[lane] = add_lanes_up_to(sum) - sum;
+  }
+  __syncthreads();
+  up_to += sums[t];
+  const int before = up_to - mine;
+  if (thread < args.num_experts) {
+    first_row[thread] = before % kOneActive;
+    rows.offsets[thread] = before % kOneActive;
+    if (count > 0) rows.active[1 + before / kOneActive] = thread;
+    if (counts != nullptr) counts[thread] += count;
+  }
+  if (thread == args.num_experts - 1) {
+    rows.offsets[args.num_experts] = up_to % kOneActive;
+    rows.active[0] = up_to / kOneActive;
+  }
+  __syncthreads();
+  if (chooses) {
+    const int row = first_row[own.expert] + __popc(tokens_of[own.expert] & ((1U << t) - 1));
+    rows.tokens[row] = t;
+    rows.weights[row] = own.weight;
   }
 }
 
@@ -39,10 +113,7 @@ struct SortArgs {
   int64_t num_tokens;
   int top_k;
   int num_experts;
-  int32_t* offsets;
-  int32_t* active;
-  int32_t* tokens;
-  float* row_weights;
+  SortedRows rows;
 };
 
 __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
@@ -95,11 +166,11 @@ __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
     rank += __syncthreads_count(other < expert && has_rows[other] != 0);
   }
   if (threadIdx.x == 0) {
-    args.offsets[expert] = offset;
+    args.rows.offsets[expert] = offset;
     if (expert == args.num_experts)
-      args.active[0] = rank;
+      args.rows.active[0] = rank;
     else if (count > 0)
-      args.active[1 + rank] = expert;
+      args.rows.active[1 + rank] = expert;
   }
   if (count == 0) return;
 
@@ -114,8 +185,8 @@ __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
     const unsigned with_it = __ballot_sync(kAllLanes, at >= 0);
     if (at >= 0) {
       const int to = row + __popc(with_it & ((1U << lane) - 1));
-      args.tokens[to] = static_cast<int32_t>(t);
-      args.row_weights[to] = args.weights.row(t)[at];
+      args.rows.tokens[to] = static_cast<int32_t>(t);
+      args.rows.weights[to] = args.weights.row(t)[at];
     }
     row += __popc(with_it);
   }
@@ -183,15 +254,9 @@ void choose_experts(const Queue& queue, const Tensor& logits, const RouteOptions
 void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows) {
   const int64_t num_experts = rows.offsets.columns() - 1;
   CHORALE_CHECK(num_experts <= kMaxRoutedExperts, "{} experts", num_experts);
-  const SortArgs args{rows_of<const int32_t>(chosen.experts),
-                      rows_of<const float>(chosen.weights),
-                      chosen.experts.rows(),
-                      static_cast<int>(chosen.experts.columns()),
-                      static_cast<int>(num_experts),
-                      rows.offsets.data<int32_t>(),
-                      rows.active.data<int32_t>(),
-                      rows.tokens.data<int32_t>(),
-                      rows.weights.data<float>()};
+  const SortArgs args{
+      rows_of<const int32_t>(chosen.experts),     rows_of<const float>(chosen.weights), chosen.experts.rows(),
+      static_cast<int>(chosen.experts.columns()), static_cast<int>(num_experts),        sorted_rows(rows)};
   const LaunchShape shape{dim3(static_cast<unsigned>(num_experts + 1)), kSortThreads,
                           static_cast<size_t>(num_experts) * sizeof(int)};
   launch(queue, "sort_by_expert", sort_kernel, shape, args);
@@ -212,6 +277,28 @@ void count_experts(const Queue& queue, const Tensor& experts, const Tensor& coun
 void count_tokens(const Queue& queue, int64_t num_tokens, const Tensor& counts) {
   launch(queue, "count_tokens", count_tokens_kernel, LaunchShape{dim3(1), 1}, num_tokens,
          counts.data<int64_t>());
+}
+
+void route(const Queue& queue, const Tensor& logits, const RouteOptions& options, const ChosenExperts& chosen,
+           const ExpertRows& rows, const Tensor& counts) {
+  const int64_t num_experts = logits.columns();
+  if (logits.rows() == 0 || logits.rows() > kRouteWarps || num_experts > kMostFusedExperts) {
+    choose_experts(queue, logits, options, chosen);
+    sort_by_expert(queue, chosen, rows);
+    if (!counts.empty()) count_experts(queue, chosen.experts, counts);
+    return;
+  }
+  const ChooseArgs args = choose_args(logits, options);
+  const auto start = [&](auto per_lane) {
+    launch(queue, "route", route_kernel<per_lane()>, LaunchShape{dim3(1), kRouteWarps * kWarp},
+           rows_of<const float>(logits), logits.rows(), args, rows_of<int32_t>(chosen.experts),
+           rows_of<float>(chosen.weights), sorted_rows(rows),
+           counts.empty() ? nullptr : counts.data<int64_t>());
+  };
+  if (num_experts <= 4 * kWarp)
+    start(std::integral_constant<int, 4>{});
+  else
+    start(std::integral_constant<int, kMostFusedExperts / kWarp>{});
 }
 
 }  // namespace chorale::cuda

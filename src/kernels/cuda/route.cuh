@@ -14,7 +14,7 @@ struct ChooseArgs {
 };
 
 // Lane i has the i-th most likely expert, and lanes from top_k on have none.
-struct Choice {
+struct ChosenExpert {
   int32_t expert;
   float weight;
 };
@@ -32,8 +32,19 @@ __device__ __forceinline__ unsigned rank_of(float logit) {
   return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
+// Adds up the packed integers of the lanes up to this one.
+__device__ __forceinline__ int add_lanes_up_to(int value) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2) {
+    const int lower = __shfl_up_sync(kAllLanes, value, step);
+    if (lane >= step) value += lower;
+  }
+  return value;
+}
+
 template <int per_lane>
-__device__ __forceinline__ Choice choose_for_token(const float* logits, const ChooseArgs& args) {
+__device__ __forceinline__ ChosenExpert choose_for_token(const float* logits, const ChooseArgs& args) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float logit[per_lane];
   unsigned rank[per_lane];  // 0: there is no such expert, or it has been chosen
@@ -56,7 +67,7 @@ __device__ __forceinline__ Choice choose_for_token(const float* logits, const Ch
   }
   sum = add_over_warp(sum);
 
-  Choice choice{0, 0.0F};
+  ChosenExpert own{0, 0.0F};
   for (int i = 0; i < args.top_k; ++i) {
     unsigned best = 0;
     int best_expert = 0;
@@ -73,15 +84,15 @@ __device__ __forceinline__ Choice choose_for_token(const float* logits, const Ch
     for (int j = 0; j < per_lane; ++j) {
       if (j * kWarp + lane == winner) rank[j] = 0;
     }
-    if (lane == i) choice.expert = winner;
+    if (lane == i) own.expert = winner;
   }
   if (lane < args.top_k)
-    choice.weight = static_cast<float>(exp(double{logits[choice.expert]} - double{largest}) / sum);
+    own.weight = static_cast<float>(exp(double{logits[own.expert]} - double{largest}) / sum);
   if (args.normalize) {
-    const double chosen = add_over_warp(lane < args.top_k ? double{choice.weight} : 0.0);
-    choice.weight = static_cast<float>(double{choice.weight} / chosen);
+    const double chosen = add_over_warp(lane < args.top_k ? double{own.weight} : 0.0);
+    own.weight = static_cast<float>(double{own.weight} / chosen);
   }
-  return choice;
+  return own;
 }
 
 }  // namespace chorale::cuda

@@ -18,10 +18,10 @@ __device__ int64_t first_column() {
 }
 
 // out[m] = from[rows[m]], widened; a row that is not there is NaN. rows: null stands for 0, 1, 2, ...
-template <typename T>
+template <typename T, bool whole>
 __global__ void __launch_bounds__(kThreads)
-    gather_kernel(const int32_t* rows, Rows<const T> from, int64_t num_rows, int64_t columns, Rows<float> out,
-                  bool aligned) {
+    gather_kernel(const int32_t* rows, Rows<const T> from, int64_t num_rows, int64_t columns,
+                  Rows<float> out) {
   wait_for_previous();
   allow_next();
   const int64_t c = first_column();
@@ -32,11 +32,11 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (float& value : widened.at) value = __int_as_float(0x7FC00000);  // NaN
   } else {
-    const Vector<T, kPerThread> v = load<kPerThread>(from.row(row) + c, columns - c, aligned);
+    const Vector<T, kPerThread> v = load<kPerThread, whole>(from.row(row) + c, columns - c);
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) widened.at[i] = widen(v.at[i]);
   }
-  store(out.row(blockIdx.x) + c, widened, columns - c, aligned);
+  store<kPerThread, whole>(out.row(blockIdx.x) + c, widened, columns - c);
 }
 
 template <typename T>
@@ -73,10 +73,12 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T>
 void gather(const Queue& queue, const char* name, const int32_t* rows, const Tensor& from,
             const Tensor& out) {
-  const bool aligned =
-      rows_aligned(from, kPerThread * sizeof(T)) && rows_aligned(out, kPerThread * sizeof(float));
-  launch(queue, name, gather_kernel<T>, shape_for(out.rows(), out.columns()), rows, rows_of<const T>(from),
-         from.rows(), out.columns(), rows_of<float>(out), aligned);
+  const bool is_whole =
+      rows_aligned(from, kPerThread) && rows_aligned(out, kPerThread) && out.columns() % kPerThread == 0;
+  with_flag(is_whole, [&](auto whole) {
+    launch(queue, name, gather_kernel<T, whole()>, shape_for(out.rows(), out.columns()), rows,
+           rows_of<const T>(from), from.rows(), out.columns(), rows_of<float>(out));
+  });
 }
 
 }  // namespace

@@ -7,13 +7,14 @@ namespace chorale {
 
 Tensor RowFormat::activations(const Tensor& rows) const {
   const int64_t stride = bytes() / static_cast<int64_t>(size_of(act));
-  return Tensor(rows.bytes(), act, rows.rows(), hidden, stride);
+  return Tensor(rows.device_bytes(), act, rows.rows(), hidden, stride, rows.device());
 }
 
 ChosenExperts RowFormat::chosen(const Tensor& rows) const {
   const int64_t stride = bytes() / 4;
-  return {Tensor(rows.bytes() + slots_offset(), DType::i32, rows.rows(), top_k, stride),
-          Tensor(rows.bytes() + weights_offset(), DType::f32, rows.rows(), top_k, stride)};
+  return {
+      Tensor(rows.device_bytes() + slots_offset(), DType::i32, rows.rows(), top_k, stride, rows.device()),
+      Tensor(rows.device_bytes() + weights_offset(), DType::f32, rows.rows(), top_k, stride, rows.device())};
 }
 
 int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,

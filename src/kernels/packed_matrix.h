@@ -155,9 +155,4 @@ using Int4Reader = std::function<void(int64_t row, int64_t column, int64_t count
 void pack_int4_chunk(const Int4Reader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
                      int half = 0);
 
-// Converts `count` elements from a file's dtype (bf16, f16 or f32) to bf16 or f32 storage; returns how many
-// are NaN.
-int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte* target, DType target_dtype,
-                         int64_t count);
-
 }  // namespace chorale

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "base/stream.h"
 #include "base/tensor.h"
 #include "kernels/attention.h"
 
@@ -57,14 +59,21 @@ struct HostStep {
 // Owns the memory of a step's inputs on one rank of a tensor-parallel group.
 class StepBuffers {
  public:
-  StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank);
-  static size_t bytes(const StepLimits& limits);
+  StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank, Device device);
+  static size_t bytes(const StepLimits& limits);  // on the device
 
-  // Copies the step once; the views are valid until the next call. A step beyond the limits is a programmer's
+  // Copies the step once, on a stream of the device; the views are valid until the next call, before which
+  // the stream is synchronized. The step itself may go at once. One beyond the limits is a programmer's
   // fault.
-  StepInputs upload(const HostStep& step);
+  StepInputs upload(const Stream& stream, const HostStep& step);
 
  private:
+  // A vector on the device, and where the host writes it: the same memory where it may.
+  struct StagedVector {
+    Tensor device;
+    Tensor host;
+  };
+  StagedVector take_vector(int64_t n);
   void split_tokens(int64_t num_tokens);
   void split_logits_rows(std::span<const int32_t> logits_tokens);
 
@@ -72,7 +81,8 @@ class StepBuffers {
   std::vector<int64_t> tokens_of_, logits_rows_of_;  // [tp_size]
   std::vector<int32_t> home_logits_tokens_;
   Arena arena_;
-  Tensor token_ids_, positions_, logits_rows_, segments_, block_tables_;
+  std::optional<Arena> staging_;  // absent where the host may write to the device's memory
+  StagedVector token_ids_, positions_, logits_rows_, segments_, block_tables_;
 };
 
 }  // namespace chorale::model

@@ -19,7 +19,7 @@ namespace chorale::model {
 // activations. No two kinds of rows share memory: what pads a row must stay zero.
 struct Workspace {
   Workspace(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
-            const RankExtent& extent);
+            const RankExtent& extent, Device device);
   // Bytes that the constructor allocates; pure arithmetic.
   static size_t bytes(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                       const RankExtent& extent);

@@ -17,8 +17,8 @@ namespace {
 
 // How far ahead of its use a lone tile fetches its strip, which comes from memory. The processor's own
 // prefetching reaches the bandwidth where a word's instructions are few enough for the next words' loads to
-// be under way; 2 KiB ahead, one or two rows get 2 to 20% more. But a fetch that arrives late, because a word
-// computes longer, or one in the next page (4 KiB) costs 10 to 50%. 0: none.
+// be under way; 2 KiB ahead, one or two rows get more. But a fetch that arrives late, because a word computes
+// longer, or one in the next page (4 KiB) costs more than that (docs/performance.md). 0: none.
 constexpr int64_t plain_words_ahead(int64_t rows) {
   return rows <= 2 ? 8 : 0;
 }

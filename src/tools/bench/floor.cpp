@@ -18,7 +18,7 @@ double stored_bytes(const model::WeightPlace& place) {
   return 0;
 }
 
-// Of the key, or the value, of one token.
+// What the key, or the value, of one token takes.
 double kv_head_bytes(int64_t head_dim, DType dtype) {
   const size_t scale = dtype == DType::i8 ? sizeof(float) : 0;
   return static_cast<double>(static_cast<size_t>(head_dim) * size_of(dtype) + scale);

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "base/element_rows.h"
 #include "base/error.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/rows.h"
@@ -17,7 +18,7 @@ namespace chorale::tools {
 namespace {
 
 // Of all experts' neurons, those with most energy are candidates; the Gram matrix is quadratic in them.
-constexpr int64_t kMostCandidates = 4096;
+constexpr int64_t kMaxCandidates = 4096;
 constexpr int64_t kBytesOfLogits = int64_t{1} << 28;
 // Passing a layer and choosing neurons takes about as long as this many steps.
 constexpr uint64_t kUnitsOfLayer = 200;
@@ -45,7 +46,7 @@ float element(const Tensor& matrix, int64_t row, int64_t column) {
 
 int64_t num_candidates(const io::ModelConfig& config, int64_t width) {
   const int64_t neurons = config.num_experts * config.moe_intermediate_size;
-  return std::min(neurons, std::max(kMostCandidates, 2 * width));
+  return std::min(neurons, std::max(kMaxCandidates, 2 * width));
 }
 
 bool needs_predictions(const LayerFitOptions& options) {

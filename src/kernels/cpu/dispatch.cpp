@@ -14,9 +14,17 @@ int32_t slot_of(const DispatchTable& table, int64_t token, int32_t expert) {
   return table.slots.row<int32_t>(row)[expert];
 }
 
-// The travelling row of a token to the rank that owns the slots [first_slot, first_slot + slots_per_rank).
-void write_row(const Tensor& x, const ChosenExperts& chosen, const DispatchTable& table,
-               const RowFormat& format, int64_t token, int64_t owner, std::byte* out) {
+// What rows are made of.
+struct RowSource {
+  const Tensor& x;
+  const ChosenExperts& chosen;
+  const DispatchTable& table;
+  const RowFormat& format;
+};
+
+// The travelling row of a token to a rank, whose slots are [owner * slots_per_rank, + slots_per_rank).
+void write_row(const RowSource& source, int64_t token, int64_t owner, std::byte* out) {
+  const auto& [x, chosen, table, format] = source;
   const auto act_bytes = static_cast<size_t>(format.hidden) * size_of(format.act);
   std::memset(out + act_bytes, 0,
               static_cast<size_t>(format.bytes()) - act_bytes);  // what pads a row is finite
@@ -61,11 +69,12 @@ int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts
     }
   }
   // Rows are written by owner, since what they hold depends on it.
+  const RowSource source{x, chosen, table, format};
   int64_t first = 0;
   for (int64_t rank = 0; rank < table.num_owners * table.copies; ++rank) {
     const int64_t count = send.counts[static_cast<size_t>(rank)];
     stream.pool().parallel(count, [&](int64_t i) {
-      write_row(x, chosen, table, format, tokens[first + i], rank / table.copies,
+      write_row(source, tokens[first + i], rank / table.copies,
                 send.rows.bytes() + (first + i) * format.bytes());
     });
     first += count;

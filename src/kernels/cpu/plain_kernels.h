@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "kernels/route.h"
+#include "kernels/sample.h"
 
 namespace chorale::cpu {
 
@@ -34,5 +35,8 @@ int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& ch
                       const Tensor& sent_tokens, const Tensor& scratch, const Tensor& send);
 void add_returned(ThreadPool& pool, const Tensor& returned, const Tensor& tokens, const Tensor& sums);
 void count_experts(const Tensor& experts, const Tensor& counts);
+
+int64_t sample_scratch_bytes(int64_t vocab_size);
+void sample(ThreadPool& pool, const SampleRows& input, const Tensor& scratch, const SampledRows& output);
 
 }  // namespace chorale::cpu

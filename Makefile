@@ -3,6 +3,9 @@
 MODEL ?= models/tales-moe
 PORT ?= 30000
 ARGS ?=
+CUDA ?=
+PRESET := $(if $(CUDA),cuda,release)
+BUILD := build-$(PRESET)
 
 .PHONY: help setup build run package test unit format bench compare prune-report clean
 .DEFAULT_GOAL := help
@@ -11,6 +14,7 @@ help:
 	@echo 'make run      build a release and serve MODEL on 127.0.0.1:PORT; Ctrl-C ends it'
 	@echo '              MODEL=DIR (models/tales-moe)  PORT=N (30000)  ARGS="more flags of chorale serve"'
 	@echo 'make build    build the release: build/chorale'
+	@echo '              CUDA=1, here and below: with the backend for Hopper GPUs (in preparation, docs/gpu.md)'
 	@echo 'make package  build, then make a Debian package: build-release/chorale_*.deb'
 	@echo 'make test     build, then run every test'
 	@echo 'make unit     build, then run the unit tests alone'
@@ -22,24 +26,24 @@ help:
 	@echo 'make clean    remove what was built'
 
 setup:
-	@scripts/setup.sh run
+	@scripts/setup.sh $(if $(CUDA),cuda,run)
 
-build-release/build.ninja:
-	@cmake --preset release
+build-release/build.ninja build-cuda/build.ninja: build-%/build.ninja:
+	@cmake --preset $*
 
-# build/ is a link to the release folder.
+# build/ is a link to the release folder, or to that of the build with CUDA.
 build: setup
-	@$(MAKE) --no-print-directory build-release/build.ninja
-	@if [ -d build ] && [ ! -L build ]; then echo 'build/ is a folder, not a link to build-release/; move it away' >&2; exit 1; fi
-	@ln -sfn build-release build
-	@cmake --build build-release --target chorale
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	@if [ -d build ] && [ ! -L build ]; then echo 'build/ is a folder, not a link to $(BUILD)/; move it away' >&2; exit 1; fi
+	@ln -sfn $(BUILD) build
+	@cmake --build $(BUILD) --target chorale
 
 run: build
 	@exec scripts/foreground.sh build/chorale serve --model-path '$(MODEL)' --host 127.0.0.1 --port '$(PORT)' $(ARGS)
 
 # build-release/chorale_VERSION_ARCHITECTURE.deb
 package: build
-	@cd build-release && cpack -G DEB
+	@cd $(BUILD) && cpack -G DEB
 
 test:
 	@scripts/test.sh
@@ -48,8 +52,8 @@ unit:
 	@scripts/test.sh unit
 
 bench: build
-	@cmake --build build-release
-	@set -e; for bench in build-release/*_bench; do echo "== $$bench"; "$$bench"; done
+	@cmake --build $(BUILD)
+	@set -e; for bench in $(BUILD)/*_bench; do echo "== $$bench"; "$$bench"; done
 
 # Both are run, also when strategies of the first differ.
 compare: build
@@ -68,5 +72,5 @@ format:
 	@scripts/format.sh
 
 clean:
-	rm -rf build-release build-debug build-asan build-tsan build-fuzz crates/target
+	rm -rf build-release build-cuda build-debug build-asan build-tsan build-fuzz crates/target
 	@if [ -L build ]; then rm build; fi

@@ -1,7 +1,11 @@
 # One folder under src/ is one static library: chorale_layer(NAME DEPENDS layer... LIBRARIES target...).
 function(chorale_layer name)
   cmake_parse_arguments(ARG "" "" "DEPENDS;LIBRARIES;EXCLUDE" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  set(patterns ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  if(CHORALE_CUDA)
+    list(APPEND patterns ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cu)
+  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${patterns})
   foreach(pattern IN LISTS ARG_EXCLUDE)
     list(FILTER sources EXCLUDE REGEX ${pattern})
   endforeach()
@@ -17,7 +21,8 @@ function(chorale_layer name)
   target_link_libraries(chorale_${name} ${scope} ${layers} ${ARG_LIBRARIES})
 endfunction()
 
-# The unit tests of one layer: every *_test.cpp under tests/unit/NAME, linked to that layer alone.
+# The unit tests of one layer: every *_test.cpp under tests/unit/NAME, linked to that layer alone. The target unit_tests
+# builds those of all layers.
 function(chorale_layer_test name)
   cmake_parse_arguments(ARG "" "" "LIBRARIES" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}/*_test.cpp)
@@ -28,6 +33,10 @@ function(chorale_layer_test name)
   target_include_directories(${name}_tests PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(${name}_tests PRIVATE chorale_${name} ${ARG_LIBRARIES} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name}_tests PRIVATE CHORALE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  if(NOT TARGET unit_tests)
+    add_custom_target(unit_tests)
+  endif()
+  add_dependencies(unit_tests ${name}_tests)
   add_test(NAME ${name} COMMAND ${name}_tests)
   set_tests_properties(${name} PROPERTIES LABELS unit)
 endfunction()

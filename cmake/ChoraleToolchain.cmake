@@ -9,15 +9,17 @@ if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
 endif()
 
-add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual
-                    -Wno-missing-field-initializers)
+# Not for nvcc, which has options of its own (ChoraleCuda.cmake).
+set(chorale_host "$<NOT:$<COMPILE_LANGUAGE:CUDA>>")
+add_compile_options("$<${chorale_host}:-Wall;-Wextra;-Wshadow;-Wnon-virtual-dtor;-Wold-style-cast;-Wcast-qual>"
+                    "$<${chorale_host}:-Wno-missing-field-initializers>")
 if(CHORALE_WERROR)
-  add_compile_options(-Werror)
+  add_compile_options("$<${chorale_host}:-Werror>")
 endif()
 
 # The numerics contract: no contraction or reassociation that the code does not write itself, so that the same
 # source gives the same bits wherever it is inlined.
-add_compile_options(-ffp-contract=off -fno-fast-math)
+add_compile_options("$<${chorale_host}:-ffp-contract=off;-fno-fast-math>")
 
 if(CHORALE_SANITIZE)
   add_compile_options(-fsanitize=${CHORALE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

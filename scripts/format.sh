@@ -24,7 +24,7 @@ if ! command -v rustfmt >/dev/null; then
   exit 1
 fi
 
-mapfile -t cpp_files < <(find src tests bench -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+mapfile -t cpp_files < <(find src tests bench -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 mapfile -t rust_files < <(find crates -name target -prune -o -name '*.rs' -print)
 status=0
 if $check; then

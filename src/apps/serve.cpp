@@ -138,10 +138,10 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
 
 void add_server_flags(CLI::App& app, ServeFlags& flags) {
   constexpr const char* kGroup = "Server";
-  app.add_option("--host", flags.server.host, "Address to listen on (127.0.0.1)")
+  app.add_option("--host", flags.server.http.host, "Address to listen on (127.0.0.1)")
       ->option_text("ADDRESS")
       ->group(kGroup);
-  app.add_option("--port", flags.server.port, "Port to listen on (30000); 0: any free one")
+  app.add_option("--port", flags.server.http.port, "Port to listen on (30000); 0: any free one")
       ->option_text("N")
       ->check(CLI::Range(0, 65535))
       ->group(kGroup);
@@ -181,7 +181,7 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
 }
 
 // What a client may send, hold and take its time with; the keys that let it in.
-void add_http_flags(CLI::App& app, server::ServerOptions& options) {
+void add_http_flags(CLI::App& app, server::HttpOptions& options) {
   constexpr const char* kGroup = "Server";
   app.add_option("--api-key", options.api_keys,
                  "Key that clients must present; may be given more than once. /health and /metrics stay open")
@@ -241,7 +241,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);
-  add_http_flags(*app, flags->server);
+  add_http_flags(*app, flags->server.http);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

@@ -242,7 +242,7 @@ bool is_first(std::string_view key) {
   static std::mutex mutex;
   static std::set<std::string, std::less<>> keys;
   const std::lock_guard lock(mutex);
-  return keys.size() < kMostKeys && keys.emplace(key).second;
+  return keys.size() < kMaxKeys && keys.emplace(key).second;
 }
 
 std::string json_string(std::string_view text) {

@@ -72,9 +72,9 @@ template <typename... Args>
 void warn(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::warn, fmt::format(format, std::forward<Args>(args)...));
 }
-// The same, but only the first time for a key; after kMostKeys keys of the process nothing more is written,
+// The same, but only the first time for a key; after kMaxKeys keys of the process nothing more is written,
 // so that clients cannot fill the log.
-inline constexpr size_t kMostKeys = 256;
+inline constexpr size_t kMaxKeys = 256;
 bool is_first(std::string_view key);
 template <typename... Args>
 void warn_once(std::string_view key, fmt::format_string<Args...> format, Args&&... args) {

@@ -222,10 +222,11 @@ void Engine::Impl::take_choice(Sequence& sequence, Choice choice) {
     case ChoiceStatus::chosen:
       return append_token(sequence, std::move(choice));
     case ChoiceStatus::bad_logits:
-      return fail(sequence, {500, "the model produced NaN logits", ""});
+      return fail(sequence, {.kind = RequestError::Kind::failed, .message = "the model produced NaN logits"});
     case ChoiceStatus::all_masked:
-      return fail(sequence,
-                  {400, "no token is left that is allowed before min_new_tokens", "min_new_tokens"});
+      return fail(sequence, {.kind = RequestError::Kind::invalid,
+                             .message = "no token is left that is allowed before min_new_tokens",
+                             .param = "min_new_tokens"});
     case ChoiceStatus::constraint_failed:
       return fail(sequence, *sequence.mask->error());
   }
@@ -292,7 +293,8 @@ void Engine::Impl::fail_engine(const std::string& why) {
 }
 
 void Engine::Impl::fail_all(const std::string& message) {
-  for (const auto& [arrival, sequence] : sequences_) fail(*sequence, {500, message, ""});
+  for (const auto& [arrival, sequence] : sequences_)
+    fail(*sequence, {.kind = RequestError::Kind::failed, .message = message});
 }
 
 void Engine::Impl::publish_and_deliver() {

@@ -62,13 +62,18 @@ void Inbox::enqueue(std::unique_ptr<Sequence> sequence) {
 
 std::optional<RequestError> Inbox::refuse(std::span<const std::unique_ptr<Sequence>> sequences) const {
   if (stats_.failed)
-    return RequestError{503, "the model runner has failed; the server must be restarted", ""};
-  if (!accepting_) return RequestError{503, "the server is shutting down and takes no new requests", ""};
+    return RequestError{.kind = RequestError::Kind::unavailable,
+                        .message = "the model runner has failed; the server must be restarted"};
+  if (!accepting_)
+    return RequestError{.kind = RequestError::Kind::unavailable,
+                        .message = "the server is shutting down and takes no new requests"};
   if (auto error = check_queue(options_, stats_.waiting, std::ssize(sequences))) return error;
   for (const auto& sequence : sequences) {
     const std::string& id = sequence->request.id;
     if (live_.contains(id))
-      return RequestError{400, fmt::format("a request with id '{}' is still running", id), "id"};
+      return RequestError{.kind = RequestError::Kind::invalid,
+                          .message = fmt::format("a request with id '{}' is still running", id),
+                          .param = "id"};
   }
   return std::nullopt;
 }

@@ -35,7 +35,7 @@ int64_t size_cache(const MemoryPlan& plan, const LoadOptions& options, const mod
   const uint64_t free = plan.available - std::min(plan.available, plan.weights + plan.activations);
   const auto budget = static_cast<uint64_t>(static_cast<double>(free) * options.mem_fraction);
   const auto fitting = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
-  return std::min(fitting, limits.max_chunks * blocks_of(plan.context_length));
+  return std::min(fitting, limits.max_segments * blocks_of(plan.context_length));
 }
 
 }  // namespace
@@ -69,10 +69,10 @@ DType choose_kv_dtype(const io::ModelConfig& config, DType dtype, const LoadOpti
 model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions& options,
                                 int64_t num_dp_groups) {
   model::StepLimits limits;
-  limits.max_chunks = ceil_div(options.max_running_requests, num_dp_groups);
-  limits.max_tokens = options.chunked_prefill_size + limits.max_chunks;
-  limits.max_table_blocks = limits.max_chunks * blocks_of(choose_context_length(config, options));
-  limits.max_logits_rows = std::max(options.max_logits_rows, limits.max_chunks);
+  limits.max_segments = ceil_div(options.max_running_requests, num_dp_groups);
+  limits.max_tokens = options.chunked_prefill_size + limits.max_segments;
+  limits.max_table_blocks = limits.max_segments * blocks_of(choose_context_length(config, options));
+  limits.max_logits_rows = std::max(options.max_logits_rows, limits.max_segments);
   return limits;
 }
 

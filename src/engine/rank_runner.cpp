@@ -17,7 +17,7 @@ RankRunner::RankRunner(Parts parts)
                        .extent = parts.part.extent,
                        .groups = std::move(parts.groups),
                        .expert_slots = parts.part.expert_slots}) {
-  chunks_.reserve(static_cast<size_t>(parts.limits.max_chunks));
+  segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
   if (stream_.device().is_host_memory() || parts.part.extent.tp_rank != 0) return;
   const int64_t rows = parts.limits.max_logits_rows, vocab = parts.config.vocab_size;
   host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab));
@@ -25,15 +25,15 @@ RankRunner::RankRunner(Parts parts)
 }
 
 Tensor RankRunner::run(const StepPlan& plan, model::StepObserver* observer) {
-  chunks_.clear();
+  segments_.clear();
   for (const SequenceChunk& chunk : plan.chunks) {
-    chunks_.push_back({.first_token = chunk.first_token,
-                       .num_tokens = chunk.num_tokens,
-                       .first_position = chunk.first_position,
-                       .first_block = chunk.first_block_index});
+    segments_.push_back({.first_token = chunk.first_token,
+                         .num_tokens = chunk.num_tokens,
+                         .first_position = chunk.first_position,
+                         .first_block = chunk.first_block_index});
   }
   const model::StepInputs in = inputs_.upload(stream_, {.token_ids = plan.token_ids,
-                                                        .chunks = chunks_,
+                                                        .segments = segments_,
                                                         .block_tables = plan.block_tables,
                                                         .logits_tokens = plan.logits_tokens});
   const Tensor logits = model_.forward(stream_, in, cache_, observer);

@@ -48,9 +48,9 @@ class RankRunner {
   model::StepBuffers inputs_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
-  std::optional<Arena> host_memory_;      // absent where the host may read the device's memory
-  Tensor host_logits_;                    // float32 [L, V], in it
-  std::vector<model::HostChunk> chunks_;  // with room for every step
+  std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
+  Tensor host_logits_;                        // float32 [L, V], in it
+  std::vector<model::HostSegment> segments_;  // with room for every step
 };
 
 }  // namespace chorale::engine

@@ -22,7 +22,7 @@ class KvCache {
   static KvLayout layout(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
     return {.dtype = dtype, .num_kv_heads = num_kv_heads, .head_dim = config.head_dim};
   }
-  // Of one block in all layers.
+  // Bytes of one block in all layers.
   static int64_t block_bytes(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
     return config.num_hidden_layers * layout(config, num_kv_heads, dtype).block_bytes();
   }

@@ -24,14 +24,14 @@ StepBuffers::StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_r
       token_ids_(take_vector(limits.max_tokens)),
       positions_(take_vector(limits.max_tokens)),
       logits_rows_(take_vector(limits.max_logits_rows)),
-      chunks_(take_vector(limits.max_chunks * ChunkColumn::count)),
+      segments_(take_vector(limits.max_segments * SegmentColumn::count)),
       block_tables_(take_vector(limits.max_table_blocks)) {
   home_logits_tokens_.reserve(static_cast<size_t>(limits.max_logits_rows));
 }
 
 size_t StepBuffers::bytes(const StepLimits& limits) {
   return 2 * vector_bytes(limits.max_tokens) + vector_bytes(limits.max_logits_rows) +
-         vector_bytes(limits.max_chunks * ChunkColumn::count) + vector_bytes(limits.max_table_blocks);
+         vector_bytes(limits.max_segments * SegmentColumn::count) + vector_bytes(limits.max_table_blocks);
 }
 
 StepBuffers::StagedVector StepBuffers::take_vector(int64_t n) {
@@ -92,23 +92,24 @@ StepInputs StepBuffers::upload(const Stream& stream, const HostStep& step) {
              .first = std::accumulate(tokens_of_.begin(), tokens_of_.begin() + tp_rank_, int64_t{0}),
              .count = tokens_of_[static_cast<size_t>(tp_rank_)]};
 
-  const auto num_chunks = static_cast<int64_t>(step.chunks.size());
-  CHORALE_CHECK(num_chunks * ChunkColumn::count <= chunks_.host.columns(), "{} chunks", num_chunks);
-  int32_t* row = chunks_.host.data<int32_t>();
+  const auto num_segments = static_cast<int64_t>(step.segments.size());
+  CHORALE_CHECK(num_segments * SegmentColumn::count <= segments_.host.columns(), "{} segments", num_segments);
+  int32_t* row = segments_.host.data<int32_t>();
   int32_t* position = positions_.host.data<int32_t>();
-  for (const HostChunk& chunk : step.chunks) {
-    row[ChunkColumn::first_token] = static_cast<int32_t>(chunk.first_token);
-    row[ChunkColumn::num_tokens] = static_cast<int32_t>(chunk.num_tokens);
-    row[ChunkColumn::first_position] = static_cast<int32_t>(chunk.first_position);
-    row[ChunkColumn::first_block] = static_cast<int32_t>(chunk.first_block);
-    row += ChunkColumn::count;
-    for (int64_t i = 0; i < chunk.num_tokens; ++i) {
-      position[chunk.first_token + i] = static_cast<int32_t>(chunk.first_position + i);
+  for (const HostSegment& segment : step.segments) {
+    row[SegmentColumn::first_token] = static_cast<int32_t>(segment.first_token);
+    row[SegmentColumn::num_tokens] = static_cast<int32_t>(segment.num_tokens);
+    row[SegmentColumn::first_position] = static_cast<int32_t>(segment.first_position);
+    row[SegmentColumn::first_block] = static_cast<int32_t>(segment.first_block);
+    row += SegmentColumn::count;
+    for (int64_t i = 0; i < segment.num_tokens; ++i) {
+      position[segment.first_token + i] = static_cast<int32_t>(segment.first_position + i);
     }
-    in.batch.longest_chunk = std::max(in.batch.longest_chunk, chunk.num_tokens);
+    in.batch.longest_segment = std::max(in.batch.longest_segment, segment.num_tokens);
   }
   in.positions = send(positions_, in.num_tokens());
-  in.batch.chunks = send(chunks_, num_chunks * ChunkColumn::count).reshaped(num_chunks, ChunkColumn::count);
+  in.batch.segments =
+      send(segments_, num_segments * SegmentColumn::count).reshaped(num_segments, SegmentColumn::count);
   return in;
 }
 

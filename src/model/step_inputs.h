@@ -15,7 +15,7 @@ namespace chorale::model {
 // The largest step that buffers are made for.
 struct StepLimits {
   int64_t max_tokens = 0;
-  int64_t max_chunks = 0;        // sequences of one step
+  int64_t max_segments = 0;      // sequences of one step
   int64_t max_table_blocks = 0;  // entries of all block tables together
   int64_t max_logits_rows = 0;
 };
@@ -23,35 +23,35 @@ struct StepLimits {
 // A tensor-parallel group shares the tokens of a step. Every token has one home rank, which holds its row of
 // the residual stream; a rank's home tokens are neighbours.
 struct Home {
-  std::span<const int64_t> tokens_of;       // of each rank of the group
-  std::span<const int64_t> logits_rows_of;  // of those, how many have their logits wanted
+  std::span<const int64_t> tokens_of;       // home tokens of each rank of the TP group
+  std::span<const int64_t> logits_rows_of;  // how many of them have their logits wanted
   int64_t first = 0;                        // this rank's first home token, and how many there are
   int64_t count = 0;
 };
 
-// Views of one step. T tokens, R rows of logits, of the whole group.
+// Views of one step: of the whole TP group where nothing else is said.
 struct StepInputs {
   Tensor token_ids;         // int32 [1, T]
   Tensor positions;         // int32 [1, T]
   Tensor home_logits_rows;  // int32 [1, .]: this rank's home tokens whose logits are wanted, counted from its
                             // first
-  int64_t num_logits_rows = 0;  // R
+  int64_t num_logits_rows = 0;  // L
   AttentionBatch batch;
   Home home;
   int64_t num_tokens() const { return token_ids.columns(); }
 };
 
-// A chunk of one sequence, as the host plans it.
-struct HostChunk {
+// A segment of one sequence, as the host plans it.
+struct HostSegment {
   int64_t first_token = 0;
   int64_t num_tokens = 0;
   int64_t first_position = 0;
-  int64_t first_block = 0;  // of its block table in block_tables
+  int64_t first_block = 0;  // where its block table starts in block_tables
 };
 
 struct HostStep {
   std::span<const int32_t> token_ids;
-  std::span<const HostChunk> chunks;
+  std::span<const HostSegment> segments;
   std::span<const int32_t> block_tables;
   std::span<const int32_t> logits_tokens;
 };
@@ -82,7 +82,7 @@ class StepBuffers {
   std::vector<int32_t> home_logits_tokens_;
   Arena arena_;
   std::optional<Arena> staging_;  // absent where the host may write to the device's memory
-  StagedVector token_ids_, positions_, logits_rows_, chunks_, block_tables_;
+  StagedVector token_ids_, positions_, logits_rows_, segments_, block_tables_;
 };
 
 }  // namespace chorale::model

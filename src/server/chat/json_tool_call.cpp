@@ -1,6 +1,11 @@
+#include <array>
 #include <optional>
 
-#include "server/chat/tool_call_scanner.h"
+#include <fmt/format.h>
+
+#include "server/chat/tool_call_format.h"
+#include "server/chat/tool_grammar_writer.h"
+#include "server/wire/json_body.h"
 
 namespace chorale::server {
 namespace {
@@ -72,6 +77,8 @@ std::optional<std::string> read_string(const std::string& text) {
 
 class JsonScanner : public ToolCallScanner {
  public:
+  JsonScanner() : ToolCallScanner(kToolCallClose) {}
+
   Step push(char c) override {
     if (closing()) return push_closing(c);
     switch (state_) {
@@ -203,10 +210,33 @@ class JsonScanner : public ToolCallScanner {
   bool had_value_ = false;  // the value has at least one byte
 };
 
-}  // namespace
+// Any text may be a template's that asks for this form.
+bool is_asked_for(std::string_view /*text*/) {
+  return true;
+}
 
-std::unique_ptr<ToolCallScanner> json_tool_call_scanner() {
+std::unique_ptr<ToolCallScanner> make_scanner(std::string_view /*opening_tag*/,
+                                              const std::vector<Tool>& /*tools*/) {
   return std::make_unique<JsonScanner>();
 }
+
+void add_call(ToolGrammarWriter& grammar, const std::string& rule, const Tool& tool) {
+  const std::string open = fmt::format("\n{{\"name\": {}, \"arguments\": ", grammar_literal(tool.name));
+  grammar.add(rule, fmt::format("{} {} {}_arguments {} {}", grammar.tag(kToolCallOpen), grammar_literal(open),
+                                rule, grammar_literal("}\n"), grammar.tag(kToolCallClose)));
+  grammar.add(rule + "_arguments", grammar_json(arguments_schema(tool)));
+}
+
+constexpr std::array kOpeningTags = {kToolCallOpen};
+constexpr std::array kTokenTags = {kToolCallOpen, kToolCallClose};
+
+}  // namespace
+
+constinit const ToolCallFormat kJsonToolCalls = {.is_asked_for = &is_asked_for,
+                                                 .opening_tags = kOpeningTags,
+                                                 .token_tags = kTokenTags,
+                                                 .make_scanner = &make_scanner,
+                                                 .add_call = &add_call,
+                                                 .arguments_are_objects = false};
 
 }  // namespace chorale::server

@@ -1,5 +1,6 @@
 #include "server/chat/tool_call_parser.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace chorale::server {
@@ -34,16 +35,20 @@ void ToolCallParser::push(char c, Result& result) {
   }
 }
 
-bool ToolCallParser::begins_call(std::string_view text) const {
-  return kToolCallOpen.starts_with(text) ||
-         (options_.form == ToolCallForm::xml && kFunctionOpen.starts_with(text));
+bool ToolCallParser::is_opening(std::string_view text) const {
+  return std::ranges::find(options_.format->opening_tags, text) != options_.format->opening_tags.end();
+}
+
+bool ToolCallParser::may_be_opening(std::string_view text) const {
+  return std::ranges::any_of(options_.format->opening_tags,
+                             [&](std::string_view tag) { return tag.starts_with(text); });
 }
 
 void ToolCallParser::in_content(char c, Result& result) {
   if (!held_.empty() || c == '<') {
     held_ += c;
-    if (held_ == kToolCallOpen || held_ == kFunctionOpen) return begin_call();
-    if (begins_call(held_)) return;
+    if (is_opening(held_)) return begin_call();
+    if (may_be_opening(held_)) return;
     // Not a tag; only its last byte may begin another.
     held_.pop_back();
     add_content(std::exchange(held_, {}), result);
@@ -65,8 +70,7 @@ void ToolCallParser::add_content(std::string_view text, Result& result) {
 }
 
 void ToolCallParser::begin_call() {
-  call_ = options_.form == ToolCallForm::json ? json_tool_call_scanner()
-                                              : xml_tool_call_scanner(tools_, held_ == kFunctionOpen);
+  call_ = options_.format->make_scanner(held_, tools_);
   told_ = false;
   left_out_ = left_out();
 }

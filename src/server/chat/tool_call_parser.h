@@ -7,8 +7,7 @@
 // White space before and after a call is not content, except between content on both sides of it. A call that
 // is malformed, or cut off, is given as content as far as it was not told as a call: as a whole, tags
 // included, when its name or arguments had not begun; else the call stays with arguments that are not
-// complete JSON, and the rest is content. In the XML form an opening <function= without <tool_call> before it
-// begins a call, too.
+// complete JSON, and the rest is content.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "server/chat/tool_call_format.h"
 #include "server/chat/tool_call_scanner.h"
 #include "server/chat/tools.h"
 
@@ -25,7 +25,7 @@ namespace chorale::server {
 
 // What a piece adds to one call.
 struct ToolCallDelta {
-  int64_t index = 0;                // of the call within the answer
+  int64_t index = 0;                // the call's, within the answer
   std::optional<std::string> name;  // with the first, which has no arguments
   std::string arguments;            // JSON text; all of a call concatenated are its arguments
 };
@@ -34,7 +34,7 @@ struct ToolCallDelta {
 class ToolCallParser {
  public:
   struct Options {
-    ToolCallForm form = ToolCallForm::json;
+    const ToolCallFormat* format = &kJsonToolCalls;
     bool parallel = true;  // false: calls after the first are left out
   };
   struct Result {
@@ -64,7 +64,9 @@ class ToolCallParser {
   // The call has ended before what it holds back.
   void leave_call(Result& result);
   void add_content(std::string_view text, Result& result);
-  bool begins_call(std::string_view text) const;
+  // Whether the text is, or may become, a tag that begins a call.
+  bool is_opening(std::string_view text) const;
+  bool may_be_opening(std::string_view text) const;
   bool left_out() const { return num_calls_ > 0 && !options_.parallel; }
 
   const std::vector<Tool>& tools_;

@@ -3,22 +3,11 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
-
-#include "server/chat/tools.h"
 
 namespace chorale::server {
-
-// How a model writes its calls.
-enum class ToolCallForm {
-  json,  // Qwen3: <tool_call>\n{"name": "f", "arguments": {...}}\n</tool_call>
-  xml,   // Qwen3-Coder:
-         // <tool_call>\n<function=f>\n<parameter=p>\nvalue\n</parameter>\n</function>\n</tool_call>
-};
 
 // Not thread-safe.
 class ToolCallScanner {
@@ -45,6 +34,8 @@ class ToolCallScanner {
   const std::string& closing_text() const { return closing_text_; }
 
  protected:
+  // The tag must outlive this object.
+  explicit ToolCallScanner(std::string_view closing_tag) : closing_tag_(closing_tag) {}
   Step push_closing(char c);
 
   bool started_ = false;
@@ -54,39 +45,18 @@ class ToolCallScanner {
   std::string arguments_;
 
  private:
+  std::string_view closing_tag_;
   std::string closing_text_;
-  size_t closing_size_ = 0;  // of the tag alone
+  size_t closing_size_ = 0;  // without the white space before the tag
 };
 
+// Around a call, in more than one form.
 inline constexpr std::string_view kToolCallOpen = "<tool_call>";
 inline constexpr std::string_view kToolCallClose = "</tool_call>";
-inline constexpr std::string_view kFunctionOpen = "<function=";
 
 // White space of JSON and between tags.
 inline bool is_tool_space(char c) {
   return c == ' ' || c == '\n' || c == '\t' || c == '\r';
 }
-
-inline ToolCallScanner::Step ToolCallScanner::push_closing(char c) {
-  if (closing_size_ > 0 || !is_tool_space(c)) {
-    if (c != kToolCallClose[closing_size_]) return Step::refuse;
-    ++closing_size_;
-  }
-  closing_text_ += c;
-  return closing_size_ == kToolCallClose.size() ? Step::done : Step::more;
-}
-
-// The JSON form. The arguments are the bytes that the model wrote from { to }; only their brackets and
-// strings are checked. They may stand before the name, and be called "parameters"; other members are passed
-// over. A call without arguments has {}. A missing last } is forgiven.
-std::unique_ptr<ToolCallScanner> json_tool_call_scanner();
-
-// The XML form, after <tool_call> or, where a model leaves it out, after <function=. One line break is taken
-// from both ends of a value. The schema of the tool decides what it means: where strings are not allowed, and
-// the value is JSON of any kind, it stays as it is; where other types are allowed beside strings, and it is
-// JSON of one of those, too; True, False and None count as true, false and null. All else is a string, also
-// where the schema says nothing. Of two values of one parameter the first counts. `tools` must outlive it.
-std::unique_ptr<ToolCallScanner> xml_tool_call_scanner(const std::vector<Tool>& tools,
-                                                       bool inside_function_tag);
 
 }  // namespace chorale::server

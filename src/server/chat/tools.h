@@ -22,7 +22,7 @@ struct ToolRequest {
   std::vector<Tool> tools;
   Json list;  // the tools as they were given, for the chat template
   Choice choice = Choice::none;
-  std::string name;      // of the tool, where the choice is `named`
+  std::string name;      // the tool that must be called, where the choice is `named`
   bool parallel = true;  // more than one call may be made
 
   bool may_call() const { return choice != Choice::none && !tools.empty(); }

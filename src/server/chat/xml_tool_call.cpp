@@ -1,12 +1,18 @@
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <set>
 
-#include "server/chat/tool_call_scanner.h"
+#include <fmt/format.h>
+
+#include "server/chat/tool_call_format.h"
+#include "server/chat/tool_grammar_writer.h"
+#include "server/wire/json_body.h"
 
 namespace chorale::server {
 namespace {
 
+constexpr std::string_view kFunctionOpen = "<function=";
 constexpr std::string_view kParameterOpen = "<parameter=";
 constexpr std::string_view kParameterClose = "</parameter>";
 constexpr std::string_view kFunctionClose = "</function>";
@@ -53,7 +59,9 @@ std::optional<std::string> json_value(std::string_view value, const std::set<std
 class XmlScanner : public ToolCallScanner {
  public:
   XmlScanner(const std::vector<Tool>& tools, bool inside_function_tag)
-      : tools_(tools), state_(inside_function_tag ? State::name : State::function) {}
+      : ToolCallScanner(kToolCallClose),
+        tools_(tools),
+        state_(inside_function_tag ? State::name : State::function) {}
 
   Step push(char c) override {
     if (closing()) return push_closing(c);
@@ -153,11 +161,73 @@ class XmlScanner : public ToolCallScanner {
   std::set<std::string> keys_;
 };
 
+bool is_asked_for(std::string_view text) {
+  return text.find(kFunctionOpen) != std::string_view::npos;
+}
+
+std::unique_ptr<ToolCallScanner> make_scanner(std::string_view opening_tag, const std::vector<Tool>& tools) {
+  return std::make_unique<XmlScanner>(tools, opening_tag == kFunctionOpen);
+}
+
+bool has_reference(const Json& schema) {
+  if (!schema.is_structured()) return false;
+  if (schema.is_object() && schema.contains("$ref")) return true;
+  return std::any_of(schema.begin(), schema.end(), has_reference);
+}
+
+std::set<std::string> required_names(const Json& schema) {
+  std::set<std::string> names;
+  const auto list = schema.find("required");
+  if (list == schema.end() || !list->is_array()) return names;
+  for (const Json& name : *list) {
+    if (name.is_string()) names.insert(name.get<std::string>());
+  }
+  return names;
+}
+
+// A schema that refers to others cannot leave its place.
+void add_parameter(ToolGrammarWriter& grammar, const std::string& rule, const std::string& name,
+                   const Json& schema, const Json& root) {
+  const std::string open = grammar_literal(fmt::format("{}{}>\n", kParameterOpen, name));
+  const std::set<std::string> types = schema_types(schema, root);
+  if (types.empty() || types.contains("string") || has_reference(schema)) {
+    grammar.add(rule, open + " value \"\\n\"");
+    grammar.add_once(fmt::format("value[suffix=\"{}\"]", kParameterClose), kAnyText);
+    return;
+  }
+  grammar.add(rule, fmt::format("{} {}_value \"\\n{}\\n\"", open, rule, kParameterClose));
+  grammar.add(rule + "_value", grammar_json(schema));
+}
+
+void add_call(ToolGrammarWriter& grammar, const std::string& rule, const Tool& tool) {
+  std::vector<std::string> parts = {grammar.tag(kToolCallOpen),
+                                    grammar_literal(fmt::format("\n{}{}>\n", kFunctionOpen, tool.name))};
+  const Json schema = arguments_schema(tool);
+  const std::set<std::string> required = required_names(schema);
+  const auto properties = schema.find("properties");
+  if (properties != schema.end() && properties->is_object()) {
+    size_t number = 0;
+    for (const auto& [name, property] : properties->items()) {
+      const std::string parameter = fmt::format("{}_{}", rule, number++);
+      parts.push_back(required.contains(name) ? parameter : parameter + "?");
+      add_parameter(grammar, parameter, name, property, schema);
+    }
+  }
+  parts.push_back(grammar_literal(fmt::format("{}\n", kFunctionClose)));
+  parts.push_back(grammar.tag(kToolCallClose));
+  grammar.add(rule, fmt::format("{}", fmt::join(parts, " ")));
+}
+
+constexpr std::array kOpeningTags = {kToolCallOpen, kFunctionOpen};
+constexpr std::array kTokenTags = {kToolCallOpen, kToolCallClose};
+
 }  // namespace
 
-std::unique_ptr<ToolCallScanner> xml_tool_call_scanner(const std::vector<Tool>& tools,
-                                                       bool inside_function_tag) {
-  return std::make_unique<XmlScanner>(tools, inside_function_tag);
-}
+constinit const ToolCallFormat kXmlToolCalls = {.is_asked_for = &is_asked_for,
+                                                .opening_tags = kOpeningTags,
+                                                .token_tags = kTokenTags,
+                                                .make_scanner = &make_scanner,
+                                                .add_call = &add_call,
+                                                .arguments_are_objects = true};
 
 }  // namespace chorale::server

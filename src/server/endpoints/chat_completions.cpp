@@ -3,13 +3,14 @@
 #include <memory>
 #include <optional>
 #include <utility>
-#include <variant>
 
 #include "server/chat/answer_format.h"
 #include "server/chat/messages.h"
+#include "server/chat/prompt.h"
 #include "server/chat/tool_grammar.h"
 #include "server/generation/structured_output.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/openai_fields.h"
 
 namespace chorale::server {
 namespace {
@@ -30,32 +31,6 @@ void refuse_chat_fields(Fields& fields) {
   fields.refuse("best_of", "only /v1/completions knows it", {1});
 }
 
-// The variables of the template.
-Json template_variables(Fields& fields, const ToolRequest& tools) {
-  const Json* messages = fields.get("messages");
-  if (messages == nullptr) bad_request("messages", "'messages' is missing");
-  Json variables = {{"messages", read_messages(*messages)},
-                    {"add_generation_prompt", fields.boolean("add_generation_prompt").value_or(true)}};
-  if (tools.may_call()) variables["tools"] = tools.list;
-  if (const Json* extra = fields.get("chat_template_kwargs")) {
-    if (!extra->is_object()) {
-      bad_request("chat_template_kwargs", "'chat_template_kwargs' must be an object, not {}",
-                  describe(*extra));
-    }
-    for (const auto& [name, value] : extra->items()) {
-      if (variables.contains(name) || name == "tools") {
-        const std::string param = "chat_template_kwargs." + cut_text(name, 80);
-        bad_request(param, "{} cannot be set here", quote(param));
-      }
-      variables[name] = value;
-    }
-  }
-  // Of the efforts, Qwen3's templates know none and the rest.
-  const auto effort = fields.string("reasoning_effort");
-  if (effort == "none" && !variables.contains("enable_thinking")) variables["enable_thinking"] = false;
-  return variables;
-}
-
 MessageOptions read_message_options(Fields& fields) {
   MessageOptions options;
   options.separate_reasoning = fields.boolean("separate_reasoning").value_or(true);
@@ -64,53 +39,12 @@ MessageOptions read_message_options(Fields& fields) {
   return options;
 }
 
-const text::ChatTemplate& chat_template(const RequestContext& context) {
-  const text::ChatTemplate* chat = context.model.chat;
-  if (chat == nullptr) bad_request("messages", "this model has no chat template; use /v1/completions");
-  if (chat->error()) {  // which the log tells at the start: it names files of the server
-    bad_request("messages", "the model's chat template cannot be used; use /v1/completions");
-  }
-  return *chat;
-}
-
-std::string render(const text::ChatTemplate& chat, const Json& variables) {
-  auto rendered = chat.render(to_text(variables));
-  if (auto* error = std::get_if<RequestError>(&rendered)) throw BadRequest(std::move(*error));
-  return std::move(std::get<std::string>(rendered));
-}
-
-// The form of calls that the template asks the model for, seen from what it writes about a tool; nullopt: it
-// does not write about tools.
-std::optional<ToolCallForm> tool_call_form(const text::ChatTemplate& chat) {
-  constexpr const char* kName = "a_tool_of_chorale";
-  const Json tool = {{"type", "function"},
-                     {"function",
-                      {{"name", kName},
-                       {"description", ""},
-                       {"parameters", {{"type", "object"}, {"properties", Json::object()}}}}}};
-  const auto rendered =
-      chat.render(to_text({{"messages", Json::array({{{"role", "user"}, {"content", "Hi"}}})},
-                           {"add_generation_prompt", true},
-                           {"tools", Json::array({tool})}}));
-  const auto* text = std::get_if<std::string>(&rendered);
-  if (text == nullptr || text->find(kName) == std::string::npos) return std::nullopt;
-  return text->find(kFunctionOpen) == std::string::npos ? ToolCallForm::json : ToolCallForm::xml;
-}
-
-ReasoningStart reasoning_start(std::string_view prompt) {
-  if (opens_reasoning(prompt)) return ReasoningStart::opened;
-  return closes_reasoning(prompt) ? ReasoningStart::none : ReasoningStart::allowed;
-}
-
-// What makes the model call a tool, where it must.
-std::optional<RequestedFormat> tool_format(const ToolRequest& tools, ToolCallForm form,
-                                           std::string_view prompt, const text::Tokenizer& tokenizer) {
-  if (!tools.must_call()) return std::nullopt;
-  const ToolGrammarOptions options{form, reasoning_start(prompt), has_tag_tokens(tokenizer)};
-  RequestedFormat format;
-  format.constraint = {OutputConstraint::Kind::lark, tool_grammar(tools, options)};
-  format.param = "tool_choice";
-  return format;
+// What makes the model call a tool.
+RequestedFormat tool_format(const ToolRequest& tools, const ToolCallFormat& format, std::string_view prompt,
+                            const text::Tokenizer& tokenizer) {
+  const ToolGrammarOptions options{&format, reasoning_start(prompt), has_tag_tokens(tokenizer, format)};
+  return RequestedFormat{.constraint = {OutputConstraint::Kind::lark, tool_grammar(tools, options)},
+                         .param = "tool_choice"};
 }
 
 // A call that the model must make comes before a format, which is about the text of a message.
@@ -130,19 +64,14 @@ std::shared_ptr<const OutputFormat> output_format(std::optional<RequestedFormat>
 
 }  // namespace
 
-std::string render_chat(Fields& fields, const RequestContext& context) {
-  const Json variables = template_variables(fields, read_tools(fields));
-  return render(chat_template(context), variables);
-}
-
 AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& context) {
   Fields fields(body, "");
   check_model(fields, context);
   SamplingRequest sampling = read_sampling(fields, kOpenAiChatSampling, context);
   const StreamRequest stream = read_stream(fields);
-  const int64_t n = fields.integer("n", 1, context.options.max_sequences_per_request).value_or(1);
+  const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
   const bool logprobs = fields.boolean("logprobs").value_or(false);
-  const auto top_logprobs = fields.integer("top_logprobs", 0, context.options.max_top_logprobs);
+  const auto top_logprobs = fields.integer("top_logprobs", 0, context.limits.max_top_logprobs);
   if (top_logprobs && !logprobs) bad_request("top_logprobs", "'top_logprobs' needs 'logprobs': true");
   const ToolRequest tools = read_tools(fields);
   MessageOptions message = read_message_options(fields);
@@ -154,17 +83,19 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   fields.finish();
 
   const text::ChatTemplate& chat = chat_template(context);
-  const auto call_form =
-      tools.may_call() || has_tool_calls(variables["messages"]) ? tool_call_form(chat) : std::nullopt;
-  if (tools.may_call() && !call_form)
+  const bool has_calls = tools.may_call() || has_tool_calls(variables["messages"]);
+  const ToolCallFormat* call_format = has_calls ? tool_call_format_of(chat) : nullptr;
+  if (tools.may_call() && call_format == nullptr)
     bad_request("tools", "the model's chat template does not show tools to the model");
-  if (call_form == ToolCallForm::xml) parse_tool_arguments(variables["messages"]);
-  const std::string text = render(chat, variables);
-  auto calls = tool_format(tools, call_form.value_or(ToolCallForm::json), text, context.model.tokenizer);
+  if (call_format != nullptr && call_format->arguments_are_objects)
+    parse_tool_arguments(variables["messages"]);
+  const std::string text = render_template(chat, variables);
+  std::optional<RequestedFormat> calls;
+  if (tools.must_call()) calls = tool_format(tools, *call_format, text, context.model.tokenizer);
   const auto format = output_format(std::move(calls), std::move(text_format), text);
   message.reasoning_opened = opens_reasoning(text);
   message.parse_calls = tools.may_call();
-  message.calls = {call_form.value_or(ToolCallForm::json), tools.parallel};
+  if (call_format != nullptr) message.calls = {call_format, tools.parallel};
   message.tools = tools.tools;
 
   const std::vector<int32_t> prompt = context.model.tokenizer.encode(text, false);

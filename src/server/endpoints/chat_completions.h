@@ -1,20 +1,14 @@
 // POST /v1/chat/completions.
 #pragma once
 
-#include <string>
-
 #include "server/generation/answer.h"
 #include "server/generation/openai_answer.h"
 #include "server/generation/sampling_fields.h"
-#include "server/wire/fields.h"
 #include "server/wire/json_body.h"
 
 namespace chorale::server {
 
 // Reads the body, renders the chat template and tokenizes. Throws BadRequest.
 AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& context);
-
-// The prompt of "messages" and the other fields that the chat template reads. Throws BadRequest.
-std::string render_chat(Fields& fields, const RequestContext& context);
 
 }  // namespace chorale::server

@@ -8,6 +8,7 @@
 #include "server/generation/prompts.h"
 #include "server/generation/structured_output.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/openai_fields.h"
 
 namespace chorale::server {
 namespace {
@@ -167,7 +168,7 @@ class CompletionFormat : public AnswerFormat {
 CompletionOptions read_options(Fields& fields, const RequestContext& context) {
   CompletionOptions options;
   options.echo = fields.boolean("echo").value_or(false);
-  options.logprobs = fields.integer("logprobs", 0, context.options.max_top_logprobs);
+  options.logprobs = fields.integer("logprobs", 0, context.limits.max_top_logprobs);
   return options;
 }
 
@@ -209,7 +210,7 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
   const StreamRequest stream = read_stream(fields);
   CompletionOptions options = read_options(fields, context);
   options.include_usage = stream.include_usage;
-  const int64_t n = fields.integer("n", 1, context.options.max_sequences_per_request).value_or(1);
+  const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
   check_best_of(fields, n);
   const Json* prompt_value = fields.get("prompt");
   if (prompt_value == nullptr) bad_request("prompt", "'prompt' is missing");
@@ -222,9 +223,9 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
 
   const Prompts prompts = read_prompts(*prompt_value, "prompt", context);
   const int64_t sequences = std::ssize(prompts.list) * n;
-  if (sequences > context.options.max_sequences_per_request) {
+  if (sequences > context.limits.max_sequences) {
     bad_request("n", "'n' times the number of prompts may be at most {}, not {}",
-                context.options.max_sequences_per_request, sequences);
+                context.limits.max_sequences, sequences);
   }
 
   std::shared_ptr<const OutputFormat> output_format;

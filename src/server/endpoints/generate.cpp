@@ -5,10 +5,10 @@
 #include <optional>
 #include <utility>
 
-#include "server/generation/openai_answer.h"
 #include "server/generation/prompts.h"
 #include "server/generation/structured_output.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/openai_fields.h"
 
 namespace chorale::server {
 namespace {
@@ -132,7 +132,7 @@ NativeSampling read_params(const Json& value, const std::string& path, const Req
   Fields fields(value, path);
   NativeSampling out;
   out.sampling = read_sampling(fields, kNativeSampling, context);
-  out.n = fields.integer("n", 1, context.options.max_sequences_per_request).value_or(1);
+  out.n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
   const std::optional<RequestedFormat> format = read_output_format(fields);
   refuse_unsupported_fields(fields);
   fields.refuse("stop_regex", "use stop", {""});
@@ -177,7 +177,7 @@ Prompts read_input(Fields& fields, const RequestContext& context) {
 NativeOptions read_options(Fields& fields, const RequestContext& context) {
   NativeOptions options;
   options.logprobs = fields.boolean("return_logprob").value_or(false);
-  options.top_logprobs = fields.integer("top_logprobs_num", 0, context.options.max_top_logprobs).value_or(0);
+  options.top_logprobs = fields.integer("top_logprobs_num", 0, context.limits.max_top_logprobs).value_or(0);
   options.logprob_start = fields.integer("logprob_start_len", -1, INT64_MAX).value_or(-1);
   options.text_in_logprobs = fields.boolean("return_text_in_logprobs").value_or(false);
   if (options.logprobs) return options;
@@ -240,7 +240,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const NativeSampling& params, co
 
 }  // namespace
 
-AnswerPlan plan_generate(const Json& body, const std::string& id, const RequestContext& context) {
+AnswerPlan plan_generate(const Json& body, AnswerHead head, const RequestContext& context) {
   Fields fields(body, "");
   AnswerPlan plan;
   plan.stream = fields.boolean("stream").value_or(false);
@@ -254,15 +254,15 @@ AnswerPlan plan_generate(const Json& body, const std::string& id, const RequestC
 
   std::vector<std::string> ids;
   for (size_t p = 0; p < prompts.list.size(); ++p) {
-    if (std::ssize(ids) + params[p].n > context.options.max_sequences_per_request) {
+    if (std::ssize(ids) + params[p].n > context.limits.max_sequences) {
       bad_request("sampling_params", "'n' times the number of prompts may be at most {}",
-                  context.options.max_sequences_per_request);
+                  context.limits.max_sequences);
     }
     const PlannedChoice choice = plan_choice(prompts.list[p], params[p], options, context);
     for (int64_t i = 0; i < params[p].n; ++i) {
       plan.choices.push_back(choice);
       PlannedChoice& added = plan.choices.back();
-      added.request.id = fmt::format("{}-{}", id, ids.size());
+      added.request.id = fmt::format("{}-{}", head.id, ids.size());
       added.request.sampling.choice_index = static_cast<uint32_t>(i);
       added.prompt_index = static_cast<int64_t>(p);
       added.public_id = given_ids.empty() ? added.request.id : given_ids[p];

@@ -11,7 +11,7 @@ extern const char chorale_embedded_page_policy[], chorale_embedded_page_policy_e
 
 namespace chorale::server {
 
-HttpResponse page_response() {
+HttpResponse page(ServerState& /*state*/, const HttpRequest& /*request*/) {
   std::string_view policy(chorale_embedded_page_policy, chorale_embedded_page_policy_end);
   while (policy.ends_with('\n')) policy.remove_suffix(1);
   return {.body = std::string(chorale_embedded_page, chorale_embedded_page_end),

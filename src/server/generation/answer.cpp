@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "server/wire/bad_request.h"
+#include "server/wire/error_answer.h"
 
 namespace chorale::server {
 namespace {
@@ -16,32 +17,10 @@ using engine::FinishReason;
 // every second, and so on.
 constexpr size_t kSkipFromBytes = 64U << 10;
 constexpr size_t kSkipFromTokens = 1024;
-constexpr size_t kMaxMessageBytes = 2000;
 
 template <typename T>
 void append(std::vector<T>& to, const std::vector<T>& from) {
   to.insert(to.end(), from.begin(), from.end());
-}
-
-const char* error_type(int status) {
-  switch (status) {
-    case 400:
-      return "invalid_request_error";
-    case 404:
-      return "not_found_error";
-    case 405:
-      return "method_not_allowed";
-    case 408:
-      return "timeout_error";
-    case 413:
-      return "request_too_large";
-    case 415:
-      return "unsupported_media_type";
-    case 503:
-      return "service_unavailable_error";
-    default:
-      return status >= 500 ? "internal_server_error" : "invalid_request_error";
-  }
 }
 
 }  // namespace
@@ -61,22 +40,6 @@ const char* finish_name(FinishReason finish) {
 
 const char* AnswerFormat::finish_reason(const ChoiceState& /*before*/, const TextPiece& last) const {
   return finish_name(last.finish);
-}
-
-Json error_json(const RequestError& error) {
-  return {{"error",
-           {{"message", cut_text(error.message, kMaxMessageBytes)},
-            {"type", error_type(error.http_status)},
-            {"param", error.param.empty() ? Json(nullptr) : Json(error.param)},
-            {"code", error.http_status}}}};
-}
-
-HttpResponse error_response(const RequestError& error) {
-  HttpResponse response;
-  response.status = error.http_status;
-  response.body = to_text(error_json(error));
-  if (error.http_status == 503) response.headers.emplace_back("Retry-After", "1");
-  return response;
 }
 
 Answer::Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange)
@@ -142,10 +105,12 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
   if (event.finish == FinishReason::error) {
     end_early(running, "error");
     running.generation.consume({.finish = FinishReason::error});
-    return fail(event.error.value_or(RequestError{500, "the request failed", ""}));
+    return fail(event.error.value_or(
+        RequestError{.kind = RequestError::Kind::failed, .message = "the request failed"}));
   }
   if (event.finish == FinishReason::aborted && !is_cancelled)
-    return fail({503, "the server ended this request: it is stopping", ""});
+    return fail({.kind = RequestError::Kind::unavailable,
+                 .message = "the server ended this request: it is stopping"});
 
   TextPiece piece = running.generation.consume(std::move(event));
   if (piece.abort_request) services_.engine.abort(running.state.plan.request.id);
@@ -263,11 +228,11 @@ void Answer::fail(const RequestError& error) {
   over_ = true;
   abort_all();
   if (stream_) {
-    exchange_->send_event(to_text(error_json(error)));
+    exchange_->send_event(to_text(error_json(answer_to(error))));
     exchange_->send_event("[DONE]");
     exchange_->end_stream();
   } else {
-    exchange_->respond(error_response(error));
+    exchange_->respond(error_response(answer_to(error)));
   }
 }
 

@@ -14,7 +14,7 @@
 #include "server/generation/live_requests.h"
 #include "server/generation/structured_output.h"
 #include "server/generation/text_generation.h"
-#include "server/http/http_server.h"
+#include "server/http/exchange.h"
 #include "server/metrics/metrics.h"
 #include "server/wire/json_body.h"
 
@@ -26,10 +26,10 @@ struct PlannedChoice {
   TextOptions text;
   int64_t prompt_index = 0;                           // choices with the same index share one prompt
   std::string public_id;                              // what the client knows the request by
-  std::shared_ptr<const OutputFormat> output_format;  // of its text; nullptr: any
+  std::shared_ptr<const OutputFormat> output_format;  // that its text must have; nullptr: any
   std::string prompt_text;                            // for formats that repeat the prompt
-  int64_t prompt_characters =
-      0;  // of the prompt's tokens, for formats that tell where each token's text starts
+  // In the prompt's text, for formats that tell where each token's text starts.
+  int64_t prompt_characters = 0;
   bool discard_output = false;  // the client asked for no token, the engine makes at least one
 };
 
@@ -77,7 +77,8 @@ struct AnswerPlan {
   std::vector<PlannedChoice> choices;
   std::unique_ptr<AnswerFormat> format;
   bool stream = false;
-  std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();  // of the HTTP request
+  // When the HTTP request came.
+  std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();
 };
 
 // What answers need from their server; outlives them.
@@ -146,9 +147,5 @@ class Answer : public std::enable_shared_from_this<Answer> {
 
 // "stop", "length", "abort" or "error".
 const char* finish_name(engine::FinishReason finish);
-
-// The error object of all endpoints: {"error": {"message", "type", "param", "code"}}.
-Json error_json(const RequestError& error);
-HttpResponse error_response(const RequestError& error);
 
 }  // namespace chorale::server

@@ -1,14 +1,11 @@
-// What OpenAI's two generating endpoints share.
+// What the answers of OpenAI's two generating endpoints share.
 #pragma once
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "server/generation/answer.h"
-#include "server/generation/sampling_fields.h"
-#include "server/wire/fields.h"
 #include "server/wire/json_body.h"
 
 namespace chorale::server {
@@ -19,19 +16,6 @@ struct AnswerHead {
   int64_t created = 0;  // Unix time, seconds
   std::string model;
 };
-
-struct StreamRequest {
-  bool stream = false;
-  bool include_usage = false;
-};
-
-// "stream" and "stream_options"; the latter without the former is a BadRequest.
-StreamRequest read_stream(Fields& fields);
-
-// Accepts the fields that change nothing here (user, metadata, store, ...) and refuses those of OpenAI, vLLM
-// and SGLang that are not supported and would.
-void accept_harmless_fields(Fields& fields);
-void refuse_unsupported_fields(Fields& fields);
 
 // Prompt tokens count once for all choices of a prompt.
 Json usage_json(const std::vector<ChoiceState>& choices);

@@ -38,7 +38,7 @@ Prompts read_prompts(const Json& value, const std::string& param, const RequestC
     prompts.list.push_back(id_prompt(value, param, context));
     return prompts;
   }
-  const int64_t most = context.options.max_sequences_per_request;
+  const int64_t most = context.limits.max_sequences;
   if (std::ssize(value) > most)
     bad_request(param, "'{}' may have at most {} prompts, not {}", param, most, value.size());
   prompts.is_batch = true;

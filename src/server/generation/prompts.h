@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "server/generation/sampling_fields.h"
+#include "server/generation/request_context.h"
 #include "server/wire/json_body.h"
 
 namespace chorale::server {

@@ -35,7 +35,7 @@ std::vector<std::pair<int32_t, float>> read_logit_bias(Fields& fields, int64_t v
   return biases;
 }
 
-std::vector<std::string> read_stop(Fields& fields, const ServerOptions& options) {
+std::vector<std::string> read_stop(Fields& fields, const RequestLimits& limits) {
   std::vector<std::string> stops;
   const Json* value = fields.get("stop");
   if (value == nullptr) return stops;
@@ -43,8 +43,8 @@ std::vector<std::string> read_stop(Fields& fields, const ServerOptions& options)
   if (value->is_string()) {
     stops.push_back(value->get<std::string>());
   } else if (value->is_array()) {
-    if (std::ssize(*value) > options.max_stop_strings) {
-      bad_request(param, "'{}' may have at most {} strings, not {}", param, options.max_stop_strings,
+    if (std::ssize(*value) > limits.max_stop_strings) {
+      bad_request(param, "'{}' may have at most {} strings, not {}", param, limits.max_stop_strings,
                   value->size());
     }
     for (const Json& stop : *value) stops.push_back(to_string(stop, param));
@@ -53,8 +53,8 @@ std::vector<std::string> read_stop(Fields& fields, const ServerOptions& options)
   }
   for (const std::string& stop : stops) {
     if (stop.empty()) bad_request(param, "'{}' must not have an empty string", param);
-    if (std::ssize(stop) > options.max_stop_bytes) {
-      bad_request(param, "a string of '{}' may have at most {} bytes, not {}", param, options.max_stop_bytes,
+    if (std::ssize(stop) > limits.max_stop_bytes) {
+      bad_request(param, "a string of '{}' may have at most {} bytes, not {}", param, limits.max_stop_bytes,
                   stop.size());
     }
   }
@@ -109,7 +109,7 @@ SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const 
   }
   if (seed) out.params.seed = static_cast<uint64_t>(*seed);
 
-  out.text.stop = read_stop(fields, context.options);
+  out.text.stop = read_stop(fields, context.limits);
   out.text.include_stop = fields.boolean(names.include_stop).value_or(false);
   out.text.skip_special_tokens = fields.boolean("skip_special_tokens").value_or(true);
   out.text.min_new_tokens = out.params.min_new_tokens;
@@ -140,12 +140,15 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
 }
 
 void check_model(Fields& fields, const RequestContext& context) {
-  const auto name = fields.string("model");
-  if (!name || *name == context.model_name) return;
-  throw BadRequest(
-      {404,
-       fmt::format("the model {} is not served here; this server has '{}'", quote(*name), context.model_name),
-       "model"});
+  if (const auto name = fields.string("model")) check_model_name(*name, context);
+}
+
+void check_model_name(const std::string& name, const RequestContext& context) {
+  if (name == context.model_name) return;
+  throw BadRequest(ErrorAnswer{.status = 404,
+                               .message = fmt::format("the model {} is not served here; this server has '{}'",
+                                                      quote(name), context.model_name),
+                               .param = "model"});
 }
 
 }  // namespace chorale::server

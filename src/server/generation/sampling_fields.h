@@ -7,19 +7,11 @@
 #include <string_view>
 
 #include "engine/request.h"
+#include "server/generation/request_context.h"
 #include "server/generation/text_generation.h"
-#include "server/server.h"
 #include "server/wire/fields.h"
 
 namespace chorale::server {
-
-// What request parsing needs to know of its server.
-struct RequestContext {
-  ServerOptions options;
-  ServerModel model;
-  std::string model_name;
-  int64_t vocab_size = 0;
-};
 
 struct SamplingRequest {
   engine::SamplingParams params;  // max_new_tokens is set by plan_length()
@@ -53,5 +45,6 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
 
 // "model": absent or the served name, else a 404.
 void check_model(Fields& fields, const RequestContext& context);
+void check_model_name(const std::string& name, const RequestContext& context);
 
 }  // namespace chorale::server

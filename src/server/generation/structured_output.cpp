@@ -163,7 +163,8 @@ class GrammarConstraint : public engine::TokenConstraint {
     std::variant<bool, RequestError> accepted = matcher_.accept(token);
     if (auto* error = std::get_if<RequestError>(&accepted)) return named(std::move(*error));
     if (std::get<bool>(accepted)) return std::nullopt;
-    return named({500, "the grammar does not allow the token that it allowed", ""});
+    return named({.kind = RequestError::Kind::failed,
+                  .message = "the grammar does not allow the token that it allowed"});
   }
 
  private:

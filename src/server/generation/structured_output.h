@@ -7,7 +7,7 @@
 
 #include "engine/token_constraint.h"
 #include "server/generation/output_constraint.h"
-#include "server/server.h"
+#include "server/generation/server_model.h"
 #include "server/wire/fields.h"
 
 namespace chorale::server {

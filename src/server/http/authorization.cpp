@@ -23,7 +23,7 @@ std::optional<HttpRefusal> Authorization::check(const HttpRequest& request) cons
   const char* message = request.keys.empty()
                             ? "this server needs an API key: Authorization: Bearer KEY, or x-api-key: KEY"
                             : "the API key is not one of this server's";
-  return HttpRefusal{401, message, {{"WWW-Authenticate", "Bearer"}}};
+  return HttpRefusal{.status = 401, .message = message, .headers = {{"WWW-Authenticate", "Bearer"}}};
 }
 
 bool Authorization::is_open(std::string_view path) {

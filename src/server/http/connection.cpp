@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "server/http/framing.h"
 
 namespace chorale::server {
 namespace {
@@ -94,7 +95,7 @@ Connection::~Connection() {
 
 void Connection::turn_away() {
   open();
-  refuse({503, "too many connections", {}});
+  refuse({.status = 503, .message = "too many connections"});
   read_more();
 }
 
@@ -138,7 +139,7 @@ void Connection::on_readable(ErrorCode error) {
 void Connection::parse(std::string_view bytes) {
   while (!bytes.empty() && (phase_ == Phase::idle || phase_ == Phase::header || phase_ == Phase::body)) {
     if (!parser_) {
-      const ServerOptions& options = context_.options;
+      const HttpOptions& options = context_.options;
       parser_ = std::make_unique<HttpRequestParser>(
           HttpLimits{options.max_header_bytes, options.max_target_bytes, options.max_body_bytes});
     }
@@ -158,10 +159,10 @@ void Connection::on_parsed() {
     if (!parser_) return;
   }
   if (parser_->state() == HttpRequestParser::State::failed) {
-    return refuse({parser_->status(), parser_->message(), {}});
+    return refuse({.status = parser_->status(), .message = parser_->message()});
   }
   if (!charge(parser_->held_bytes())) {
-    return refuse({503, "the server holds as many unfinished requests as it may", {}});
+    return refuse({.status = 503, .message = "the server holds as many unfinished requests as it may"});
   }
   if (parser_->state() == HttpRequestParser::State::complete) dispatch();
 }
@@ -182,7 +183,7 @@ void Connection::on_header() {
   }
   if (parser_->state() != HttpRequestParser::State::body) return;
   if (parser_->announced_bytes() + context_.buffered_bytes > context_.options.max_buffered_bytes) {
-    return refuse({503, "the server holds as many unfinished requests as it may", {}});
+    return refuse({.status = 503, .message = "the server holds as many unfinished requests as it may"});
   }
   if (parser_->expects_continue()) write("HTTP/1.1 100 Continue\r\n\r\n");
 }
@@ -395,9 +396,9 @@ void Connection::set_deadline(asio::steady_timer& timer, std::chrono::millisecon
 void Connection::on_read_deadline() {
   switch (phase_) {
     case Phase::header:
-      return refuse({408, "the request header did not arrive in time", {}});
+      return refuse({.status = 408, .message = "the request header did not arrive in time"});
     case Phase::body:
-      return refuse({408, "the request body did not arrive in time", {}});
+      return refuse({.status = 408, .message = "the request body did not arrive in time"});
     case Phase::idle:
     case Phase::lingering:
       return close();

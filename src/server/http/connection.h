@@ -17,15 +17,15 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 
-#include "server/http/http_server.h"
+#include "server/http/exchange.h"
+#include "server/http/options.h"
 #include "server/http/request_parser.h"
-#include "server/server.h"
 
 namespace chorale::server {
 
 // What all connections of a server share. Outlives them.
 struct ConnectionContext {
-  ServerOptions options;
+  HttpOptions options;
   HttpHandler handler;
   HttpErrorBody error_body;
   std::function<void(int)> on_status;  // may be empty
@@ -34,7 +34,7 @@ struct ConnectionContext {
   std::atomic<int64_t> active_exchanges{0};
   std::atomic<int64_t> connections{0};
   std::atomic<int64_t> turned_away{0};      // beyond the limit, until they are closed
-  std::atomic<uint64_t> buffered_bytes{0};  // of requests that are being read
+  std::atomic<uint64_t> buffered_bytes{0};  // held by requests that are being read
 };
 
 // How much a client takes over time.
@@ -115,7 +115,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Phase phase_ = Phase::idle;
   std::string peer_;
 
-  std::unique_ptr<HttpRequestParser> parser_;  // of the request that is being read
+  std::unique_ptr<HttpRequestParser> parser_;  // reads the current request
   std::string input_;                          // sent ahead, while another request is being answered
   uint64_t charged_ = 0;                       // our share of the context's buffered_bytes
 
@@ -129,7 +129,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   int status_ = 0;
   std::chrono::steady_clock::time_point started_;
   std::function<void()> gone_;
-  std::optional<boost::asio::steady_timer> answer_timer_;  // of the few requests that have one
+  std::optional<boost::asio::steady_timer> answer_timer_;  // only few requests have one
 
   std::string queue_;    // waits for writing_ to be written
   std::string writing_;  // the operation in progress

@@ -40,45 +40,8 @@ void check_file_limit(int64_t max_connections) {
 
 }  // namespace
 
-std::string_view reason_phrase(int status) {
-  switch (status) {
-    case 200:
-      return "OK";
-    case 204:
-      return "No Content";
-    case 400:
-      return "Bad Request";
-    case 401:
-      return "Unauthorized";
-    case 404:
-      return "Not Found";
-    case 405:
-      return "Method Not Allowed";
-    case 408:
-      return "Request Timeout";
-    case 413:
-      return "Content Too Large";
-    case 414:
-      return "URI Too Long";
-    case 415:
-      return "Unsupported Media Type";
-    case 431:
-      return "Request Header Fields Too Large";
-    case 501:
-      return "Not Implemented";
-    case 503:
-      return "Service Unavailable";
-    default:
-      return status >= 500 ? "Internal Server Error" : "Error";
-  }
-}
-
-std::string sse_frame(std::string_view payload) {
-  return fmt::format("data: {}\n\n", payload);
-}
-
 struct HttpServer::Impl {
-  Impl(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpAdmission admission)
+  Impl(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body, HttpAdmission admission)
       : io(std::max(1, options.io_threads)), acceptor(io), signals(io) {
     context.options = options;
     context.handler = std::move(handler);
@@ -126,7 +89,7 @@ struct HttpServer::Impl {
   std::string url;
 };
 
-HttpServer::HttpServer(const ServerOptions& options, HttpHandler handler, HttpErrorBody error_body,
+HttpServer::HttpServer(const HttpOptions& options, HttpHandler handler, HttpErrorBody error_body,
                        HttpAdmission admission)
     : impl_(
           std::make_unique<Impl>(options, std::move(handler), std::move(error_body), std::move(admission))) {
@@ -136,7 +99,7 @@ HttpServer::HttpServer(const ServerOptions& options, HttpHandler handler, HttpEr
 HttpServer::~HttpServer() = default;
 
 void HttpServer::listen() {
-  const ServerOptions& options = impl_->context.options;
+  const HttpOptions& options = impl_->context.options;
   if (options.port < 0 || options.port > 65535) {
     throw_error("--port: expected a number from 0 to 65535, found {}", options.port);
   }

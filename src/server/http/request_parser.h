@@ -48,7 +48,7 @@ class RequestLine {
   enum class At { method, target, version, carriage_return, line_feed };
   Step step_version(char byte);
   uint64_t max_target_bytes_;
-  uint64_t length_ = 0;  // of the part that is being read
+  uint64_t length_ = 0;  // bytes that have come of the part which is being read
   At at_ = At::method;
 };
 

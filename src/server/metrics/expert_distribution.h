@@ -36,7 +36,7 @@ class ExpertDistribution {
   // that --init-expert-location reads. nullopt when nothing was ever recorded.
   std::optional<Json> dump(std::span<const int64_t> counts) const;
 
-  // Of all tokens since the start, by layer.
+  // By layer, over all tokens since the start.
   std::vector<LayerBalance> balance(std::span<const int64_t> counts) const;
 
  private:

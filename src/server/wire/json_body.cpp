@@ -105,6 +105,15 @@ class TreeBuilder {
   size_t values_ = 0;
 };
 
+// What a browser may send to another site without being asked is not JSON: so no web page can use this
+// server.
+void check_content_type(const HttpRequest& request) {
+  const std::string& type = request.content_type;
+  if (type.empty() || type == "application/json" || type.ends_with("+json")) return;
+  throw BadRequest(ErrorAnswer{
+      .status = 415, .message = fmt::format("the body must be application/json, not {}", quote(type))});
+}
+
 }  // namespace
 
 Json parse_json_body(std::string_view text, const JsonBodyLimits& limits) {
@@ -115,6 +124,11 @@ Json parse_json_body(std::string_view text, const JsonBodyLimits& limits) {
   TreeBuilder builder(limits);
   Json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
+}
+
+Json parse_json_body(const HttpRequest& request) {
+  check_content_type(request);
+  return parse_json_body(request.body);
 }
 
 std::string to_text(const Json& value) {

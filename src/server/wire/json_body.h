@@ -7,18 +7,23 @@
 
 #include <nlohmann/json.hpp>
 
+#include "server/http/request.h"
+
 namespace chorale::server {
 
 using Json = nlohmann::ordered_json;
 
 struct JsonBodyLimits {
   size_t max_depth = 64;          // nested arrays and objects
-  size_t max_values = 4'000'000;  // of any type, containers included
+  size_t max_values = 4'000'000;  // whatever their type, containers included
 };
 
 // Parses a request's body, which must be one JSON object. Throws BadRequest for syntax, invalid UTF-8,
 // numbers out of range, duplicate keys and anything beyond the limits.
 Json parse_json_body(std::string_view text, const JsonBodyLimits& limits = {});
+
+// The same of a request, which must say that its body is JSON, if anything.
+Json parse_json_body(const HttpRequest& request);
 
 // The JSON text; bytes that are not UTF-8 become U+FFFD, so that it never throws.
 std::string to_text(const Json& value);

@@ -119,7 +119,7 @@ class Bench {
   int64_t groups_;
   WeightBytes weights_;
   std::vector<int64_t> load_;
-  std::vector<double> seconds_, bandwidths_, peaks_;  // of the steps being taken
+  std::vector<double> seconds_, bandwidths_, peaks_;  // one for each step being taken
 };
 
 }  // namespace

@@ -25,7 +25,7 @@ struct RankMemory {
   uint64_t kv_cache = 0;  // bytes, capacity
 };
 
-// Of one run of the workload, after a warm-up that is not counted.
+// What one run of the workload comes to, after a warm-up that is not counted.
 struct Measurement {
   std::string dtype;
   std::string instruction_set;
@@ -47,7 +47,7 @@ struct Measurement {
   uint64_t stored_weights = 0;                                       // bytes, in the process
   std::vector<RankMemory> ranks;                                     // [world]
   std::vector<std::array<uint64_t, comm::kNumPurposes>> sent_bytes;  // [world], by purpose
-  std::array<uint64_t, comm::kNumPurposes> operations{};             // of all ranks
+  std::array<uint64_t, comm::kNumPurposes> operations{};             // all ranks' together
   std::optional<Balance> balance;
 
   RankMemory largest_rank() const;  // the most of each

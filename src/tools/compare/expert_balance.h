@@ -12,7 +12,7 @@ namespace chorale::tools {
 // Work of the busiest rank over that of the mean rank; 1 is perfect.
 struct Balance {
   double mean = 1;          // over the layers that have experts
-  double worst = 1;         // of the layer that has most
+  double worst = 1;         // in the layer that has most
   int64_t worst_layer = 0;  // that layer
 };
 

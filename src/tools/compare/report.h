@@ -16,7 +16,7 @@
 namespace chorale::tools {
 
 struct CompareReport {
-  std::string version;  // of Chorale
+  std::string version;  // Chorale's
   std::string date;
   Machine machine;
   std::string model;  // the folder's name
@@ -27,7 +27,7 @@ struct CompareReport {
   uint64_t seed = 0;
   std::vector<Outcome> outcomes;
 
-  // Of the first strategy that ran; null when none did.
+  // What was measured of the first strategy that ran; null when none did.
   const Measurement* reference() const;
   // "All 8 strategies gave the same bits: ...", or what went wrong.
   std::string verdict() const;

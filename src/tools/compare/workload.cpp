@@ -16,9 +16,9 @@ namespace chorale::tools {
 namespace {
 
 constexpr int64_t kMaxRequests = 65536;
-constexpr int64_t kMaxTokens = int64_t{1} << 20;  // of one request's prompt, and of its output
+constexpr int64_t kMaxTokens = int64_t{1} << 20;  // in one request's prompt, and in its output
 constexpr int32_t kTopLogprobs = 4;
-constexpr uint32_t kSeedStream = 0;  // of the random numbers; request r's tokens come from stream r + 1
+constexpr uint32_t kSeedStream = 0;  // where seeds come from; request r's tokens come from stream r + 1
 
 engine::GenerationRequest make_request(size_t index, std::vector<int32_t> ids, int64_t new_tokens,
                                        uint64_t seed) {

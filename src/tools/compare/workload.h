@@ -18,15 +18,15 @@ struct Workload {
   std::vector<engine::GenerationRequest> requests;
 
   int64_t prompt_tokens() const;
-  int64_t max_new_tokens() const;  // of all requests together, at the most
+  int64_t max_new_tokens() const;  // all requests' together, at the most
   int64_t longest() const;         // prompt and output of one request, at the most
 };
 
 // "random:64x128+64": 64 requests of 128 prompt tokens, which get 64 new tokens each.
 struct RandomWorkload {
   int64_t requests = 0;
-  int64_t prompt_tokens = 0;  // of each request
-  int64_t new_tokens = 0;     // of each request
+  int64_t prompt_tokens = 0;  // each request's
+  int64_t new_tokens = 0;     // each request's
   bool operator==(const RandomWorkload&) const = default;
 };
 

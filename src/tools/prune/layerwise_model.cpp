@@ -21,7 +21,7 @@ namespace chorale::tools {
 namespace {
 
 constexpr int64_t kTokensPerStep = 4096;
-constexpr int64_t kScoredRows = 128;  // of logits at a time; a vocabulary may be large
+constexpr int64_t kScoredRows = 128;  // rows of logits at a time; a vocabulary may be large
 
 // One layer is in memory, so its caches are all there is.
 io::ModelConfig one_layer_of(const io::ModelConfig& config) {
@@ -34,7 +34,7 @@ io::ModelConfig one_layer_of(const io::ModelConfig& config) {
 
 model::StepLimits limits_of(int64_t window, int64_t windows) {
   return {.max_tokens = window * windows,
-          .max_chunks = windows,
+          .max_segments = windows,
           .max_table_blocks = windows * ceil_div(window, kKvBlockTokens),
           .max_logits_rows = 1};
 }
@@ -76,19 +76,19 @@ void LayerwiseModel::for_each_step(int64_t num_tokens, const Run& run) {
   const int64_t blocks_per_window = ceil_div(window_, kKvBlockTokens);
   for (int64_t first = 0; first < num_tokens; first += windows_per_step_ * window_) {
     const int64_t count = std::min(windows_per_step_ * window_, num_tokens - first);
-    chunks_.clear();
+    segments_.clear();
     for (int64_t start = 0; start < count; start += window_) {
-      chunks_.push_back({.first_token = start,
-                         .num_tokens = std::min(window_, count - start),
-                         .first_position = 0,
-                         .first_block = static_cast<int64_t>(chunks_.size()) * blocks_per_window});
+      segments_.push_back({.first_token = start,
+                           .num_tokens = std::min(window_, count - start),
+                           .first_position = 0,
+                           .first_block = static_cast<int64_t>(segments_.size()) * blocks_per_window});
     }
     token_ids_.assign(static_cast<size_t>(count), 0);  // only the embedding reads them, and it has its own
-    block_tables_.resize(chunks_.size() * static_cast<size_t>(blocks_per_window));
+    block_tables_.resize(segments_.size() * static_cast<size_t>(blocks_per_window));
     std::iota(block_tables_.begin(), block_tables_.end(), 0);
     run(Step{first, count,
              inputs_.upload(stream_, {.token_ids = token_ids_,
-                                      .chunks = chunks_,
+                                      .segments = segments_,
                                       .block_tables = block_tables_,
                                       .logits_tokens = {}})});
   }

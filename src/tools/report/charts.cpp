@@ -10,7 +10,7 @@
 namespace chorale::tools {
 namespace {
 
-// Of the drawing, in its own units; the page scales it.
+// Lengths in the drawing's own units; the page scales it.
 constexpr double kWidth = 560;
 constexpr double kLabelWidth = 216;
 constexpr double kValueWidth = 62;  // right of the longest bar

@@ -21,7 +21,7 @@ struct BarChart {
   std::vector<std::string> series;            // names
   std::vector<std::vector<double>> values;    // [labels][series], not negative
   bool stacked = false;                       // one bar per label, of all series together
-  std::function<std::string(double)> format;  // of a value, for people
+  std::function<std::string(double)> format;  // writes a value for people
 };
 
 // A figure with its legend. Empty for a chart without labels.

@@ -225,7 +225,7 @@ TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
     EXPECT_NE(record.error->message.find("rank 3"), std::string::npos) << record.error->message;
   }
   EXPECT_TRUE(engine.stats().failed);
-  EXPECT_EQ(engine.submit(requests[7], recorder.listener("late"))->http_status, 503);
+  EXPECT_EQ(engine.submit(requests[7], recorder.listener("late"))->kind, RequestError::Kind::unavailable);
 }
 
 // The same without sampling between: rows of logits, compared as bytes.

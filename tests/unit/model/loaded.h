@@ -31,7 +31,7 @@ struct Loaded {
   static constexpr int64_t kTokens = 768;
 
   static StepLimits limits() {
-    return {.max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens};
+    return {.max_tokens = kTokens, .max_segments = 8, .max_table_blocks = 64, .max_logits_rows = kTokens};
   }
 
   Loaded(io::ModelConfig c, DType dtype, const io::Checkpoint* checkpoint, int threads = 2)
@@ -80,10 +80,11 @@ struct Loaded {
       const int64_t count = std::min(chunk_size, total - first);
       std::vector<int32_t> wanted(static_cast<size_t>(count));
       std::iota(wanted.begin(), wanted.end(), 0);
-      const HostChunk chunk{.first_token = 0, .num_tokens = count, .first_position = first, .first_block = 0};
+      const HostSegment segment{
+          .first_token = 0, .num_tokens = count, .first_position = first, .first_block = 0};
       const StepInputs in =
           inputs.upload(stream(), {.token_ids = ids.subspan(static_cast<size_t>(first), wanted.size()),
-                                   .chunks = {&chunk, 1},
+                                   .segments = {&segment, 1},
                                    .block_tables = table,
                                    .logits_tokens = wanted});
       const Tensor rows = model->forward(stream(), in, cache, observer);

@@ -76,10 +76,10 @@ Parsed parse(const std::string& text, ToolCallParser::Options options) {
   return whole;
 }
 Parsed json(const std::string& text, bool parallel = true) {
-  return parse(text, {ToolCallForm::json, parallel});
+  return parse(text, {&kJsonToolCalls, parallel});
 }
 Parsed xml(const std::string& text, bool parallel = true) {
-  return parse(text, {ToolCallForm::xml, parallel});
+  return parse(text, {&kXmlToolCalls, parallel});
 }
 
 constexpr const char* kRome = R"({"name": "weather", "arguments": {"city": "Rome", "days": 2}})";
@@ -288,7 +288,7 @@ TEST(ToolCallParserXml, OfTwoValuesTheFirstCounts) {
 }
 
 TEST(ToolCallParserXml, StreamsOneFragmentPerParameter) {
-  ToolCallParser parser(tools(), {ToolCallForm::xml, true});
+  ToolCallParser parser(tools(), {&kXmlToolCalls, true});
   EXPECT_TRUE(parser.push("<tool_call>\n<function=weather").calls.empty());
   ToolCallParser::Result result = parser.push(">\n<parameter=city>\nRome\n</para");
   ASSERT_EQ(result.calls.size(), 1U);
@@ -336,8 +336,8 @@ TEST(ToolCallParser, SurvivesNonsense) {
   for (int round = 0; round < 4000; ++round) {
     std::string text = random() % 2 == 0 ? "" : "<tool_call>";
     for (size_t n = random() % 14; n > 0; --n) text += words[random() % words.size()];
-    for (const ToolCallForm form : {ToolCallForm::json, ToolCallForm::xml}) {
-      const ToolCallParser::Options options{form, random() % 4 != 0};
+    for (const ToolCallFormat* format : tool_call_formats()) {
+      const ToolCallParser::Options options{format, random() % 4 != 0};
       const Parsed whole = parse_pieces({text}, options);
       ASSERT_EQ(parse_pieces(bytes_of(text), options), whole) << text;
       calls += whole.calls.size();

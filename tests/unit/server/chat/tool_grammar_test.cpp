@@ -22,7 +22,7 @@ ToolRequest request(ToolRequest::Choice choice, bool parallel, const std::string
 TEST(ToolGrammar, JsonForm) {
   Json parameters = request(ToolRequest::Choice::required, true).tools[0].parameters;
   parameters["x-guidance"] = {{"whitespace_flexible", true}, {"whitespace_pattern", " "}};
-  EXPECT_EQ(tool_grammar(request(ToolRequest::Choice::required, true), {ToolCallForm::json}),
+  EXPECT_EQ(tool_grammar(request(ToolRequest::Choice::required, true), {&kJsonToolCalls}),
             R"(start: call ("\n" call)*
 call_0: <tool_call> "\n{\"name\": \"weather\", \"arguments\": " call_0_arguments "}\n" </tool_call>
 call_0_arguments: %json )" +
@@ -34,7 +34,7 @@ call: call_0 | call_1
 }
 
 TEST(ToolGrammar, XmlForm) {
-  EXPECT_EQ(tool_grammar(request(ToolRequest::Choice::required, false), {ToolCallForm::xml}),
+  EXPECT_EQ(tool_grammar(request(ToolRequest::Choice::required, false), {&kXmlToolCalls}),
             R"(start: call
 call_0_0: "<parameter=city>\n" value "\n"
 value[suffix="</parameter>"]: /(?s:.*)/
@@ -54,15 +54,14 @@ call_0: <tool_call> "\n{\"name\": \"now\", \"arguments\": " call_0_arguments "}\
 call_0_arguments: %json {"type":"object","properties":{},"additionalProperties":false,"x-guidance":{"whitespace_flexible":true,"whitespace_pattern":" "}}
 call: call_0
 )";
-  EXPECT_EQ(tool_grammar(named, {ToolCallForm::json, ReasoningStart::allowed}),
+  EXPECT_EQ(tool_grammar(named, {&kJsonToolCalls, ReasoningStart::allowed}),
             "start: (<think> thought)? call\n" + rest);
-  EXPECT_EQ(tool_grammar(named, {ToolCallForm::json, ReasoningStart::opened}),
-            "start: thought call\n" + rest);
+  EXPECT_EQ(tool_grammar(named, {&kJsonToolCalls, ReasoningStart::opened}), "start: thought call\n" + rest);
 }
 
 TEST(ToolGrammar, TagsThatAreNoTokens) {
   EXPECT_EQ(tool_grammar(request(ToolRequest::Choice::named, true, "now"),
-                         {ToolCallForm::json, ReasoningStart::allowed, false}),
+                         {&kJsonToolCalls, ReasoningStart::allowed, false}),
             R"(start: ("<think>" thought)? call ("\n" call)*
 thought: reasoning /\n{1,2}/?
 reasoning[suffix="</think>"]: /(?s:.*)/
@@ -78,7 +77,7 @@ TEST(ToolGrammar, AnEmptySchemaIsAnObject) {
   free.choice = ToolRequest::Choice::required;
   free.parallel = false;
   free.tools = {{"f", Json::object()}};
-  EXPECT_NE(tool_grammar(free, {ToolCallForm::json}).find("%json {\"type\":\"object\","), std::string::npos);
+  EXPECT_NE(tool_grammar(free, {&kJsonToolCalls}).find("%json {\"type\":\"object\","), std::string::npos);
 }
 
 }  // namespace

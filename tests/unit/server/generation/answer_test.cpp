@@ -49,7 +49,7 @@ class StoppedExchange : public Exchange {
 // A server waits for its live requests before it destroys what connections need.
 TEST(Answer, IsLiveUntilTheEngineHasLetGoOfTheConnection) {
   std::atomic<bool> destroyed = false;
-  FakeRunner runner(bundled_tokenizer().vocab_size());
+  ScriptedRunner runner(bundled_tokenizer().vocab_size());
   runner.step_microseconds = 1000;
   engine::EngineOptions options;
   options.max_total_tokens = 8192;

@@ -128,7 +128,8 @@ TEST(TextGeneration, TellsWhereEachTokenStarts) {
 TEST(TextGeneration, PassesErrorsOn) {
   TextGeneration generation(bundled_tokenizer(), {});
   const TextPiece piece =
-      generation.consume({.finish = FinishReason::error, .error = RequestError{500, "bad", ""}});
+      generation.consume({.finish = FinishReason::error,
+                          .error = RequestError{.kind = RequestError::Kind::failed, .message = "bad"}});
   EXPECT_EQ(piece.finish, FinishReason::error);
   ASSERT_TRUE(piece.error);
   EXPECT_EQ(piece.error->message, "bad");

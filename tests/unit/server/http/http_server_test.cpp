@@ -11,13 +11,14 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "server/http/framing.h"
 #include "unit/server/http/raw_client.h"
 
 namespace chorale::server {
 namespace {
 
-ServerOptions test_options() {
-  ServerOptions options;
+HttpOptions test_options() {
+  HttpOptions options;
   options.port = 0;
   options.io_threads = 2;
   options.max_body_bytes = 100'000;
@@ -36,7 +37,7 @@ int port_of(const std::string& url) {
 // "/drip" small ones slowly; "/three" sends three; else a 404.
 class HttpServerTest : public ::testing::Test {
  protected:
-  void serve(const ServerOptions& options = test_options()) {
+  void serve(const HttpOptions& options = test_options()) {
     http_ = std::make_unique<HttpServer>(
         options,
         [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
@@ -48,7 +49,7 @@ class HttpServerTest : public ::testing::Test {
         [](const HttpRequest& request) -> std::optional<HttpRefusal> {
           if (!request.path.starts_with("/secret") || request.keys == std::vector<std::string>{"key"})
             return {};
-          return HttpRefusal{401, "no", {{"WWW-Authenticate", "Bearer"}}};
+          return HttpRefusal{.status = 401, .message = "no", .headers = {{"WWW-Authenticate", "Bearer"}}};
         });
     http_->listen();
     thread_ = std::thread([this] { http_->run(); });
@@ -236,7 +237,7 @@ TEST_F(HttpServerTest, CutsOffAClientThatDoesNotReadItsStream) {
 
 // It reads all the time, so there is progress all the time.
 TEST_F(HttpServerTest, CutsOffAClientThatReadsAByteAtATime) {
-  ServerOptions options = test_options();
+  HttpOptions options = test_options();
   options.write_timeout = std::chrono::milliseconds(500);
   options.max_write_queue_bytes = 64U << 20;  // it is not the amount that matters here
   pump_limit_ = 2000;
@@ -271,7 +272,7 @@ TEST_F(HttpServerTest, AsksForAdmissionBeforeItReadsTheBody) {
 }
 
 TEST_F(HttpServerTest, BoundsWhatAllUnreadRequestsHold) {
-  ServerOptions options = test_options();
+  HttpOptions options = test_options();
   options.max_buffered_bytes = 150'000;
   serve(options);
   RawClient first(port());
@@ -310,7 +311,7 @@ TEST_F(HttpServerTest, CutsOffAClientThatPipelinesWithoutEnd) {
 }
 
 TEST_F(HttpServerTest, EnforcesDeadlinesOfHeaderBodyAndIdleness) {
-  ServerOptions options = test_options();
+  HttpOptions options = test_options();
   options.header_timeout = options.body_timeout = options.idle_timeout = std::chrono::milliseconds(150);
   serve(options);
   RawClient idle(port());
@@ -338,7 +339,7 @@ TEST_F(HttpServerTest, EnforcesDeadlinesOfHeaderBodyAndIdleness) {
 }
 
 TEST_F(HttpServerTest, TurnsConnectionsAwayBeyondTheLimit) {
-  ServerOptions options = test_options();
+  HttpOptions options = test_options();
   options.max_connections = 2;
   serve(options);
   RawClient first(port());
@@ -361,7 +362,7 @@ TEST_F(HttpServerTest, TurnsConnectionsAwayBeyondTheLimit) {
 
 TEST_F(HttpServerTest, ErrorsNameTheFlag) {
   serve();
-  const auto message = [](const ServerOptions& options) -> std::string {
+  const auto message = [](const HttpOptions& options) -> std::string {
     HttpServer server(options, nullptr, nullptr);
     try {
       server.listen();
@@ -370,7 +371,7 @@ TEST_F(HttpServerTest, ErrorsNameTheFlag) {
     }
     return "no error";
   };
-  ServerOptions options = test_options();
+  HttpOptions options = test_options();
   options.port = port();
   EXPECT_NE(message(options).find("--port"), std::string::npos) << message(options);
   options.port = 70'000;

@@ -10,13 +10,13 @@
 namespace chorale::server {
 namespace {
 
-RequestError error_of(const std::string& text, const JsonBodyLimits& limits = {}) {
+ErrorAnswer error_of(const std::string& text, const JsonBodyLimits& limits = {}) {
   try {
     parse_json_body(text, limits);
   } catch (const BadRequest& bad) {
-    return bad.error();
+    return bad.answer();
   }
-  return {200, "was accepted", ""};
+  return {.status = 200, .message = "was accepted"};
 }
 
 TEST(JsonBody, KeepsTheOrderOfKeys) {
@@ -27,22 +27,22 @@ TEST(JsonBody, KeepsTheOrderOfKeys) {
 TEST(JsonBody, RefusesWhatIsNotOneObject) {
   for (const char* text : {"", "{", "[]", "1", "\"x\"", "null", "{} {}", "{\"a\":1,}", "{'a':1}",
                            "{\"a\":NaN}", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}", "{\"a\":01}", "nonsense"}) {
-    const RequestError error = error_of(text);
-    EXPECT_EQ(error.http_status, 400) << text;
+    const ErrorAnswer error = error_of(text);
+    EXPECT_EQ(error.status, 400) << text;
     EXPECT_NE(error.message.find("the request body"), std::string::npos) << error.message;
   }
 }
 
 TEST(JsonBody, RefusesInvalidUtf8AndNul) {
-  EXPECT_EQ(error_of("{\"a\":\"\xff\"}").http_status, 400);
-  EXPECT_EQ(error_of("{\"a\":\"\xc3\"}").http_status, 400);
-  EXPECT_EQ(error_of("{\"a\":\"\xed\xa0\x80\"}").http_status, 400);
-  EXPECT_EQ(error_of(std::string("{}\0", 3)).http_status, 400);
-  EXPECT_EQ(error_of(std::string("{}\0{\"a\":1}", 10)).http_status, 400);
+  EXPECT_EQ(error_of("{\"a\":\"\xff\"}").status, 400);
+  EXPECT_EQ(error_of("{\"a\":\"\xc3\"}").status, 400);
+  EXPECT_EQ(error_of("{\"a\":\"\xed\xa0\x80\"}").status, 400);
+  EXPECT_EQ(error_of(std::string("{}\0", 3)).status, 400);
+  EXPECT_EQ(error_of(std::string("{}\0{\"a\":1}", 10)).status, 400);
 }
 
 TEST(JsonBody, NamesADuplicateKey) {
-  const RequestError error = error_of(R"({"a":1,"b":{"a":2},"a":3})");
+  const ErrorAnswer error = error_of(R"({"a":1,"b":{"a":2},"a":3})");
   EXPECT_EQ(error.param, "a");
   EXPECT_NE(error.message.find("twice"), std::string::npos);
 }
@@ -52,10 +52,10 @@ TEST(JsonBody, BoundsDepthAndNumberOfValues) {
   for (int i = 0; i < 100'000; ++i) deep += '[';
   EXPECT_NE(error_of(deep).message.find("deeper than 64"), std::string::npos);
   std::string within = "{\"a\":" + std::string(63, '[') + std::string(63, ']') + "}";
-  EXPECT_EQ(error_of(within).http_status, 200);
+  EXPECT_EQ(error_of(within).status, 200);
   EXPECT_NE(error_of("{\"a\":[1,2,3]}", {.max_depth = 4, .max_values = 4}).message.find("more than 4"),
             std::string::npos);
-  EXPECT_EQ(error_of("{\"a\":[1,2]}", {.max_depth = 4, .max_values = 4}).http_status, 200);
+  EXPECT_EQ(error_of("{\"a\":[1,2]}", {.max_depth = 4, .max_values = 4}).status, 200);
 }
 
 TEST(JsonBody, WritesInvalidUtf8AsReplacementCharacters) {
@@ -68,16 +68,16 @@ TEST(JsonBody, CutsTextAtCharacters) {
   EXPECT_EQ(cut_text("ab\xC3\xA9", 4), "ab\xC3\xA9");
 }
 
-RequestError field_error(const std::string& text, const std::function<void(Fields&)>& read) {
+ErrorAnswer field_error(const std::string& text, const std::function<void(Fields&)>& read) {
   const Json body = parse_json_body(text);
   try {
     Fields fields(body, "p");
     read(fields);
     fields.finish();
   } catch (const BadRequest& bad) {
-    return bad.error();
+    return bad.answer();
   }
-  return {200, "was accepted", ""};
+  return {.status = 200, .message = "was accepted"};
 }
 
 TEST(Fields, NullCountsAsAbsent) {
@@ -106,13 +106,13 @@ TEST(Fields, NamesTheFieldThatIsWrong) {
       {R"({"b":1})", "p.b"},    {R"({"s":1})", "p.s"},    {R"({"r":true})", "p.r"},
       {R"({"r":[]})", "p.r"}};
   for (const auto& [text, param] : cases) {
-    const RequestError error = field_error(text, read);
-    EXPECT_EQ(error.http_status, 400) << text;
+    const ErrorAnswer error = field_error(text, read);
+    EXPECT_EQ(error.status, 400) << text;
     EXPECT_EQ(error.param, param) << text;
     EXPECT_NE(error.message.find(param), std::string::npos) << error.message;
   }
   for (const char* text : {R"({"i":10,"x":2,"b":false,"s":"","r":false,"any":[1]})", R"({"r":1,"what":0})"}) {
-    EXPECT_EQ(field_error(text, read).http_status, 200) << field_error(text, read).message;
+    EXPECT_EQ(field_error(text, read).status, 200) << field_error(text, read).message;
   }
 }
 
@@ -124,7 +124,7 @@ TEST(Fields, ReadsTokenIds) {
       to_token_ids(ids[bad], bad, 10);
       ADD_FAILURE() << bad;
     } catch (const BadRequest& error) {
-      EXPECT_EQ(error.error().param, std::string(bad) + "[0]");
+      EXPECT_EQ(error.answer().param, std::string(bad) + "[0]");
     }
   }
   EXPECT_THROW(to_token_ids(ids["e"], "e", 10), BadRequest);

@@ -26,7 +26,7 @@ class ExpertRows : public ::testing::Test {
  protected:
   engine::ParallelPlan plan(const parallel::Strategy& s) {
     options_.strategy = {s.tp_size, s.dp_size, s.ep_size, s.moe_tp_size, s.moe_dp_size, {}, false, false};
-    return engine::plan_parallel(config_, options_, {.max_tokens = 8, .max_chunks = 2},
+    return engine::plan_parallel(config_, options_, {.max_tokens = 8, .max_segments = 2},
                                  std::vector<int>(static_cast<size_t>(s.world()), 0));
   }
   void add(size_t rank, size_t layer, size_t expert, int64_t count) {

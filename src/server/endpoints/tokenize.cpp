@@ -1,10 +1,11 @@
-#include "server/endpoints/native.h"
+#include "server/endpoints/tokenize.h"
 
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "server/endpoints/chat_completions.h"
+#include "server/chat/prompt.h"
+#include "server/generation/sampling_fields.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/fields.h"
 
@@ -39,9 +40,9 @@ TextInput read_texts(Fields& fields, const RequestContext& context) {
       input.texts.push_back(to_string(*value, fields.param(name)));
       continue;
     }
-    if (value->empty() || std::ssize(*value) > context.options.max_sequences_per_request) {
+    if (value->empty() || std::ssize(*value) > context.limits.max_sequences) {
       bad_request(fields.param(name), "'{}' must have 1 to {} texts, not {}", name,
-                  context.options.max_sequences_per_request, value->size());
+                  context.limits.max_sequences, value->size());
     }
     for (const Json& text : *value) input.texts.push_back(to_string(text, fields.param(name)));
   }
@@ -91,9 +92,9 @@ Json detokenize(const Json& body, const RequestContext& context) {
   const text::Tokenizer& tokenizer = context.model.tokenizer;
   Json text;
   if (!tokens->empty() && tokens->front().is_array()) {
-    if (std::ssize(*tokens) > context.options.max_sequences_per_request) {
-      bad_request("tokens", "'tokens' may have at most {} lists, not {}",
-                  context.options.max_sequences_per_request, tokens->size());
+    if (std::ssize(*tokens) > context.limits.max_sequences) {
+      bad_request("tokens", "'tokens' may have at most {} lists, not {}", context.limits.max_sequences,
+                  tokens->size());
     }
     text = Json::array();
     for (size_t i = 0; i < tokens->size(); ++i) {
@@ -104,44 +105,6 @@ Json detokenize(const Json& body, const RequestContext& context) {
     text = tokenizer.decode(to_token_ids(*tokens, "tokens", context.vocab_size), skip);
   }
   return {{"text", text}, {"prompt", text}, {"content", text}};
-}
-
-Json model_info(const RequestContext& context) {
-  const ServerModel& model = context.model;
-  return {{"model_path", context.model_name},
-          {"served_model_name", context.model_name},
-          {"tokenizer_path", context.model_name},
-          {"is_generation", true},
-          {"has_chat_template", model.chat != nullptr && !model.chat->error()},
-          {"max_context_len", model.max_context_len},
-          {"vocab_size", context.vocab_size},
-          {"num_experts", model.num_experts},
-          {"dtype", model.dtype},
-          {"quantization", model.quantization}};
-}
-
-Json server_info(const RequestContext& context, const engine::EngineStats& stats) {
-  const ServerModel& model = context.model;
-  const engine::EngineOptions& engine = model.engine.options();
-  return {{"version", model.version},
-          {"served_model_name", context.model_name},
-          {"model_path", context.model_name},
-          {"dtype", model.dtype},
-          {"quantization", model.quantization},
-          {"instruction_set", model.instruction_set},
-          {"strategy", model.strategy},
-          {"num_experts", model.num_experts},
-          {"max_context_len", model.max_context_len},
-          {"max_total_num_tokens", stats.kv_tokens_total},
-          {"chunked_prefill_size", engine.chunked_prefill_size},
-          {"max_running_requests", engine.max_running_requests},
-          {"max_queued_requests", engine.max_queued_requests},
-          {"disable_radix_cache", !engine.enable_prefix_cache},
-          {"num_running_reqs", stats.running},
-          {"num_queue_reqs", stats.waiting},
-          {"num_used_tokens", stats.kv_tokens_used},
-          {"num_cached_tokens", stats.kv_tokens_cached},
-          {"status", stats.failed ? "failed" : "ready"}};
 }
 
 }  // namespace chorale::server

@@ -12,9 +12,9 @@
 
 namespace chorale::tools {
 
-class FakeRunner : public engine::ModelRunner {
+class SineRunner : public engine::ModelRunner {
  public:
-  explicit FakeRunner(int64_t vocab_size) : vocab_size_(vocab_size) {}
+  explicit SineRunner(int64_t vocab_size) : vocab_size_(vocab_size) {}
 
   int64_t vocab_size() const override { return vocab_size_; }
 

@@ -4,11 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <span>
 
 #include "base/dtype.h"
 
-namespace chorale::io {
+namespace chorale {
 
 // An element of a file; its address need not be aligned.
 template <typename T>
@@ -24,10 +23,9 @@ bool is_float_element(DType dtype);
 // One element of such a dtype; exact.
 float load_float(const std::byte* address, DType dtype);
 
-// Writes the values as bf16, rounded to nearest even, or f32; returns how many are NaN.
-int64_t store_floats(std::span<const float> values, std::byte* out, DType dtype);
+// Converts `count` elements of such a dtype to bf16, rounded to nearest even, or f32; neither address need be
+// aligned. Returns how many are NaN.
+int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte* target, DType target_dtype,
+                         int64_t count);
 
-// Converts `count` elements of bf16, f16 or f32 to bf16 or f32, as above.
-int64_t convert_row(const std::byte* source, DType source_dtype, int64_t count, std::byte* out, DType dtype);
-
-}  // namespace chorale::io
+}  // namespace chorale

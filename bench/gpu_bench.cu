@@ -1,0 +1,265 @@
+// What the GPU's kernels take for the shapes of Qwen3-30B-A3B, beside what the same run can read, copy and
+// multiply. Prints a line of JSON for each figure and a table last. Weights and caches are random and rotate
+// over more memory than the second-level cache has; each figure is the median of several replays of a graph
+// of many calls.
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/products.h"
+
+namespace chorale::cuda {
+namespace {
+
+constexpr int64_t kH = 2048, kQ = 4096, kKv = 512, kE = 128, kTopK = 8, kI = 768, kV = 151'936, kChunks = 8;
+constexpr size_t kPool = size_t{1640} << 20;  // of weights
+constexpr double kTensorRate = 783e12;        // products a second that a library reaches on this kind of GPU
+
+__global__ void fill(uint32_t* words, size_t count, float scale) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x) {
+    uint64_t z = (i + 1) * 0x9E3779B97F4A7C15ULL;
+    z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27U)) * 0x94D049BB133111EBULL;
+    const float a = static_cast<float>(z & 0xFFFFU) + static_cast<float>(z >> 16U & 0xFFFFU) - 65535.0F;
+    const float b = static_cast<float>(z >> 32U & 0xFFFFU) + static_cast<float>(z >> 48U) - 65535.0F;
+    const float unit = scale * 2.449F / 65536;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(a * unit), "f"(b * unit));
+  }
+}
+__global__ void read_all(const uint4* data, size_t count, uint32_t* out) {
+  uint32_t sum = 0;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += 4 * size_t{gridDim.x} * blockDim.x) {
+#pragma unroll
+    for (size_t j = 0; j < 4; ++j) {
+      const size_t at = i + j * gridDim.x * blockDim.x;
+      if (at < count) {
+        const uint4 v = __ldcs(data + at);
+        sum ^= v.x ^ v.y ^ v.z ^ v.w;
+      }
+    }
+  }
+  if (sum == 0x12345678U) *out = sum;
+}
+
+class Bench {
+ public:
+  Bench() : queue_(0), weights_(0, kPool), x_(0, size_t{1} << 30), out_(0, size_t{1700} << 20) {
+    fill<<<1024, 256, 0, queue_.stream()>>>(reinterpret_cast<uint32_t*>(weights_.data()), kPool / 4, 0.02F);
+    fill<<<1024, 256, 0, queue_.stream()>>>(reinterpret_cast<uint32_t*>(x_.data()), (size_t{1} << 30) / 4,
+                                            1.0F);
+    queue_.synchronize();
+  }
+
+  // Median microseconds of one call.
+  double time(int calls, const std::function<void(int)>& call) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t start, end;
+    ensure(cudaStreamBeginCapture(queue_.stream(), cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < calls; ++i) call(i);
+    ensure(cudaStreamEndCapture(queue_.stream(), &graph));
+    ensure(cudaGraphInstantiate(&exec, graph, 0));
+    ensure(cudaEventCreate(&start));
+    ensure(cudaEventCreate(&end));
+    std::vector<float> times;
+    for (int run = 0; run < 7; ++run) {
+      ensure(cudaEventRecord(start, queue_.stream()));
+      ensure(cudaGraphLaunch(exec, queue_.stream()));
+      ensure(cudaEventRecord(end, queue_.stream()));
+      ensure(cudaEventSynchronize(end));
+      float ms = 0;
+      ensure(cudaEventElapsedTime(&ms, start, end));
+      if (run >= 2) times.push_back(ms * 1000 / static_cast<float>(calls));
+    }
+    ensure(cudaGraphExecDestroy(exec));
+    ensure(cudaGraphDestroy(graph));
+    ensure(cudaEventDestroy(start));
+    ensure(cudaEventDestroy(end));
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  }
+
+  void ceilings() {
+    const size_t bytes = size_t{1} << 30;
+    for (int i = 0; i < 400; ++i) queue_.copy(weights_.data(), out_.data(), bytes);  // the clocks rise
+    queue_.synchronize();
+    const double copy = time(4, [&](int) { queue_.copy(weights_.data(), out_.data(), bytes); });
+    const double read = time(4, [&](int) {
+      read_all<<<132 * 8, 256, 0, queue_.stream()>>>(reinterpret_cast<const uint4*>(weights_.data()),
+                                                     kPool / 16, reinterpret_cast<uint32_t*>(out_.data()));
+    });
+    copy_rate_ = 2 * static_cast<double>(bytes) / copy * 1e6;
+    read_rate_ = static_cast<double>(kPool) / read * 1e6;
+    fmt::print("{{\"copy_gb_s\": {:.0f}, \"read_gb_s\": {:.0f}}}\n", copy_rate_ / 1e9, read_rate_ / 1e9);
+  }
+
+  void report(const std::string& op, int64_t t, double us, double bytes, double products) {
+    const double memory = bytes / copy_rate_ * 1e6, compute = 2 * products / kTensorRate * 1e6;
+    const double floor = std::max(memory, compute);
+    fmt::print(
+        "{{\"op\": \"{}\", \"tokens\": {}, \"us\": {:.2f}, \"floor_us\": {:.2f}, \"tb_s\": {:.2f}, "
+        "\"tflop_s\": "
+        "{:.1f}}}\n",
+        op, t, us, floor, bytes / us / 1e6, 2 * products / us / 1e6);
+    std::fflush(stdout);
+    table_ += fmt::format("{:<22} {:>6} {:>10.2f} {:>10.2f} {:>6.0f}% {:>7.2f} {:>8.1f}\n", op, t, us, floor,
+                          100 * floor / us, bytes / us / 1e6, 2 * products / us / 1e6);
+  }
+
+  void matmul_of(const std::string& op, const std::vector<int64_t>& outputs, int64_t t, bool rotates = true) {
+    int64_t n = 0, bytes = 0;
+    for (int64_t width : outputs) {
+      n += width;
+      bytes += TiledLayout{width, kH}.bytes();
+    }
+    const int64_t copies = rotates ? std::clamp<int64_t>(static_cast<int64_t>(kPool) / bytes, 1, 48) : 1;
+    const double us = time(static_cast<int>(std::max<int64_t>(copies, 4)), [&](int call) {
+      std::vector<TiledTarget> targets;
+      const std::byte* weight = weights_.data() + call % copies * bytes;
+      int64_t out = 0;
+      for (int64_t width : outputs) {
+        targets.push_back(
+            {{TiledLayout{width, kH}, weight}, {}, Tensor(out_.data() + out, DType::f32, t, width, width)});
+        weight += TiledLayout{width, kH}.bytes();
+        out += t * width * 4;
+      }
+      matmul(queue_, Tensor(x_.data(), DType::bf16, t, kH, kH), targets);
+    });
+    report(op, t, us, static_cast<double>(bytes + t * kH * 2 + t * n * 4), static_cast<double>(t) * n * kH);
+  }
+
+  void o_proj(int64_t t) {
+    const TiledLayout layout{kH, kQ, kChunks, false};
+    const int64_t copies = std::min<int64_t>(static_cast<int64_t>(kPool) / layout.bytes(), 48);
+    const double us = time(static_cast<int>(copies), [&](int call) {
+      order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, t, kQ, kQ),
+                        {layout, weights_.data() + call % copies * layout.bytes(), 1}, {},
+                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1));
+    });
+    report("o_proj, 8 chunks", t, us, static_cast<double>(layout.bytes() + t * kQ * 2 + t * kH * 8),
+           static_cast<double>(t) * kH * kQ);
+  }
+
+  // Uniform routing of t tokens over `experts`; `first` shifts the experts, so that calls meet other weights.
+  struct Routing {
+    DeviceBuffer memory;
+    ExpertRows rows;
+    int64_t touched = 0;
+  };
+  Routing route(int64_t t, int64_t experts, unsigned seed) {
+    const int64_t top_k = std::min(kTopK, experts), pairs = t * top_k;
+    std::mt19937 random(seed);
+    std::vector<std::vector<int32_t>> tokens(static_cast<size_t>(experts));
+    std::vector<int32_t> ids(static_cast<size_t>(experts));
+    for (int64_t i = 0; i < experts; ++i) ids[static_cast<size_t>(i)] = static_cast<int32_t>(i);
+    for (int64_t token = 0; token < t; ++token) {
+      for (int64_t i = 0; i < top_k; ++i) {
+        std::swap(ids[static_cast<size_t>(i)],
+                  ids[static_cast<size_t>(std::uniform_int_distribution<int64_t>(i, experts - 1)(random))]);
+        tokens[static_cast<size_t>(ids[static_cast<size_t>(i)])].push_back(static_cast<int32_t>(token));
+      }
+    }
+    std::vector<int32_t> offsets{0}, active{0}, sorted;
+    for (int32_t e = 0; e < experts; ++e) {
+      const auto& mine = tokens[static_cast<size_t>(e)];
+      sorted.insert(sorted.end(), mine.begin(), mine.end());
+      offsets.push_back(static_cast<int32_t>(sorted.size()));
+      if (!mine.empty()) active.push_back(e);
+    }
+    active[0] = static_cast<int32_t>(active.size()) - 1;
+    Routing routing;
+    routing.touched = active[0];
+    active.resize(static_cast<size_t>(experts) + 1);
+    const std::vector<float> weights(static_cast<size_t>(pairs), 0.125F);
+    const auto list = [](int64_t n) { return static_cast<size_t>((n * 4 + 255) / 256 * 256); };
+    const size_t at[] = {0, list(experts + 1), 2 * list(experts + 1), 2 * list(experts + 1) + list(pairs)};
+    routing.memory = DeviceBuffer(0, at[3] + list(pairs));
+    std::byte* base = routing.memory.data();
+    queue_.copy(offsets.data(), base, offsets.size() * 4);
+    queue_.copy(active.data(), base + at[1], active.size() * 4);
+    queue_.copy(sorted.data(), base + at[2], sorted.size() * 4);
+    queue_.copy(weights.data(), base + at[3], weights.size() * 4);
+    queue_.synchronize();
+    routing.rows = {Tensor(base, DType::i32, 1, experts + 1, experts + 1),
+                    Tensor(base + at[1], DType::i32, 1, experts + 1, experts + 1),
+                    Tensor(base + at[2], DType::i32, 1, pairs, pairs),
+                    Tensor(base + at[3], DType::f32, 1, pairs, pairs)};
+    return routing;
+  }
+
+  void experts(int64_t t, int64_t count) {
+    std::vector<Routing> routings;
+    for (unsigned i = 0; i < 6; ++i) routings.push_back(route(t, count, 10 + i));
+    const int64_t top_k = std::min(kTopK, count), pairs = t * top_k;
+    double touched = 0;
+    for (const Routing& r : routings)
+      touched += static_cast<double>(r.touched) / static_cast<double>(routings.size());
+    const TiledLayout gate_up{kI, kH, 1, true}, down{kH, kI, kChunks, false};
+    const std::string suffix = count == 1 ? ", 1 expert" : "";
+    const auto copies = [&](const TiledLayout& l) {
+      return std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(kPool) / (l.bytes() * count), 48));
+    };
+    const auto at = [&](const TiledLayout& l, int call) {
+      return TiledExperts{l, weights_.data() + call % copies(l) * l.bytes() * count, count};
+    };
+    const auto rows = [&](int call) {
+      return count == 1 ? ExpertRows{} : routings[static_cast<size_t>(call) % 6].rows;
+    };
+    const double up_us = time(24, [&](int call) {
+      gated_matmul(queue_, Tensor(x_.data(), DType::bf16, t, kH, kH), at(gate_up, call), rows(call),
+                   Tensor(out_.data(), DType::bf16, pairs, kI, kI));
+    });
+    report("gate_up" + suffix, t, up_us,
+           touched * static_cast<double>(gate_up.bytes()) + static_cast<double>(t * kH * 2 + pairs * kI * 2),
+           static_cast<double>(pairs) * 2 * kI * kH);
+    const double down_us = time(24, [&](int call) {
+      order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, pairs, kI, kI), at(down, call), rows(call),
+                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1));
+    });
+    report("down, 8 chunks" + suffix, t, down_us,
+           touched * static_cast<double>(down.bytes()) + static_cast<double>(pairs * kI * 2 + t * kH * 8),
+           static_cast<double>(pairs) * kI * kH);
+  }
+
+  void run() {
+    ceilings();
+    for (int64_t t : {1, 4, 16, 32, 128, 256, 2048, 16'384}) {
+      matmul_of("q/k/v", {kQ, kKv, kKv}, t);
+      matmul_of("router", {kE}, t);
+      o_proj(t);
+      experts(t, kE);
+      experts(t, 1);
+      if (t <= 256) matmul_of("head", {kV}, t);
+    }
+    fmt::print("\n{:<22} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8}\n", "op", "tokens", "us", "floor us", "of it",
+               "TB/s", "TFLOP/s");
+    fmt::print(
+        "{}copy {:.0f} GB/s, read {:.0f} GB/s; floor: bytes once at the copy's rate, products at {:.0f} "
+        "TFLOP/s\n",
+        table_, copy_rate_ / 1e9, read_rate_ / 1e9, kTensorRate / 1e12);
+  }
+
+ private:
+  void ensure(cudaError_t status) const { check(status, "benchmark", queue_.device()); }
+
+  Queue queue_;
+  DeviceBuffer weights_, x_, out_;
+  double copy_rate_ = 0, read_rate_ = 0;
+  std::string table_;
+};
+
+}  // namespace
+}  // namespace chorale::cuda
+
+int main() {
+  chorale::cuda::Bench().run();
+}

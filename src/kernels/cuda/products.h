@@ -1,0 +1,48 @@
+// Matrix products and attention on a Hopper GPU: the ops of kernels/matmul.h and expert_matmul.h, with a
+// queue in place of the stream and tensors in device memory. Each returns before it has run. All matrices are
+// bf16.
+//
+// The bits of an element are those of kernels/ref/tensor_core.h: blocks of 16 inputs in ascending order, from
+// zero for each canonical chunk. They depend on neither the other rows nor on which kernel the plan picks.
+#pragma once
+
+#include <span>
+
+#include "base/tensor.h"
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/expert_matmul.h"
+
+namespace chorale::cuda {
+
+struct TiledMatrix {
+  TiledLayout layout;
+  const std::byte* data = nullptr;
+};
+struct TiledTarget {
+  TiledMatrix weight;  // [N, K], k_chunks == 1, no pair
+  Tensor bias;         // [1, N] float32, or empty
+  Tensor out;          // [M, N] float32
+};
+// The experts' matrices, one after the other.
+struct TiledExperts {
+  TiledLayout layout;
+  const std::byte* data = nullptr;
+  int64_t count = 1;
+};
+
+// `plain` takes the kernel that has a form for any shape even where a faster one has, for comparison.
+enum class Choice { planned, plain };
+
+// At most kMaxTargets of one K.
+void matmul(const Queue& queue, const Tensor& x, std::span<const TiledTarget> targets,
+            Choice choice = Choice::planned);
+
+// The columns of `rows` may be more than the rows that there are: their number is read on the device. Where
+// rows are grouped, at most kMaxExperts experts.
+void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_up, const ExpertRows& rows,
+                  const Tensor& out, Choice choice = Choice::planned);
+void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& down, const ExpertRows& rows,
+                       const Tensor& sums, SumMode mode = SumMode::add, Choice choice = Choice::planned);
+
+}  // namespace chorale::cuda

@@ -1,0 +1,67 @@
+// What the CUDA backend stands on: queues of work, memory of a device, and errors. Plain C++, for code that
+// is not compiled by nvcc; a build without CUDA has no_cuda.cpp in place of the rest of this folder.
+#pragma once
+
+#include <cstddef>
+
+#include "base/tensor.h"
+
+struct CUstream_st;  // CUDA's own; cudaStream_t is a pointer to it
+
+namespace chorale::cuda {
+
+// The GPUs that this process can use; 0 where there is no driver, and in a build without CUDA.
+int device_count();
+
+// Throws Error, which names the call, the device and CUDA's own words, unless `status`, a cudaError_t, is
+// success.
+void check(int status, const char* call, int device);
+
+// Work of one GPU, done in the order in which it was given. Used by one thread at a time. Throws Error when
+// the device cannot be used, or is of another architecture than the one that this build has code for.
+class Queue {
+ public:
+  explicit Queue(int device);
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+  ~Queue();
+
+  int device() const { return device_; }
+  int num_multiprocessors() const { return num_multiprocessors_; }
+  CUstream_st* stream() const { return stream_; }
+
+  // Makes the device the calling thread's current one; what starts a kernel calls it first.
+  void enter() const;
+
+  // Copies between this device and the host, or within the device. Returns at once: host memory must stay as
+  // it is until the next synchronize().
+  void copy(const void* source, void* target, size_t bytes) const;
+
+  // Returns when everything given so far has taken effect. Throws what has failed.
+  void synchronize() const;
+
+ private:
+  int device_;
+  int num_multiprocessors_ = 0;
+  CUstream_st* stream_ = nullptr;
+};
+
+// Owns zeroed memory of a GPU, aligned to 256 bytes. Throws Error when there is not that much.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(int device, size_t bytes);
+  DeviceBuffer(DeviceBuffer&& other) noexcept;
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
+  ~DeviceBuffer();
+
+  std::byte* data() const { return data_; }  // the device's address, which the host never follows
+  size_t size() const { return size_; }
+
+ private:
+  int device_ = 0;
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace chorale::cuda

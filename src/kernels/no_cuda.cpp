@@ -1,0 +1,115 @@
+// Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
+#include "base/error.h"
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/products.h"
+#include "kernels/cuda/runtime.h"
+
+namespace chorale::cuda {
+namespace {
+
+[[noreturn]] void no_cuda() {
+  throw Error("this build has no CUDA; build with \"make build CUDA=1\", or run on the CPU");
+}
+
+}  // namespace
+
+int device_count() {
+  return 0;
+}
+void check(int, const char*, int) {
+  no_cuda();
+}
+
+Queue::Queue(int device) : device_(device) {
+  no_cuda();
+}
+Queue::~Queue() = default;
+void Queue::enter() const {
+  no_cuda();
+}
+void Queue::copy(const void*, void*, size_t) const {
+  no_cuda();
+}
+void Queue::synchronize() const {
+  no_cuda();
+}
+
+DeviceBuffer::DeviceBuffer(int, size_t) {
+  no_cuda();
+}
+DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
+DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
+DeviceBuffer::~DeviceBuffer() = default;
+
+void embed(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void embed_bits(const Queue&, const Tensor&, const Tensor&, int64_t, const Tensor&) {
+  no_cuda();
+}
+void bits_to_rows(const Queue&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void copy_rows(const Queue&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void gather_rows(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void rms_norm(const Queue&, const Tensor&, const Tensor&, float, const Tensor&) {
+  no_cuda();
+}
+void rope_table(const Queue&, const Tensor&, const Tensor&, float, const Tensor&) {
+  no_cuda();
+}
+void norm_rope(const Queue&, const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void choose_experts(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&) {
+  no_cuda();
+}
+void sort_by_expert(const Queue&, const ChosenExperts&, const ExpertRows&) {
+  no_cuda();
+}
+void route(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&, const ExpertRows&,
+           const Tensor&) {
+  no_cuda();
+}
+void append_kv(const Queue&, const Tensor&, const Tensor&, const AttentionBatch&, const KvTilesView&) {
+  no_cuda();
+}
+void norm_rope_append(const Queue&, const QkvRows&, const HeadNorms&, const Tensor&, const AttentionBatch&,
+                      const KvTilesView&) {
+  no_cuda();
+}
+void count_experts(const Queue&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+void count_tokens(const Queue&, int64_t, const Tensor&) {
+  no_cuda();
+}
+void add_sums_norm(const Queue&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float,
+                   const Tensor&) {
+  no_cuda();
+}
+void clear_sums(const Queue&, const Tensor&) {
+  no_cuda();
+}
+void add_sums(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
+  no_cuda();
+}
+
+void matmul(const Queue&, const Tensor&, std::span<const TiledTarget>, Choice) {
+  no_cuda();
+}
+void gated_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
+                  Choice) {
+  no_cuda();
+}
+void order_free_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
+                       SumMode, Choice) {
+  no_cuda();
+}
+
+}  // namespace chorale::cuda

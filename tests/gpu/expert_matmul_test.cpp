@@ -1,0 +1,193 @@
+#include "kernels/expert_matmul.h"
+
+#include "gpu/products_test.h"
+#include "kernels/cuda/float_math.h"
+#include "kernels/ref/tensor_core.h"
+
+namespace chorale::cuda {
+namespace {
+
+// ---- gated ----
+
+struct Gated {
+  std::vector<ref::Matrix> gate, up;
+  GpuMatrices packed;
+  Gated(Random& random, int64_t experts, int64_t n, int64_t k)
+      : gate(random_matrices(random, experts, n, k, 0.1F)),
+        up(random_matrices(random, experts, n, k, 0.1F)),
+        packed(TiledLayout{n, k, 1, true}, gate, up) {}
+
+  ref::Matrix run(const ref::Matrix& x, const ExpertRows& rows, int64_t num_rows, Choice choice) const {
+    const GpuTensor out(DType::bf16, num_rows, gate[0].rows);
+    gated_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, out, choice);
+    return out.values();
+  }
+  ref::Matrix expected(const ref::Matrix& x, const std::vector<ref::ExpertRow>& rows) const {
+    const ref::GatePair pair = ref::tensor_core_gate_pair(x, gate, up, rows);
+    ref::Matrix out(pair.gate.rows, pair.gate.columns);
+    for (size_t i = 0; i < out.values.size(); ++i)
+      out.values[i] = to_float(to_bf16(silu(pair.gate.values[i]) * pair.up.values[i]));
+    return out;
+  }
+};
+void expect_equal(const ref::Matrix& actual, const ref::Matrix& expected) {
+  expect_same_bits(TestTensor(DType::f32, actual), TestTensor(DType::f32, expected));
+}
+
+TEST(GpuGatedMatmul, HasTheBitsOfTheReference) {
+  Random random(1);
+  for (int trial = 0; trial < 40; ++trial) {
+    const int64_t experts = std::array{1, 3, 8, 128}[static_cast<size_t>(trial % 4)];
+    const int64_t top_k = std::min<int64_t>(experts, random_int(random, 1, 4));
+    const int64_t tokens = random_rows_count(random, experts == 128 ? 40 : 129);
+    const bool odd = trial % 5 == 0;
+    const int64_t n = odd ? random_int(random, 1, 60) : 8 * random_int(random, 1, 12);
+    const int64_t k = odd ? random_int(random, 1, 200) : 64 * random_int(random, 1, 5);
+    SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} x {}", experts, tokens, n, k));
+    const Gated gated(random, experts, n, k);
+    const ref::Matrix x = random_matrix(random, tokens, k, DType::bf16);
+    const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
+    const GpuRows gpu_rows(rows, experts);
+    const ref::Matrix expected = gated.expected(x, rows);
+    expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::planned), expected);
+    expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::plain), expected);
+    if (experts == 1)
+      expect_equal(gated.run(x, {}, tokens, Choice::planned), gated.expected(x, dense_rows(tokens)));
+  }
+}
+
+TEST(GpuGatedMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
+  Random random(2);
+  struct Size {
+    int64_t experts, tokens, top_k, n, k;
+  };
+  for (const auto& [experts, tokens, top_k, n, k] :
+       {Size{8, 1500, 4, 768, 1024}, Size{1, 8192, 1, 256, 512}, Size{128, 2048, 8, 96, 256},
+        Size{16, 700, 2, 400, 832}, Size{1, 777, 1, 3072, 1024}}) {
+    SCOPED_TRACE(fmt::format("{} experts, {} tokens", experts, tokens));
+    const Gated gated(random, experts, n, k);
+    const ref::Matrix x = random_matrix(random, tokens, k, DType::bf16);
+    const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
+    const GpuRows gpu_rows(rows, experts);
+    expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::planned),
+                 gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::plain));
+  }
+}
+
+// All tokens at a few experts, the others without any.
+TEST(GpuGatedMatmul, ExpertsMayHaveNoRowsOrAll) {
+  Random random(3);
+  const Gated gated(random, 32, 64, 128);
+  for (int64_t tokens : {1, 20, 100, 300}) {
+    const ref::Matrix x = random_matrix(random, tokens, 128, DType::bf16);
+    for (const std::vector<int32_t>& allowed : {std::vector<int32_t>{31}, {0, 17}, {5, 6, 7}}) {
+      const auto rows = random_rows(random, tokens, 1, allowed);
+      const GpuRows gpu_rows(rows, 32);
+      expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::planned), gated.expected(x, rows));
+    }
+  }
+}
+
+// ---- order-free ----
+
+struct Down {
+  int64_t n, k, chunks;
+  std::vector<ref::Matrix> weights;
+  GpuMatrices packed;
+  Down(Random& random, int64_t experts, int64_t num_outputs, int64_t num_inputs, int64_t num_chunks)
+      : n(num_outputs),
+        k(num_inputs),
+        chunks(num_chunks),
+        weights(random_matrices(random, experts, n, k)),
+        packed(TiledLayout{n, k, chunks, false}, weights) {}
+
+  ref::Dense<int64_t> run(const ref::Matrix& x, const ExpertRows& rows, int64_t tokens, Choice choice,
+                          SumMode mode = SumMode::add) const {
+    TestTensor zeros(DType::i64, tokens, n + 1);
+    for (int64_t t = 0; t < tokens && mode == SumMode::add; ++t)
+      std::fill_n(zeros->row<int64_t>(t), n + 1, 0);
+    const GpuTensor sums(zeros);
+    order_free_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, sums, mode, choice);
+    return to_dense<int64_t>(sums.download());
+  }
+  ref::Dense<int64_t> expected(const ref::Matrix& x, const std::vector<ref::ExpertRow>& rows,
+                               int64_t tokens) const {
+    ref::Dense<int64_t> sums(tokens, n + 1);
+    ref::tensor_core_order_free_matmul(x, weights, chunks, rows, sums);
+    return sums;
+  }
+};
+void expect_equal(const ref::Dense<int64_t>& actual, const ref::Dense<int64_t>& expected) {
+  int64_t wrong = 0;
+  for (size_t i = 0; i < actual.values.size(); ++i) wrong += actual.values[i] != expected.values[i] ? 1 : 0;
+  EXPECT_EQ(wrong, 0) << "sums of " << actual.values.size();
+}
+
+struct Chunks {
+  int64_t count, inputs;
+};
+// Chunks of whole stages, two in three tiles, and those that the plain kernel alone has.
+constexpr Chunks kChunks[] = {{1, 128}, {1, 64},  {2, 128}, {3, 64}, {8, 96},
+                              {4, 96},  {8, 128}, {2, 192}, {8, 24}, {3, 100}};
+
+TEST(GpuOrderFreeMatmul, HasTheBitsOfTheReference) {
+  Random random(4);
+  for (int trial = 0; trial < 60; ++trial) {
+    const Chunks& chunk = kChunks[trial % std::ssize(kChunks)];
+    const int64_t experts = std::array{1, 3, 128}[static_cast<size_t>(trial % 3)];
+    const int64_t top_k = std::min<int64_t>(experts, random_int(random, 1, 4));
+    const int64_t tokens = random_rows_count(random, experts == 128 ? 33 : 129);
+    const int64_t n = random_int(random, 1, 150);
+    SCOPED_TRACE(
+        fmt::format("{} experts, {} tokens, {} chunks of {}", experts, tokens, chunk.count, chunk.inputs));
+    const Down down(random, experts, n, chunk.count * chunk.inputs, chunk.count);
+    const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
+    const GpuRows gpu_rows(rows, experts);
+    const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);
+    const ref::Dense<int64_t> expected = down.expected(x, rows, tokens);
+    expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::planned), expected);
+    expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::plain), expected);
+    if (experts > 1) continue;
+    const ref::Matrix dense_x = random_matrix(random, tokens, down.k, DType::bf16);
+    expect_equal(down.run(dense_x, {}, tokens, Choice::planned, SumMode::assign),
+                 down.expected(dense_x, dense_rows(tokens), tokens));
+  }
+}
+
+TEST(GpuOrderFreeMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
+  Random random(5);
+  struct Size {
+    int64_t experts, tokens, top_k, n, chunks, inputs;
+  };
+  for (const auto& [experts, tokens, top_k, n, chunks, inputs] :
+       {Size{8, 1500, 4, 512, 8, 96}, Size{1, 8192, 1, 256, 8, 64}, Size{128, 2048, 8, 200, 8, 96},
+        Size{1, 1000, 1, 2048, 8, 512}, Size{1, 3, 1, 2048, 8, 512}, Size{4, 600, 2, 640, 1, 832}}) {
+    SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} chunks of {}", experts, tokens, chunks, inputs));
+    const Down down(random, experts, n, chunks * inputs, chunks);
+    const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
+    const GpuRows gpu_rows(rows, experts);
+    const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);
+    expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::planned),
+                 down.run(x, gpu_rows.view(), tokens, Choice::plain));
+  }
+}
+
+TEST(GpuOrderFreeMatmul, CountsWhatIsNotANumberAndSaturates) {
+  Random random(6);
+  for (const Chunks& chunk : kChunks) {
+    for (int64_t tokens : {1, 12, 70, 300}) {
+      const Down down(random, 1, 100, chunk.count * chunk.inputs, chunk.count);
+      ref::Matrix x = random_matrix(random, tokens, down.k, DType::bf16);
+      x.at(0, 3) = std::numeric_limits<float>::infinity();
+      x.at(tokens - 1, down.k - 1) = std::nanf("");
+      if (tokens > 2)
+        for (int64_t i = 0; i < down.k; ++i) x.at(1, i) = to_float(to_bf16(x.at(1, i) * 0x1p30F));
+      const auto rows = dense_rows(tokens);
+      expect_equal(down.run(x, {}, tokens, Choice::planned), down.expected(x, rows, tokens));
+      expect_equal(down.run(x, {}, tokens, Choice::plain), down.expected(x, rows, tokens));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace chorale::cuda

@@ -26,7 +26,7 @@ namespace chorale {
 
 inline constexpr int64_t kMaxVocabulary = int64_t{1} << 20;
 
-// One row's. The neutral values leave the model's distribution as it is.
+// What one row asks for. The defaults leave the model's distribution as it is.
 struct SampleParams {
   double temperature = 1;  // 0: the largest logit
   double top_p = 1;
@@ -42,7 +42,6 @@ struct SampleParams {
   int32_t num_top = -1;      // log probabilities of the token and of so many most likely ones; -1: of none
   int32_t given_token = -1;  // >= 0: none is chosen, this one is taken
   int32_t is_masked = 0;     // 1: the row of `allowed` counts
-  int32_t reserved = 0;
 };
 
 // A list of (token, value) for each row.
@@ -55,7 +54,7 @@ struct SparseRows {
 // V: tokens of the vocabulary, 1 to kMaxVocabulary. R: rows.
 struct SampleRows {
   Tensor logits;  // float32 [R, V]
-  Tensor params;  // uint8 [R, sizeof(SampleParams)], rows without padding
+  Tensor params;  // uint8 [R, sizeof(SampleParams)]
   // float32, added to logits. Minus infinity forbids the token. Entries of one token are applied in their
   // order.
   SparseRows bias;

@@ -411,6 +411,7 @@ void sample_row(RowSampler& sampler, const SampleRows& input, int64_t row, const
                  .counts = row_of<int32_t>(input.counts.values, input.counts.offsets, row),
                  .allowed = {}};
   if (params.is_masked != 0) {
+    CHORALE_CHECK(!input.allowed.empty(), "row {} has no mask", row);
     lists.allowed = {reinterpret_cast<const uint32_t*>(input.allowed.row<int32_t>(row)),
                      static_cast<size_t>(input.allowed.columns())};
   }
@@ -419,6 +420,9 @@ void sample_row(RowSampler& sampler, const SampleRows& input, int64_t row, const
   output.statuses.data<int32_t>()[row] = static_cast<int32_t>(sampled.status);
   if (sampled.status != SampleStatus::ok || params.num_top < 0) return;
   const auto most = static_cast<size_t>(output.top_tokens.columns());
+  CHORALE_CHECK(
+      !output.logprobs.empty() && std::min(static_cast<size_t>(params.num_top), logits.size()) <= most,
+      "row {} asks for {} log probabilities of {}", row, params.num_top, most);
   sampler.write_logprobs(
       logits, sampled.token, params.num_top, output.logprobs.row<float>(row),
       most == 0 ? std::span<int32_t>{} : std::span(output.top_tokens.row<int32_t>(row), most));

@@ -19,6 +19,7 @@
 #include "kernels/matmul.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/route.h"
+#include "kernels/sample.h"
 
 namespace chorale::cpu {
 
@@ -70,5 +71,8 @@ void rms_norm_backward(const Stream& stream, const Tensor& x, const Tensor& weig
                        const Tensor& d_out, const Tensor& d_x);
 void adam_step(const Stream& stream, const Tensor& parameters, const Tensor& gradient,
                const Tensor& first_moment, const Tensor& second_moment, const AdamOptions& options);
+
+int64_t sample_scratch_bytes(int64_t vocab_size);
+void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch, const SampledRows& output);
 
 }  // namespace chorale::cpu

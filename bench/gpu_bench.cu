@@ -90,6 +90,8 @@ class Bench {
 
   void ceilings() {
     const size_t bytes = size_t{1} << 30;
+    for (int i = 0; i < 400; ++i) queue_.copy(weights_.data(), out_.data(), bytes);  // the clocks rise
+    queue_.synchronize();
     const double copy = time(4, [&](int) { queue_.copy(weights_.data(), out_.data(), bytes); });
     const double read = time(4, [&](int) {
       read_all<<<132 * 8, 256, 0, queue_.stream()>>>(reinterpret_cast<const uint4*>(weights_.data()),

@@ -26,7 +26,8 @@ struct RowSummary {
   bool usable = false;    // no NaN, no +infinity, at least one finite value
 };
 
-// Of a row that is read in pieces. Independent lanes, so that the compiler can use vector instructions.
+// Summarizes a row that is read in pieces, in independent lanes, so that the compiler can use vector
+// instructions.
 class Summarizer {
  public:
   static constexpr size_t kLanes = 16;

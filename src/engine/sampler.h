@@ -96,7 +96,7 @@ class Sampler {
   std::vector<uint16_t> bucket_of_;      // [vocab]
   std::vector<uint64_t> bucket_weight_;  // [buckets]
   std::vector<Candidate> candidates_;    // capacity [vocab]; sorted when read
-  // Of the row being sampled.
+  // The row that is being sampled:
   float max_ = 0;
   float min_ = 0;  // over the finite logits
   double temperature_ = 1;

@@ -26,12 +26,7 @@ cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const Ex
           .num_rows = x.rows(),
           .offsets = sorted ? rows.offsets.data<int32_t>() : nullptr,
           .active = sorted ? rows.active.data<int32_t>() : nullptr,
-          .tokens = sorted ? rows.tokens.data<int32_t>() : nullptr,
-          .gate_weights = sorted ? rows.weights.data<float>() : nullptr,
-          .out = nullptr,
-          .out_stride = 0,
-          .out_is_bf16 = false,
-          .assigns = false};
+          .tokens = sorted ? rows.tokens.data<int32_t>() : nullptr};
 }
 
 void add_work(OpScope& scope, const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
@@ -57,10 +52,10 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
   check_rows(gate_up, rows);
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, x, gate_up, rows);
-  cpu::ExpertArgs args = to_args(x, gate_up, rows);
-  args.out = cpu::mutable_bytes_of(out);
-  args.out_stride = out.row_stride();
-  args.out_is_bf16 = out.dtype() == DType::bf16;
+  const cpu::GatedMatmulArgs args{.in = to_args(x, gate_up, rows),
+                                  .out = cpu::mutable_bytes_of(out),
+                                  .out_stride = out.row_stride(),
+                                  .out_is_bf16 = out.dtype() == DType::bf16};
   cpu::kernels_for(stream.instruction_set()).gated_matmul(stream.pool(), args);
 }
 
@@ -75,10 +70,12 @@ void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatric
   CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, x, down, rows);
-  cpu::ExpertArgs args = to_args(x, down, rows);
-  args.out = sums.data<int64_t>();
-  args.out_stride = sums.row_stride();
-  args.assigns = mode == SumMode::assign;
+  const cpu::OrderFreeMatmulArgs args{
+      .in = to_args(x, down, rows),
+      .gate_weights = rows.all_tokens() ? nullptr : rows.weights.data<float>(),
+      .sums = sums.data<int64_t>(),
+      .sums_stride = sums.row_stride(),
+      .assigns = mode == SumMode::assign};
   cpu::kernels_for(stream.instruction_set()).order_free_matmul(stream.pool(), args);
 }
 

@@ -15,10 +15,7 @@ void gated_activation(const Stream& stream, const Tensor& gate, const Tensor& up
                                       .columns = out.columns(),
                                       .gate = cpu::to_float_matrix(gate),
                                       .up = cpu::to_float_matrix(up),
-                                      .out = cpu::to_float_matrix(out),
-                                      .d_out = {},
-                                      .d_gate = {},
-                                      .d_up = {}};
+                                      .out = cpu::to_float_matrix(out)};
   cpu::kernels_for(stream.instruction_set()).gated_activation(stream.pool(), args);
 }
 
@@ -31,14 +28,13 @@ void gated_activation_backward(const Stream& stream, const Tensor& gate, const T
   CHORALE_CHECK(d_out.dtype() == DType::f32, "d_out is {}", name_of(d_out.dtype()));
   if (d_out.empty()) return;
   CHORALE_CHECK(d_gate.bytes() != d_up.bytes(), "d_gate and d_up are the same memory");
-  const cpu::GatedActivationArgs args{.rows = d_out.rows(),
-                                      .columns = d_out.columns(),
-                                      .gate = cpu::to_float_matrix(gate),
-                                      .up = cpu::to_float_matrix(up),
-                                      .out = {},
-                                      .d_out = cpu::to_float_matrix(d_out),
-                                      .d_gate = cpu::to_float_matrix(d_gate),
-                                      .d_up = cpu::to_float_matrix(d_up)};
+  const cpu::GatedActivationBackwardArgs args{.rows = d_out.rows(),
+                                              .columns = d_out.columns(),
+                                              .gate = cpu::to_float_matrix(gate),
+                                              .up = cpu::to_float_matrix(up),
+                                              .d_out = cpu::to_float_matrix(d_out),
+                                              .d_gate = cpu::to_float_matrix(d_gate),
+                                              .d_up = cpu::to_float_matrix(d_up)};
   cpu::kernels_for(stream.instruction_set()).gated_activation_backward(stream.pool(), args);
 }
 

@@ -25,10 +25,12 @@ void norm_rope(const Stream& stream, const Tensor& x, const Tensor& weight, floa
   CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()) && x.columns() % head_dim == 0);
   check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
   if (x.empty()) return;
-  cpu::NormArgs args = cpu::norm_args(x, weight, eps, out);
-  args.head_dim = head_dim;
-  args.cos_sin = cos_sin.data<float>();
-  args.cos_sin_stride = cos_sin.row_stride();
+  const cpu::NormRopeArgs args{.rows = cpu::row_args(x, out),
+                               .weight = weight.data<float>(),
+                               .eps = eps,
+                               .head_dim = head_dim,
+                               .cos_sin = cos_sin.data<float>(),
+                               .cos_sin_stride = cos_sin.row_stride()};
   cpu::kernels_for(stream.instruction_set()).norm_rope(stream.pool(), args);
 }
 

@@ -48,7 +48,7 @@ void rms_norm(const Stream& stream, const Tensor& x, const Tensor& weight, float
   CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()));
   check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
   if (x.empty()) return;
-  const cpu::NormArgs args = cpu::norm_args(x, weight, eps, out);
+  const cpu::RmsNormArgs args{.rows = cpu::row_args(x, out), .weight = weight.data<float>(), .eps = eps};
   cpu::kernels_for(stream.instruction_set()).rms_norm(stream.pool(), args);
 }
 

@@ -1,7 +1,7 @@
 #include "kernels/expert_matmul.h"
 
 #include "gpu/products_test.h"
-#include "kernels/cuda/silu.h"
+#include "kernels/cuda/float_math.h"
 #include "kernels/ref/tensor_core.h"
 
 namespace chorale::cuda {

@@ -34,40 +34,39 @@ void write_row(const Tensor& x, const ChosenExperts& chosen, const DispatchTable
 }  // namespace
 
 int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, std::span<int64_t> sent_rows,
-                      const Tensor& sent_tokens, const Tensor& scratch, const Tensor& send) {
+                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
   // The tokens of each owner, in order and each once.
-  std::fill(sent_rows.begin(), sent_rows.end(), 0);
+  std::fill(send.counts.begin(), send.counts.end(), 0);
   const auto count_of = [&](int64_t owner) -> int64_t& {
-    return sent_rows[static_cast<size_t>(owner * table.copies)];
+    return send.counts[static_cast<size_t>(owner * table.copies)];
   };
   for (int64_t t = 0; t < x.rows(); ++t) {
     for (int64_t i = 0; i < format.top_k; ++i) {
       const int64_t owner = slot_of(table, t, chosen.experts.row<int32_t>(t)[i]) / table.slots_per_rank;
       int64_t& count = count_of(owner);
-      int32_t* tokens = scratch.row<int32_t>(owner);
+      int32_t* tokens = send.owner_tokens.row<int32_t>(owner);
       if (count == 0 || tokens[count - 1] != t) tokens[count++] = static_cast<int32_t>(t);
     }
   }
   int64_t total = 0;
-  auto* tokens = sent_tokens.data<int32_t>();
+  auto* tokens = send.tokens.data<int32_t>();
   for (int64_t owner = 0; owner < table.num_owners; ++owner) {
     const int64_t count = count_of(owner);
     for (int64_t copy = 0; copy < table.copies; ++copy) {
-      sent_rows[static_cast<size_t>(owner * table.copies + copy)] = count;
-      CHORALE_CHECK(total + count <= sent_tokens.columns() && total + count <= send.rows(), "{} rows to send",
-                    total);
-      std::copy_n(scratch.row<int32_t>(owner), count, tokens + total);
+      send.counts[static_cast<size_t>(owner * table.copies + copy)] = count;
+      CHORALE_CHECK(total + count <= send.tokens.columns() && total + count <= send.rows.rows(),
+                    "{} rows to send", total);
+      std::copy_n(send.owner_tokens.row<int32_t>(owner), count, tokens + total);
       total += count;
     }
   }
   // Rows are written by owner, since what they hold depends on it.
   int64_t first = 0;
   for (int64_t rank = 0; rank < table.num_owners * table.copies; ++rank) {
-    const int64_t count = sent_rows[static_cast<size_t>(rank)];
+    const int64_t count = send.counts[static_cast<size_t>(rank)];
     pool.parallel(count, [&](int64_t i) {
       write_row(x, chosen, table, format, tokens[first + i], rank / table.copies,
-                send.bytes() + (first + i) * format.bytes());
+                send.rows.bytes() + (first + i) * format.bytes());
     });
     first += count;
   }

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/cpu/plain_kernels.h"
+#include "kernels/shapes.h"
 
 namespace chorale::cpu {
 
@@ -25,7 +26,8 @@ void add_sums(ThreadPool& pool, const Tensor& sums, const Tensor& bias, const Te
       return;
     }
     for (int64_t c = 0; c < columns; ++c) {
-      const float value = static_cast<float>(from[c]) * 0x1p-36F;  // one rounding; the product is exact
+      const float value =
+          static_cast<float>(from[c]) * (1 / kFixedOne);  // one rounding; the product is exact
       to[c] += add == nullptr ? value : value + add[c];
     }
   });

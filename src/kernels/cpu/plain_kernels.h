@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "base/tensor.h"
 #include "base/thread_pool.h"
@@ -30,8 +29,7 @@ void choose_experts(ThreadPool& pool, const Tensor& logits, const RouteOptions& 
 void sort_by_expert(const ChosenExperts& chosen, const ExpertRows& rows);
 
 int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, std::span<int64_t> sent_rows,
-                      const Tensor& sent_tokens, const Tensor& scratch, const Tensor& send);
+                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
 void add_returned(ThreadPool& pool, const Tensor& returned, const Tensor& tokens, const Tensor& sums);
 void count_experts(const Tensor& experts, const Tensor& counts);
 

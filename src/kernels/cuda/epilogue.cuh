@@ -8,7 +8,7 @@
 #include "kernels/cuda/fixed_point.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/product_args.h"
-#include "kernels/cuda/silu.h"
+#include "kernels/cuda/float_math.h"
 
 namespace chorale::cuda {
 
@@ -116,8 +116,10 @@ template <int Tokens>
 struct AddFixed {
   static constexpr int kStagingBytes = 0;
   static constexpr int kThreadTokens = Tokens / 4;
+  static constexpr bool kKeepsRows = Tokens <= 32;  // asks for rows of sums early, where registers allow
   long long sums[Tokens / 2];
   float weights[kThreadTokens];
+  int out_rows[kKeepsRows ? kThreadTokens : 1];
   uint32_t not_finite[(kThreadTokens + 3) / 4];  // a count in 8 bits for each token
 
   // Which of the thread's tokens accumulator i belongs to.
@@ -132,8 +134,10 @@ struct AddFixed {
 #pragma unroll
     for (int t = 0; t < kThreadTokens; ++t) {
       weights[t] = 1;
-      if (args.gate_weights != nullptr && token(t, place.lane) < place.rows.count)
-        weights[t] = args.gate_weights[place.rows.first + token(t, place.lane)];
+      if (token(t, place.lane) >= place.rows.count) continue;
+      const int row = place.rows.first + token(t, place.lane);
+      if (args.gate_weights != nullptr) weights[t] = args.gate_weights[row];
+      if constexpr (kKeepsRows) out_rows[t] = out_row(args, row);
     }
   }
   __device__ __forceinline__ void chunk(const ProductArgs& args, const Place& place,
@@ -156,8 +160,8 @@ struct AddFixed {
     for (int t = 0; t < kThreadTokens; ++t) {
       if (token(t, place.lane) >= place.rows.count) continue;
       const int row = place.rows.first + token(t, place.lane);
-      const int64_t out_row = args.tokens != nullptr ? args.tokens[row] : row;
-      long long* to = out + out_row * args.out_stride;
+      const int64_t to_row = kKeepsRows ? out_rows[kKeepsRows ? t : 0] : out_row(args, row);
+      long long* to = out + to_row * args.out_stride;
       const int i = t / 2 * 4 + t % 2;
       if (place.row < args.n) add(to + place.row, sums[i]);
       if (place.row + 8 < args.n) add(to + place.row + 8, sums[i + 2]);
@@ -167,6 +171,9 @@ struct AddFixed {
   }
 
  private:
+  static __device__ __forceinline__ int out_row(const ProductArgs& args, int row) {
+    return args.tokens != nullptr ? args.tokens[row] : row;
+  }
   static __device__ __forceinline__ void add(long long* sum, long long value) {
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(sum), "l"(value) : "memory");
   }

@@ -58,6 +58,16 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
 __device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
+// A box of a matrix that a tensor map describes (tensor_map.h), from [row, column] on; rows that the matrix
+// does not have become zeros.
+__device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int column, int row,
+                                            uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4}], [%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(column), "r"(row)
+      : "memory");
+}
 // Orders ordinary accesses of shared memory, small copies among them, before what the bulk copies and
 // warpgroup products of this thread do later.
 __device__ __forceinline__ void async_proxy_fence() {

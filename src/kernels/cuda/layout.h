@@ -100,6 +100,7 @@ constexpr int64_t tile_tokens(int64_t rows) {
 // since a tile that is too wide costs little and a second tile reads the weights again.
 constexpr int64_t typical_rows(int64_t tokens, int64_t pairs, int64_t experts) {
   if (experts == 1) return pairs;
+  if (tokens <= 32) return tokens;  // then each expert has one tile, which saves looking for it
   const int64_t twice = 2 * ceil_div(pairs, experts);
   return twice < tokens ? twice : tokens;
 }

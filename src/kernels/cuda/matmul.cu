@@ -6,28 +6,28 @@ namespace {
 constexpr const char* kName = "matmul";
 
 template <int Tokens, int StageTiles, int Groups>
-void start_tiled(const Queue& queue, const ProductArgs& args, const ProductSize& size) {
-  start<Shape<Tokens, StageTiles, 0, Groups>, StoreFloats<Tokens>>(queue, kName, args, size);
+void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
+  start<Shape<Tokens, StageTiles, 0, Groups, false>, StoreFloats<Tokens>>(queue, kName, x, args, size);
 }
 
-void start_planned(const Queue& queue, const ProductPlan& plan, const ProductArgs& args,
+void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,
                    const ProductSize& size) {
   if (plan.kernel == ProductKernel::plain)
     return start_plain<StoreFloats<kPlainTokens>>(queue, kName, args, size);
   if (plan.kernel == ProductKernel::many_rows) {
-    if (plan.tokens == 128) return start_tiled<128, 1, 2>(queue, args, size);
-    return start_tiled<256, 1, 2>(queue, args, size);
+    if (plan.tokens == 128) return start_tiled<128, 1, 2>(queue, x, args, size);
+    return start_tiled<256, 1, 2>(queue, x, args, size);
   }
-  if (plan.stage_k == 1) return start_tiled<64, 1, 1>(queue, args, size);
+  if (plan.stage_k == 1) return start_tiled<64, 1, 1>(queue, x, args, size);
   switch (plan.tokens) {
     case 8:
-      return start_tiled<8, 2, 1>(queue, args, size);
+      return start_tiled<8, 2, 1>(queue, x, args, size);
     case 16:
-      return start_tiled<16, 2, 1>(queue, args, size);
+      return start_tiled<16, 2, 1>(queue, x, args, size);
     case 32:
-      return start_tiled<32, 2, 1>(queue, args, size);
+      return start_tiled<32, 2, 1>(queue, x, args, size);
     default:
-      return start_tiled<64, 2, 1>(queue, args, size);
+      return start_tiled<64, 2, 1>(queue, x, args, size);
   }
 }
 
@@ -57,7 +57,7 @@ void matmul(const Queue& queue, const Tensor& x, std::span<const TiledTarget> ta
   const ProductPlan plan = make_plan(queue, layout, size, choice == Choice::planned && is_aligned(x));
   set_rows(args, x, {}, size);
   set_plan(args, layout, size, plan);
-  start_planned(queue, plan, args, size);
+  start_planned(queue, plan, x, args, size);
 }
 
 }  // namespace chorale::cuda

@@ -7,36 +7,37 @@ namespace {
 constexpr const char* kName = "order_free_matmul";
 
 template <int Tokens, int StageTiles, int BlockChunk, int Groups>
-void start_tiled(const Queue& queue, const ProductArgs& args, const ProductSize& size) {
-  start<Shape<Tokens, StageTiles, BlockChunk, Groups>, AddFixed<Tokens>>(queue, kName, args, size);
+void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
+  start<Shape<Tokens, StageTiles, BlockChunk, Groups, false>, AddFixed<Tokens>>(queue, kName, x, args, size);
 }
 
 template <int StageTiles, int BlockChunk>
-void start_few_rows(const Queue& queue, int64_t tokens, const ProductArgs& args, const ProductSize& size) {
+void start_few_rows(const Queue& queue, int64_t tokens, const Tensor& x, const ProductArgs& args,
+                    const ProductSize& size) {
   switch (tokens) {
     case 8:
-      return start_tiled<8, StageTiles, BlockChunk, 1>(queue, args, size);
+      return start_tiled<8, StageTiles, BlockChunk, 1>(queue, x, args, size);
     case 16:
-      return start_tiled<16, StageTiles, BlockChunk, 1>(queue, args, size);
+      return start_tiled<16, StageTiles, BlockChunk, 1>(queue, x, args, size);
     case 32:
-      return start_tiled<32, StageTiles, BlockChunk, 1>(queue, args, size);
+      return start_tiled<32, StageTiles, BlockChunk, 1>(queue, x, args, size);
     default:
-      return start_tiled<64, StageTiles, BlockChunk, 1>(queue, args, size);
+      return start_tiled<64, StageTiles, BlockChunk, 1>(queue, x, args, size);
   }
 }
 
-void start_planned(const Queue& queue, const ProductPlan& plan, const ProductArgs& args,
+void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,
                    const ProductSize& size) {
   const bool in_stage = plan.block_chunk != 0;
   if (plan.kernel == ProductKernel::plain)
     return start_plain<AddFixed<kPlainTokens>>(queue, kName, args, size);
   if (plan.kernel == ProductKernel::many_rows) {
-    if (in_stage) return start_tiled<64, 3, 6, 2>(queue, args, size);
-    return start_tiled<64, 1, 0, 2>(queue, args, size);
+    if (in_stage) return start_tiled<64, 3, 6, 2>(queue, x, args, size);
+    return start_tiled<64, 1, 0, 2>(queue, x, args, size);
   }
-  if (in_stage) return start_few_rows<3, 6>(queue, plan.tokens, args, size);
-  if (plan.stage_k == 1) return start_tiled<64, 1, 0, 1>(queue, args, size);
-  start_few_rows<2, 0>(queue, plan.tokens, args, size);
+  if (in_stage) return start_few_rows<3, 6>(queue, plan.tokens, x, args, size);
+  if (plan.stage_k == 1) return start_tiled<64, 1, 0, 1>(queue, x, args, size);
+  start_few_rows<2, 0>(queue, plan.tokens, x, args, size);
 }
 
 }  // namespace
@@ -64,7 +65,7 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
   if (!rows.all_tokens()) args.gate_weights = rows.weights.data<float>();
   const ProductPlan plan = make_plan(queue, layout, size, choice == Choice::planned && is_aligned(x));
   set_plan(args, layout, size, plan);
-  start_planned(queue, plan, args, size);
+  start_planned(queue, plan, x, args, size);
 }
 
 }  // namespace chorale::cuda

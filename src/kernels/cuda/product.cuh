@@ -18,18 +18,21 @@
 namespace chorale::cuda {
 
 // Tokens of a tile, tiles of K in a stage, k16 blocks of a chunk where a stage holds several (0: it does
-// not), and consumer warpgroups.
-template <int TileTokens, int StageTiles, int BlockChunk, int Groups>
+// not), consumer warpgroups, and whether rows of x are gathered.
+template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool Gathers>
 struct Shape {
   static constexpr int kTokens = TileTokens;
   static constexpr int kStageTiles = StageTiles;
   static constexpr int kBlockChunk = BlockChunk;
   static constexpr int kGroups = Groups;
-  static constexpr int kProducers = Groups == 1 ? 32 : 128;
+  static constexpr bool kGathers = Gathers;
+  // A warpgroup where registers change hands, or where many rows are gathered.
+  static constexpr int kProducers = Groups == 2 || (Gathers && TileTokens >= 32) ? 128 : 32;
   static constexpr int kConsumers = Groups * 128;
   static constexpr int kThreads = kConsumers + kProducers;
   static constexpr int kWeightBytes = Groups * StageTiles * static_cast<int>(kTileBytes);
   static constexpr int kRowBytes = TileTokens * 128;  // of x, of one tile of K
+  static constexpr int kBoxRows = TileTokens <= 32 ? TileTokens : TileTokens == 64 ? 32 : 64;  // of one copy
   static constexpr int kStageBytes = kWeightBytes + StageTiles * kRowBytes;
   static constexpr int kBlocksPerSm = Groups == 1 && kStageBytes <= 40 * 1024 ? 2 : 1;
   static constexpr int kBudget = kBlocksPerSm == 2 ? 108 * 1024 : 216 * 1024;
@@ -56,12 +59,14 @@ struct RowTiles {
   static __device__ __forceinline__ RowTiles make(const ProductArgs& args, int* before) {
     if (args.offsets == nullptr) return {args, before, (args.num_rows + Tokens - 1) / Tokens};
     if (args.active != nullptr) return {args, before, args.active[0]};
+    for (int e = static_cast<int>(threadIdx.x); e < args.num_experts; e += static_cast<int>(blockDim.x))
+      before[e + 1] = (args.offsets[e + 1] - args.offsets[e] + Tokens - 1) / Tokens;
+    __syncthreads();
     if (threadIdx.x < 32) {
       int sum = 0;
       for (int first = 0; first < args.num_experts; first += 32) {
         const int e = first + static_cast<int>(threadIdx.x);
-        const int rows = e < args.num_experts ? args.offsets[e + 1] - args.offsets[e] : 0;
-        int tiles = (rows + Tokens - 1) / Tokens;
+        int tiles = e < args.num_experts ? before[e + 1] : 0;
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
           const int other = __shfl_up_sync(0xFFFFFFFFU, tiles, step);
@@ -139,67 +144,86 @@ struct Ring {
 
 template <class S, class M>
 struct Producer {
-  static constexpr int kRowsOfThread = S::kTokens * 8 / S::kProducers;
+  static constexpr int kRowsOfThread = S::kGathers ? S::kTokens * 8 / S::kProducers : 1;
   static constexpr int kRowStep = S::kProducers / 8;
   static constexpr uint32_t kNone = 0xFFFFFFFFU;
 
   const ProductArgs& args;
   const RowTiles& tiles;
   uint32_t base, full, empty;
+  int stages_of_item;
   int thread;  // of the producers
 
-  static __device__ __forceinline__ const std::byte* weights_of(const ProductArgs& args, const Item& item,
-                                                                int expert, int k_tile) {
+  // Where an item's weights begin, and how many tiles of rows the matrix has from there on.
+  struct Weights {
+    const std::byte* data;
+    int row_tiles;
+  };
+  __device__ __forceinline__ Weights weights_of(const Item& item, int expert) const {
     const int64_t k_tiles = args.k / kTile;
     const ProductTarget* target = target_of(args, item.group);
-    const int64_t row_tile = (item.group - target->first_group) * S::kGroups;
-    return target->weight + expert * args.expert_bytes + (row_tile * k_tiles + k_tile) * kTileBytes;
+    const int row_tile = (item.group - target->first_group) * S::kGroups;
+    const int k_tile = item.split * stages_of_item * S::kStageTiles;
+    return {target->weight + expert * args.expert_bytes + (row_tile * k_tiles + k_tile) * kTileBytes,
+            target->row_tiles - row_tile};
   }
-  __device__ __forceinline__ void fetch_weights(const std::byte* weight, int tiles_left, int stage) const {
+  // Asks for the weights of a stage, and says how many bytes it will have with `row_bytes` of rows.
+  __device__ __forceinline__ void fetch_weights(const Weights& weights, int stage, int row_bytes) const {
     const uint32_t to = base + stage * S::kStageBytes;
     const int64_t k_tiles = args.k / kTile;
-    // A matrix may end within a group: its last tile of rows comes again, and nobody stores what it gives.
-    barrier_expect(full + 8 * stage, S::kWeightBytes);
+    barrier_expect(full + 8 * stage, S::kWeightBytes + row_bytes);
 #pragma unroll
     for (int g = 0; g < S::kGroups; ++g) {
-      const int row_tile = g < tiles_left ? g : 0;
-      bulk_copy(to + g * S::kStageTiles * kTileBytes, weight + row_tile * k_tiles * kTileBytes,
+      // A matrix may end within a group: its first tile comes again, and nobody stores what it gives.
+      const int row_tile = g < weights.row_tiles ? g : 0;
+      bulk_copy(to + g * S::kStageTiles * kTileBytes, weights.data + row_tile * k_tiles * kTileBytes,
                 S::kStageTiles * kTileBytes, full + 8 * stage, args.weight_policy);
     }
   }
-  static __device__ __forceinline__ int tiles_left(const ProductArgs& args, const Item& item) {
-    const ProductTarget* target = target_of(args, item.group);
-    return target->row_tiles - (item.group - target->first_group) * S::kGroups;
+  static __device__ __forceinline__ int boxes_of(const RowTile& rows) {
+    return (rows.count + S::kBoxRows - 1) / S::kBoxRows;
+  }
+  static __device__ __forceinline__ int row_bytes_of(const RowTile& rows) {
+    return S::kGathers ? 0 : boxes_of(rows) * S::kBoxRows * 128 * S::kStageTiles;
   }
 
-  __device__ __forceinline__ void run(int items, int stages_of_item) {
+  // The first item's weights are asked for before anything else is known, and, where they do not depend on
+  // the kernels before, before those have ended. Returns of how many stages.
+  __device__ __forceinline__ int fetch_ahead(int items) const {
+    int fetched = 0;
+    if (static_cast<int>(blockIdx.x) < items && thread == 0) {
+      const Item item = Item::at(args, tiles.count, blockIdx.x);
+      const RowTile rows = tiles.template at<S::kTokens>(item.row_tile);
+      Weights weights = weights_of(item, rows.expert);
+      for (; fetched < M::kStages && fetched < stages_of_item; ++fetched) {
+        fetch_weights(weights, fetched, row_bytes_of(rows));
+        weights.data += S::kStageTiles * kTileBytes;
+      }
+    }
+    return fetched;
+  }
+
+  __device__ __forceinline__ void run(int items) {
+    int fetched = fetch_ahead(items);
+    if (args.offsets == nullptr) wait_for_previous();
+    if (!S::kGathers && thread != 0) return;
     const int piece = thread % 8;
     Ring ring{0, 1};
-    int fetched = 0;  // stages whose weights were asked for before the predecessors ended
-    if (args.offsets == nullptr) {
-      if (static_cast<int>(blockIdx.x) < items && thread == 0) {
-        const Item item = Item::at(args, tiles.count, blockIdx.x);
-        const std::byte* weight = weights_of(args, item, 0, item.split * stages_of_item * S::kStageTiles);
-        const int left = tiles_left(args, item);
-        for (; fetched < M::kStages && fetched < stages_of_item; ++fetched)
-          fetch_weights(weight + fetched * S::kStageTiles * kTileBytes, left, fetched);
-      }
-      wait_for_previous();
-    }
     for (int index = blockIdx.x; index < items; index += gridDim.x) {
       const Item item = Item::at(args, tiles.count, index);
       const RowTile rows = tiles.template at<S::kTokens>(item.row_tile);
       const int first_tile = item.split * stages_of_item * S::kStageTiles;
-      const std::byte* weight = weights_of(args, item, rows.expert, first_tile);
-      const int left = tiles_left(args, item);
-      uint32_t offsets[kRowsOfThread];  // of rows of x, in units of 16 bytes
+      Weights weights = weights_of(item, rows.expert);
+      uint32_t offsets[kRowsOfThread];  // of gathered rows, in units of 16 bytes
+      if constexpr (S::kGathers) {
 #pragma unroll
-      for (int i = 0; i < kRowsOfThread; ++i) {
-        const int token = thread / 8 + i * kRowStep;
-        offsets[i] = kNone;
-        if (token < rows.count) {
-          const int64_t row = args.gathers ? args.tokens[rows.first + token] : rows.first + token;
-          offsets[i] = static_cast<uint32_t>((row * args.x_stride) / 16 + first_tile * 8 + piece);
+        for (int i = 0; i < kRowsOfThread; ++i) {
+          const int token = thread / 8 + i * kRowStep;
+          offsets[i] = kNone;
+          if (token < rows.count) {
+            const int64_t row = args.tokens[rows.first + token];
+            offsets[i] = static_cast<uint32_t>((row * args.x_stride) / 16 + first_tile * 8 + piece);
+          }
         }
       }
       for (int s = 0; s < stages_of_item; ++s) {
@@ -208,23 +232,30 @@ struct Producer {
           if (fetched > 0)
             --fetched;
           else
-            fetch_weights(weight, left, ring.stage);
+            fetch_weights(weights, ring.stage, row_bytes_of(rows));
         }
-        weight += S::kStageTiles * kTileBytes;
+        weights.data += S::kStageTiles * kTileBytes;
         const uint32_t to = base + ring.stage * S::kStageBytes + S::kWeightBytes;
 #pragma unroll
         for (int k = 0; k < S::kStageTiles; ++k) {
+          if constexpr (S::kGathers) {
 #pragma unroll
-          for (int i = 0; i < kRowsOfThread; ++i) {
-            const int token = thread / 8 + i * kRowStep;
-            if (offsets[i] != kNone) {
-              copy_16_bytes(to + k * S::kRowBytes + token * 128 + ((piece ^ (token % 8)) << 4),
-                            args.x + static_cast<int64_t>(offsets[i]) * 16);
-              offsets[i] += 8;
+            for (int i = 0; i < kRowsOfThread; ++i) {
+              const int token = thread / 8 + i * kRowStep;
+              if (offsets[i] != kNone) {
+                copy_16_bytes(to + k * S::kRowBytes + token * 128 + ((piece ^ (token % 8)) << 4),
+                              args.x + static_cast<int64_t>(offsets[i]) * 16);
+                offsets[i] += 8;
+              }
             }
+          } else {
+            const int column = (first_tile + s * S::kStageTiles + k) * static_cast<int>(kTile);
+            for (int b = 0; b < boxes_of(rows); ++b)
+              tensor_copy(to + k * S::kRowBytes + b * S::kBoxRows * 128, &args.x_map, column,
+                          rows.first + b * S::kBoxRows, full + 8 * ring.stage);
           }
         }
-        barrier_arrive_after_copies(full + 8 * ring.stage);
+        if constexpr (S::kGathers) barrier_arrive_after_copies(full + 8 * ring.stage);
         ring.template next<M::kStages>();
       }
     }
@@ -243,7 +274,7 @@ struct Consumer {
   }
   __device__ __forceinline__ void wait_full() const {
     barrier_wait(full + 8 * ring.stage, ring.parity);
-    async_proxy_fence();
+    if constexpr (S::kGathers) async_proxy_fence();
   }
   template <int N, int First, int Count>
   __device__ __forceinline__ void multiply_blocks(float (&acc)[S::kTokens / 2], bool from_zero) const {
@@ -318,7 +349,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
     for (int s = 0; s < M::kStages; ++s) {
-      barrier_init(full + 8 * s, 1 + S::kProducers);
+      barrier_init(full + 8 * s, S::kGathers ? 1 + S::kProducers : 1);
       barrier_init(empty + 8 * s, S::kConsumers / 32);
     }
     barrier_init_fence();
@@ -334,8 +365,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
 
   if (warp >= S::kConsumers / 32) {
     if constexpr (S::kGroups == 2) give_registers<72>();
-    Producer<S, M> producer{args, tiles, base, full, empty, static_cast<int>(threadIdx.x) - S::kConsumers};
-    producer.run(items, stages_of_item);
+    Producer<S, M> producer{
+        args, tiles, base, full, empty, stages_of_item, static_cast<int>(threadIdx.x) - S::kConsumers};
+    producer.run(items);
   } else {
     if constexpr (S::kGroups == 2) take_registers<216>();
     if (!grouped) wait_for_previous();

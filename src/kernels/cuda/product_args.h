@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/tensor_map.h"
 
 namespace chorale::cuda {
 
@@ -23,6 +24,7 @@ struct ProductTarget {
 
 // y = x * W^T for rows that are all (offsets == null: one matrix) or grouped by expert.
 struct ProductArgs {
+  TensorMap x_map;               // of x, where rows are not gathered
   const std::byte* x = nullptr;  // bf16 rows
   int64_t x_stride = 0;          // in bytes
   int64_t k = 0;

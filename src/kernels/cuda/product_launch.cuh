@@ -76,9 +76,11 @@ inline int64_t most_items(const ProductArgs& args, const ProductSize& size, int6
   return tiles * args.row_groups * args.splits;
 }
 
+// A tiled product of the rows of x.
 template <class S, class Epilogue>
-void start(const Queue& queue, const char* name, const ProductArgs& args, const ProductSize& size) {
+void start(const Queue& queue, const char* name, const Tensor& x, ProductArgs args, const ProductSize& size) {
   using M = Memory<S, Epilogue>;
+  if (!S::kGathers) args.x_map = make_tensor_map(queue, x, S::kBoxRows);
   queue.enter();
   check(cudaFuncSetAttribute(multiply<S, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kBytes),
         name, queue.device());

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cuda/float_math.h"
 #include "kernels/ref/fixed_point.h"
 
 namespace chorale::ref {
@@ -34,6 +35,73 @@ float toward_zero(int64_t sum, int scale) {
   auto rounded = static_cast<float>(exact);
   if (std::fabs(double{rounded}) > std::fabs(exact)) rounded = std::nextafter(rounded, 0.0F);
   return rounded;
+}
+
+constexpr int64_t kAttentionBlock = 64;
+
+// What a block of tokens gives for one head of one query.
+struct BlockResult {
+  float maximum = 0;
+  float sum = 0;
+  std::vector<float> out;
+};
+
+struct Head {
+  const Matrix& q;
+  const Matrix& keys;
+  const Matrix& values;
+  int64_t head_dim;
+  int64_t q_column;
+  int64_t kv_column;
+};
+
+BlockResult attend_to_block(const Head& head, int64_t row, int64_t first_token, int64_t visible) {
+  const auto dim = static_cast<size_t>(head.head_dim);
+  const float scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(head.head_dim)));
+  std::vector<float> scores(static_cast<size_t>(visible));
+  float largest = -std::numeric_limits<float>::infinity();
+  for (int64_t t = 0; t < visible; ++t) {
+    float score = 0;
+    for (size_t d = 0; d < dim; d += kBlock) {
+      const size_t count = std::min<size_t>(kBlock, dim - d);
+      const auto column = static_cast<int64_t>(d);
+      score = tensor_core_add(score, {&head.q.at(row, head.q_column + column), count},
+                              {&head.keys.at(first_token + t, head.kv_column + column), count});
+    }
+    scores[static_cast<size_t>(t)] = score * scale;
+    largest = std::max(largest, scores[static_cast<size_t>(t)]);
+  }
+  BlockResult result{std::ceil(largest), 0, std::vector<float>(dim)};
+  // Four threads sum 16 probabilities each, two neighbours in turn; then pairs.
+  std::array<float, 4> sums{};
+  std::vector<float> rounded(kAttentionBlock);
+  for (size_t t = 0; t < scores.size(); ++t) {
+    const float p = cuda::exp2_of_negative(scores[t] - result.maximum);
+    sums[t / 2 % 4] += p;
+    rounded[t] = to_float(to_bf16(p));
+  }
+  result.sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (size_t d = 0; d < dim; ++d) {
+    std::vector<float> column(kAttentionBlock);
+    for (int64_t t = 0; t < kAttentionBlock && first_token + t < head.values.rows; ++t)
+      column[static_cast<size_t>(t)] =
+          head.values.at(first_token + t, head.kv_column + static_cast<int64_t>(d));
+    float sum = 0;
+    for (size_t t = 0; t < kAttentionBlock; t += kBlock)
+      sum = tensor_core_add(sum, {&rounded[t], kBlock}, {&column[t], kBlock});
+    result.out[d] = sum;
+  }
+  return result;
+}
+
+void merge(BlockResult& total, const BlockResult& block) {
+  const float maximum = std::max(total.maximum, block.maximum);
+  const float old_scale = cuda::exp2_of_negative_integer(total.maximum - maximum);
+  const float new_scale = cuda::exp2_of_negative_integer(block.maximum - maximum);
+  total.maximum = maximum;
+  total.sum = std::fma(block.sum, new_scale, total.sum * old_scale);
+  for (size_t d = 0; d < total.out.size(); ++d)
+    total.out[d] = std::fma(block.out[d], new_scale, total.out[d] * old_scale);
 }
 
 // The plain rule of IEEE for terms that are not finite.
@@ -126,6 +194,28 @@ void tensor_core_order_free_matmul(const Matrix& x, std::span<const Matrix> down
       }
     }
   }
+}
+
+Matrix tensor_core_attention(const AttentionShape& shape, const Matrix& q, int64_t first_position,
+                             const Matrix& keys, const Matrix& values) {
+  Matrix out(q.rows, q.columns);
+  for (int64_t row = 0; row < q.rows; ++row) {
+    const int64_t visible = first_position + row + 1;
+    for (int64_t h = 0; h < shape.num_heads; ++h) {
+      const Head head{q,
+                      keys,
+                      values,
+                      shape.head_dim,
+                      h * shape.head_dim,
+                      h / (shape.num_heads / shape.num_kv_heads) * shape.head_dim};
+      BlockResult total = attend_to_block(head, row, 0, std::min(visible, kAttentionBlock));
+      for (int64_t first = kAttentionBlock; first < visible; first += kAttentionBlock)
+        merge(total, attend_to_block(head, row, first, std::min(visible - first, kAttentionBlock)));
+      for (int64_t d = 0; d < shape.head_dim; ++d)
+        out.at(row, head.q_column + d) = to_float(to_bf16(total.out[static_cast<size_t>(d)] / total.sum));
+    }
+  }
+  return out;
 }
 
 }  // namespace chorale::ref

@@ -10,6 +10,7 @@
 
 #include <span>
 
+#include "kernels/ref/attention.h"
 #include "kernels/ref/dense.h"
 #include "kernels/ref/expert_matmul.h"
 
@@ -38,5 +39,12 @@ GatePair tensor_core_gate_pair(const Matrix& x, std::span<const Matrix> gate, st
 // As order_free_matmul: sums[token] += fixed(weight * product) per row and canonical chunk.
 void tensor_core_order_free_matmul(const Matrix& x, std::span<const Matrix> down, int64_t k_chunks,
                                    std::span<const ExpertRow> rows, Dense<int64_t>& sums);
+
+// As attention, over blocks of 64 tokens at absolute positions. Each block is taken by itself: scores times
+// log2(e) / sqrt(D), their maximum rounded up to an integer, probabilities 2^(score - maximum) that are
+// rounded to bf16 for the product with the values, and their sum before that. Blocks are merged in their
+// order, which scales by powers of two. The result is rounded to bf16.
+Matrix tensor_core_attention(const AttentionShape& shape, const Matrix& q, int64_t first_position,
+                             const Matrix& keys, const Matrix& values);
 
 }  // namespace chorale::ref

@@ -1,0 +1,476 @@
+// Attention over the paged cache of layout.h, by blocks of 64 tokens that are taken each by itself and merged
+// in their order; see kernels/ref/tensor_core.h for the arithmetic. So a row's bits depend on neither which
+// kernel takes it nor how many thread blocks share its blocks of tokens.
+//
+// The rows of a tile are the query heads that share a KV head, of one token after the other.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/float_math.h"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/tensor_checks.h"
+
+namespace chorale::cuda {
+namespace {
+
+constexpr int kTokens = static_cast<int>(kKvTokens);
+constexpr int kWarpRows = 16;
+constexpr int kFewWarps = 2;    // of a thread block that takes a block of tokens with each
+constexpr int kManyWarps = 8;   // that share the blocks of tokens
+constexpr int kManyStages = 3;  // of blocks of tokens in shared memory
+constexpr int kManyRows = kManyWarps * kWarpRows;
+constexpr int kManyThreads = (kManyWarps + 4) * 32;  // a warpgroup fetches
+
+struct AttentionArgs {
+  const uint16_t* q = nullptr;
+  int64_t q_stride = 0;
+  uint16_t* out = nullptr;
+  int64_t out_stride = 0;
+  const std::byte* cache = nullptr;
+  int64_t block_bytes = 0;
+  const int32_t* chunks = nullptr;
+  int64_t chunk_stride = 0;
+  int num_chunks = 0;
+  const int32_t* block_tables = nullptr;
+  int num_table_blocks = 0;
+  float* partials = nullptr;
+  int num_kv_heads = 0;
+  int group = 0;       // query heads that share a KV head
+  int few_tokens = 0;  // chunks of at most so many tokens are taken by few rows
+  float scale = 0;     // log2(e) / sqrt(D)
+};
+
+struct Chunk {
+  int first_token, num_tokens, first_position, first_block;
+
+  static __device__ __forceinline__ Chunk at(const AttentionArgs& args, int index) {
+    const int32_t* row = args.chunks + index * args.chunk_stride;
+    return {row[ChunkColumn::first_token], row[ChunkColumn::num_tokens], row[ChunkColumn::first_position],
+            row[ChunkColumn::first_block]};
+  }
+  __device__ __forceinline__ int num_blocks() const {
+    return (first_position + num_tokens + kTokens - 1) / kTokens;
+  }
+};
+
+// A thread's two rows of a warp's tile: l / 4 and 8 more.
+template <int DimBlocks>
+struct Tile {
+  static constexpr int kDim = DimBlocks * 16;
+  static constexpr int kKeyBytes = (kDim + 63) / 64 * static_cast<int>(kTileBytes);
+  static constexpr int kHeadBytes = 2 * kKeyBytes;
+
+  uint32_t q[DimBlocks][4];
+  int row[2];  // of the chunk; the last one again where there is none
+  int position[2];
+
+  __device__ __forceinline__ void load(const AttentionArgs& args, const Chunk& chunk, int kv_head,
+                                       int first_row) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int last = chunk.num_tokens * args.group - 1;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      row[h] = min(first_row + lane / 4 + 8 * h, last);
+      position[h] = chunk.first_position + row[h] / args.group;
+      const uint16_t* from = args.q + token_of(args, chunk, h) * args.q_stride + column_of(args, kv_head, h);
+#pragma unroll
+      for (int d = 0; d < DimBlocks; ++d) {
+        q[d][h] = *reinterpret_cast<const uint32_t*>(from + d * 16);
+        q[d][h + 2] = *reinterpret_cast<const uint32_t*>(from + d * 16 + 8);
+      }
+    }
+  }
+  __device__ __forceinline__ int64_t token_of(const AttentionArgs& args, const Chunk& chunk, int h) const {
+    return chunk.first_token + row[h] / args.group;
+  }
+  __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int h) const {
+    return (kv_head * args.group + row[h] % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
+  }
+  __device__ __forceinline__ bool exists(int first_row, int h) const {
+    return row[h] == first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
+  }
+};
+
+// The probabilities of a block of tokens as operands of the product with the values, and what merging needs.
+struct Probabilities {
+  uint32_t p[kTokens / 16][4];
+  float maximum[2];
+  float sum[2];
+};
+
+template <int DimBlocks>
+__device__ __forceinline__ Probabilities probabilities(const Tile<DimBlocks>& tile, float scale,
+                                                       uint32_t keys, int first_position) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float scores[kTokens / 8][4];
+#pragma unroll
+  for (int pair = 0; pair < kTokens / 16; ++pair) {
+    const int token = pair * 16 + lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[2 * pair][i] = scores[2 * pair + 1][i] = 0;
+#pragma unroll
+    for (int d = 0; d < DimBlocks; ++d) {
+      const int piece = d % 4 * 2 + lane / 8 % 2;
+      uint32_t b[4];
+      load_matrices(b,
+                    keys + d / 4 * static_cast<int>(kTileBytes) + token * 128 + ((piece ^ (token % 8)) << 4));
+      mma_16x8(scores[2 * pair], tile.q[d], b[0], b[1]);
+      mma_16x8(scores[2 * pair + 1], tile.q[d], b[2], b[3]);
+    }
+  }
+  Probabilities result;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int visible = tile.position[h] - first_position;  // the last token that is seen
+    float largest = -__int_as_float(0x7F800000);
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[j][2 * h + c];
+        score = j * 8 + lane % 4 * 2 + c <= visible ? score * scale : -__int_as_float(0x7F800000);
+        largest = fmaxf(largest, score);
+      }
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
+    const float maximum = ceilf(largest);
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const bool seen = j * 8 + lane % 4 * 2 + c <= visible;
+        float& score = scores[j][2 * h + c];
+        score = seen ? exp2_of_negative(score - maximum) : 0.0F;
+        sum += score;
+      }
+      result.p[j / 2][h + j % 2 * 2] = to_bf16_pair(scores[j][2 * h], scores[j][2 * h + 1]);
+    }
+    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
+    result.sum[h] = sum + __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
+    result.maximum[h] = maximum;
+  }
+  return result;
+}
+
+// The product of the probabilities with 16 dimensions of the values: two fragments.
+__device__ __forceinline__ void multiply_values(const Probabilities& probabilities, uint32_t values,
+                                                int dim_block, float (&out)[2][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int piece = dim_block % 4 * 2 + lane / 16;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) out[0][i] = out[1][i] = 0;
+#pragma unroll
+  for (int k = 0; k < kTokens / 16; ++k) {
+    const int token = k * 16 + lane / 8 % 2 * 8 + lane % 8;
+    uint32_t b[4];
+    load_matrices_transposed(b, values + dim_block / 4 * static_cast<int>(kTileBytes) + token * 128 +
+                                    ((piece ^ (token % 8)) << 4));
+    mma_16x8(out[0], probabilities.p[k], b[0], b[1]);
+    mma_16x8(out[1], probabilities.p[k], b[2], b[3]);
+  }
+}
+
+// What a row has seen so far.
+struct Merge {
+  float maximum, old_scale, new_scale;
+  static __device__ __forceinline__ Merge of(float total, float block) {
+    const float maximum = fmaxf(total, block);
+    return {maximum, exp2_of_negative_integer(total - maximum), exp2_of_negative_integer(block - maximum)};
+  }
+  __device__ __forceinline__ float operator()(float total, float block) const {
+    return __fmaf_rn(block, new_scale, __fmul_rn(total, old_scale));
+  }
+};
+
+// ---- many rows: a thread block walks all blocks of tokens that its rows see ----
+
+template <int DimBlocks>
+__global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_constant__ AttentionArgs args) {
+  using T = Tile<DimBlocks>;
+  extern __shared__ __align__(1024) std::byte memory[];
+  __shared__ uint64_t barriers[2 * kManyStages];
+  const uint32_t base = shared_address(memory), full = shared_address(barriers),
+                 empty = full + 8 * kManyStages;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kManyStages; ++s) {
+      barrier_init(full + 8 * s, 1);
+      barrier_init(empty + 8 * s, kManyWarps);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  wait_for_previous();
+  allow_next();
+  const Chunk chunk = Chunk::at(args, static_cast<int>(blockIdx.z));
+  const int num_rows = chunk.num_tokens * args.group;
+  // The rows that see most begin first.
+  const int first_row = (static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x)) * kManyRows;
+  if (chunk.num_tokens <= args.few_tokens || first_row >= num_rows) return;
+  const int last_row = min(first_row + kManyRows, num_rows) - 1;
+  const int blocks = (chunk.first_position + last_row / args.group) / kTokens + 1;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+
+  if (warp >= kManyWarps) {
+    give_registers<40>();
+    if (threadIdx.x != kManyWarps * 32) return;
+    for (int b = 0; b < blocks; ++b) {
+      const int stage = b % kManyStages;
+      barrier_wait(empty + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2) ^ 1U);
+      barrier_expect(full + 8 * stage, T::kHeadBytes);
+      bulk_copy(
+          base + stage * T::kHeadBytes,
+          args.cache + args.block_tables[chunk.first_block + b] * args.block_bytes + kv_head * T::kHeadBytes,
+          T::kHeadBytes, full + 8 * stage, kEvictNormal);
+    }
+    return;
+  }
+
+  take_registers<232>();
+  T tile;
+  tile.load(args, chunk, kv_head, first_row + warp * kWarpRows);
+  float out[DimBlocks][2][4];
+  float maximum[2], sum[2];
+#pragma unroll 1
+  for (int b = 0; b < blocks; ++b) {
+    const int stage = b % kManyStages;
+    barrier_wait(full + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2));
+    const uint32_t keys = base + stage * T::kHeadBytes;
+    const Probabilities p = probabilities(tile, args.scale, keys, b * kTokens);
+    Merge merge[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // All rows see the first block.
+      merge[h] = Merge::of(b == 0 ? p.maximum[h] : maximum[h], p.maximum[h]);
+      sum[h] = b == 0 ? p.sum[h] : merge[h](sum[h], p.sum[h]);
+      maximum[h] = merge[h].maximum;
+    }
+#pragma unroll
+    for (int d = 0; d < DimBlocks; ++d) {
+      float fresh[2][4];
+      multiply_values(p, keys + T::kKeyBytes, d, fresh);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          out[d][n][i] = b == 0 ? fresh[n][i] : merge[i / 2](out[d][n][i], fresh[n][i]);
+      }
+    }
+    if (lane == 0) barrier_arrive(empty + 8 * stage);
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (!tile.exists(first_row + warp * kWarpRows, h)) continue;
+    uint16_t* to =
+        args.out + tile.token_of(args, chunk, h) * args.out_stride + tile.column_of(args, kv_head, h);
+#pragma unroll
+    for (int d = 0; d < DimBlocks; ++d) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        *reinterpret_cast<uint32_t*>(to + d * 16 + n * 8) =
+            to_bf16_pair(__fdiv_rn(out[d][n][2 * h], sum[h]), __fdiv_rn(out[d][n][2 * h + 1], sum[h]));
+    }
+  }
+}
+
+// ---- few rows: a warp takes one block of tokens of one KV head, and another kernel merges ----
+
+// The chunk that a place of the block tables belongs to: the last that does not begin behind it.
+__device__ __forceinline__ int chunk_of_block(const AttentionArgs& args, int table_block) {
+  int low = 0, high = args.num_chunks - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (args.chunks[middle * args.chunk_stride + ChunkColumn::first_block] <= table_block)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+// Of a place of the block tables and a KV head: 16 rows of outputs, then their maxima and sums.
+template <int DimBlocks>
+__device__ __forceinline__ float* partial_of(const AttentionArgs& args, int table_block, int kv_head) {
+  constexpr int kFloats = kWarpRows * (Tile<DimBlocks>::kDim + 2);
+  return args.partials + (static_cast<int64_t>(table_block) * args.num_kv_heads + kv_head) * kFloats;
+}
+
+template <int DimBlocks>
+__global__ void __launch_bounds__(kFewWarps * 32) attend_few(const __grid_constant__ AttentionArgs args) {
+  using T = Tile<DimBlocks>;
+  extern __shared__ __align__(1024) std::byte memory[];
+  __shared__ uint64_t barriers[kFewWarps];
+  wait_for_previous();
+  allow_next();
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t keys = shared_address(memory) + warp * T::kHeadBytes,
+                 barrier = shared_address(barriers + warp);
+  const int item = static_cast<int>(blockIdx.x) * kFewWarps + warp;
+  const int table_block = item / args.num_kv_heads, kv_head = item % args.num_kv_heads;
+  if (table_block >= args.num_table_blocks) return;
+  const Chunk chunk = Chunk::at(args, chunk_of_block(args, table_block));
+  const int block = table_block - chunk.first_block;
+  if (chunk.num_tokens > args.few_tokens || chunk.num_tokens == 0 || block >= chunk.num_blocks()) return;
+  if (lane == 0) {
+    barrier_init(barrier, 1);
+    barrier_init_fence();
+    barrier_expect(barrier, T::kHeadBytes);
+    bulk_copy(keys, args.cache + args.block_tables[table_block] * args.block_bytes + kv_head * T::kHeadBytes,
+              T::kHeadBytes, barrier, kEvictFirst);
+  }
+  T tile;
+  tile.load(args, chunk, kv_head, 0);
+  __syncwarp();
+  barrier_wait(barrier, 0);
+  const Probabilities p = probabilities(tile, args.scale, keys, block * kTokens);
+  float* partial = partial_of<DimBlocks>(args, table_block, kv_head);
+#pragma unroll
+  for (int d = 0; d < DimBlocks; ++d) {
+    float fresh[2][4];
+    multiply_values(p, keys + T::kKeyBytes, d, fresh);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        if (tile.exists(0, h))
+          *reinterpret_cast<float2*>(partial + (lane / 4 + 8 * h) * T::kDim + d * 16 + n * 8 + lane % 4 * 2) =
+              make_float2(fresh[n][2 * h], fresh[n][2 * h + 1]);
+      }
+    }
+  }
+  if (lane % 4 == 0) {
+    float* rest = partial + kWarpRows * T::kDim;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      rest[lane / 4 + 8 * h] = p.maximum[h];
+      rest[kWarpRows + lane / 4 + 8 * h] = p.sum[h];
+    }
+  }
+}
+
+// A thread block has one row of a chunk and one KV head; a thread one dimension.
+template <int DimBlocks>
+__global__ void __launch_bounds__(Tile<DimBlocks>::kDim)
+    merge_few(const __grid_constant__ AttentionArgs args) {
+  using T = Tile<DimBlocks>;
+  wait_for_previous();
+  allow_next();
+  const Chunk chunk = Chunk::at(args, static_cast<int>(blockIdx.x));
+  const int kv_head = static_cast<int>(blockIdx.y), row = static_cast<int>(blockIdx.z);
+  if (chunk.num_tokens > args.few_tokens || row >= chunk.num_tokens * args.group) return;
+  const int blocks = (chunk.first_position + row / args.group) / kTokens + 1;
+  const int dim = static_cast<int>(threadIdx.x);
+  constexpr int kBatch = 4;  // blocks that are asked for at once
+  float out = 0, maximum = 0, sum = 0;
+  for (int first = 0; first < blocks; first += kBatch) {
+    float outs[kBatch], maxima[kBatch], sums[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int block = min(first + i, blocks - 1);
+      const float* partial = partial_of<DimBlocks>(args, chunk.first_block + block, kv_head);
+      outs[i] = partial[row * T::kDim + dim];
+      maxima[i] = partial[kWarpRows * T::kDim + row];
+      sums[i] = partial[kWarpRows * (T::kDim + 1) + row];
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i >= blocks) break;
+      const bool is_first = first + i == 0;
+      const Merge merge = Merge::of(is_first ? maxima[i] : maximum, maxima[i]);
+      out = is_first ? outs[i] : merge(out, outs[i]);
+      sum = is_first ? sums[i] : merge(sum, sums[i]);
+      maximum = merge.maximum;
+    }
+  }
+  const float result = __fdiv_rn(out, sum);
+  args.out[(chunk.first_token + row / args.group) * args.out_stride +
+           (kv_head * args.group + row % args.group) * T::kDim + dim] =
+      static_cast<uint16_t>(to_bf16_pair(result, 0) & 0xFFFFU);
+}
+
+// ---- host ----
+
+template <int DimBlocks>
+void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& batch) {
+  using T = Tile<DimBlocks>;
+  const auto chunks = static_cast<unsigned>(args.num_chunks),
+             heads = static_cast<unsigned>(args.num_kv_heads);
+  constexpr int kFewBytes = kFewWarps * T::kHeadBytes, kManyBytes = kManyStages * T::kHeadBytes;
+  queue.enter();
+  const auto allow = [&](auto kernel, int bytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",
+          queue.device());
+  };
+  if (args.few_tokens > 0) {
+    allow(attend_few<DimBlocks>, kFewBytes);
+    launch(queue, "attend_few", attend_few<DimBlocks>,
+           {dim3(blocks_for(int64_t{args.num_table_blocks} * args.num_kv_heads, kFewWarps)), kFewWarps * 32,
+            kFewBytes},
+           args);
+    const auto rows =
+        static_cast<unsigned>(std::min<int64_t>(batch.longest_chunk, args.few_tokens) * args.group);
+    launch(queue, "merge_few", merge_few<DimBlocks>, {dim3(chunks, heads, rows), T::kDim, 0}, args);
+  }
+  if (batch.longest_chunk > args.few_tokens) {
+    allow(attend_many<DimBlocks>, kManyBytes);
+    launch(queue, "attend_many", attend_many<DimBlocks>,
+           {dim3(blocks_for(batch.longest_chunk * args.group, kManyRows), heads, chunks), kManyThreads,
+            kManyBytes},
+           args);
+  }
+}
+
+}  // namespace
+
+int64_t attention_scratch_floats(const KvTiles& tiles, int64_t table_blocks) {
+  return table_blocks * tiles.num_kv_heads * kWarpRows * (tiles.head_dim + 2);
+}
+
+void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, const AttentionBatch& batch,
+               int64_t num_heads, const Tensor& scratch, const Tensor& out) {
+  const KvTiles& tiles = cache.tiles;
+  check_matrix(q, DType::bf16, out.rows(), num_heads * tiles.head_dim, "q");
+  check_matrix(out, DType::bf16, q.rows(), q.columns(), "out");
+  CHORALE_CHECK(num_heads % tiles.num_kv_heads == 0);
+  CHORALE_CHECK(q.row_stride() % 2 == 0 && out.row_stride() % 2 == 0);
+  if (q.empty() || batch.chunks.empty()) return;
+  const int64_t table_blocks = batch.block_tables.columns(), group = num_heads / tiles.num_kv_heads;
+  check_vector(scratch, DType::f32, attention_scratch_floats(tiles, table_blocks), "scratch");
+  const AttentionArgs args{
+      .q = reinterpret_cast<const uint16_t*>(q.bytes()),
+      .q_stride = q.row_stride(),
+      .out = reinterpret_cast<uint16_t*>(out.bytes()),
+      .out_stride = out.row_stride(),
+      .cache = cache.data,
+      .block_bytes = tiles.block_bytes(),
+      .chunks = batch.chunks.data<int32_t>(),
+      .chunk_stride = batch.chunks.row_stride(),
+      .num_chunks = static_cast<int>(batch.chunks.rows()),
+      .block_tables = batch.block_tables.data<int32_t>(),
+      .num_table_blocks = static_cast<int>(table_blocks),
+      .partials = scratch.data<float>(),
+      .num_kv_heads = static_cast<int>(tiles.num_kv_heads),
+      .group = static_cast<int>(group),
+      .few_tokens = static_cast<int>(kWarpRows / group),
+      .scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(tiles.head_dim)))};
+  switch (tiles.head_dim) {
+    case 16:
+      return start<1>(queue, args, batch);
+    case 32:
+      return start<2>(queue, args, batch);
+    case 64:
+      return start<4>(queue, args, batch);
+    case 96:
+      return start<6>(queue, args, batch);
+    case 128:
+      return start<8>(queue, args, batch);
+    default:
+      CHORALE_CHECK(false, "head_dim {}: attention on a GPU has 16, 32, 64, 96 and 128", tiles.head_dim);
+  }
+}
+
+}  // namespace chorale::cuda

@@ -1,0 +1,174 @@
+#include "kernels/cuda/attention.h"
+
+#include <numeric>
+
+#include "gpu/gpu_test.h"
+#include "kernels/ref/tensor_core.h"
+
+namespace chorale::cuda {
+namespace {
+
+// One sequence of a step: what is cached already and what is new.
+struct Sequence {
+  int64_t cached = 0;
+  int64_t fresh = 1;
+};
+
+// Sequences with random keys and values in a cache whose blocks are shuffled and begin as NaN.
+struct Step {
+  ref::AttentionShape shape;
+  std::vector<Sequence> sequences;
+  std::vector<ref::Matrix> q, keys, values;  // of each sequence; keys and values from position 0 on
+
+  Step(Random& random, const ref::AttentionShape& attention_shape, std::vector<Sequence> all)
+      : shape(attention_shape), sequences(std::move(all)) {
+    for (const auto& [cached, fresh] : sequences) {
+      q.push_back(random_matrix(random, fresh, shape.num_heads * shape.head_dim, DType::bf16, 2));
+      keys.push_back(random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, DType::bf16));
+      values.push_back(
+          random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, DType::bf16));
+    }
+  }
+
+  // The rows that the op gives, sequence after sequence.
+  ref::Matrix run(Random& random) const {
+    const KvTiles tiles{shape.num_kv_heads, shape.head_dim};
+    int64_t blocks = 0, tokens = 0, longest = 0;
+    for (const auto& [cached, fresh] : sequences) {
+      blocks += ceil_div(cached + fresh, kKvTokens) + 1;  // one that is not used yet
+      tokens += fresh;
+      longest = std::max(longest, fresh);
+    }
+    std::vector<int32_t> table(static_cast<size_t>(blocks));
+    std::iota(table.begin(), table.end(), 0);
+    std::shuffle(table.begin(), table.end(), random);
+    Bytes cache(blocks * tiles.block_bytes(), 0xFF);
+    TestTensor chunks(DType::i32, std::ssize(sequences), ChunkColumn::count);
+    ref::Matrix all_q(tokens, shape.num_heads * shape.head_dim);
+    int64_t first_token = 0, first_block = 0;
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const auto& [cached, fresh] = sequences[s];
+      int32_t* chunk = chunks->row<int32_t>(static_cast<int64_t>(s));
+      chunk[ChunkColumn::first_token] = static_cast<int32_t>(first_token);
+      chunk[ChunkColumn::num_tokens] = static_cast<int32_t>(fresh);
+      chunk[ChunkColumn::first_position] = static_cast<int32_t>(cached);
+      chunk[ChunkColumn::first_block] = static_cast<int32_t>(first_block);
+      std::copy(q[s].values.begin(), q[s].values.end(), all_q.values.begin() + first_token * all_q.columns);
+      fill(s, tiles, cache.data(), table, first_block);
+      first_token += fresh;
+      first_block += ceil_div(cached + fresh, kKvTokens) + 1;
+    }
+    const DeviceBuffer memory(0, static_cast<size_t>(cache.size()));
+    queue().copy(cache.data(), memory.data(), memory.size());
+    const GpuTensor gpu_chunks(std::move(chunks)), gpu_table = gpu_vector(table);
+    const GpuTensor gpu_q(DType::bf16, all_q), out(DType::bf16, all_q.rows, all_q.columns);
+    const GpuTensor scratch(DType::f32, 1, attention_scratch_floats(tiles, blocks));
+    attention(queue(), gpu_q, {tiles, memory.data(), blocks}, {gpu_chunks, gpu_table, longest},
+              shape.num_heads, scratch, out);
+    return out.values();
+  }
+
+  ref::Matrix expected() const {
+    ref::Matrix all(0, shape.num_heads * shape.head_dim);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const ref::Matrix rows =
+          ref::tensor_core_attention(shape, q[s], sequences[s].cached, keys[s], values[s]);
+      all.values.insert(all.values.end(), rows.values.begin(), rows.values.end());
+      all.rows += rows.rows;
+    }
+    return all;
+  }
+
+ private:
+  // As append_kv does: keys beyond the last token are not defined, values are zero.
+  void fill(size_t s, const KvTiles& tiles, std::byte* cache, const std::vector<int32_t>& table,
+            int64_t first_block) const {
+    const int64_t tokens = keys[s].rows;
+    for (int64_t t = 0; t < ceil_div(tokens, kKvTokens) * kKvTokens; ++t) {
+      std::byte* block =
+          cache + table[static_cast<size_t>(first_block + t / kKvTokens)] * tiles.block_bytes();
+      for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+        for (int64_t d = 0; d < shape.head_dim; ++d) {
+          const int64_t column = head * shape.head_dim + d;
+          auto at = [&](int64_t offset) { return reinterpret_cast<bf16*>(block + offset); };
+          if (t < tokens) *at(tiles.key_offset(head, t % kKvTokens, d)) = to_bf16(keys[s].at(t, column));
+          *at(tiles.value_offset(head, t % kKvTokens, d)) =
+              to_bf16(t < tokens ? values[s].at(t, column) : 0.0F);
+        }
+      }
+    }
+  }
+};
+
+void expect_equal(const ref::Matrix& actual, const ref::Matrix& expected) {
+  expect_same_bits(TestTensor(DType::f32, actual), TestTensor(DType::f32, expected));
+}
+
+constexpr ref::AttentionShape kShapes[] = {{8, 1, 128}, {8, 2, 64},  {4, 4, 16},  {6, 2, 32},
+                                           {16, 1, 96}, {7, 1, 128}, {32, 4, 128}};
+
+TEST(GpuAttention, DecodeHasTheBitsOfTheReference) {
+  Random random(1);
+  for (const ref::AttentionShape& shape : kShapes) {
+    const Step step(random, shape, {{0, 1}, {1, 1}, {62, 1}, {63, 1}, {64, 1}, {130, 1}, {511, 1}});
+    SCOPED_TRACE(fmt::format("{} / {} heads of {}", shape.num_heads, shape.num_kv_heads, shape.head_dim));
+    expect_equal(step.run(random), step.expected());
+  }
+}
+
+TEST(GpuAttention, PrefillHasTheBitsOfTheReference) {
+  Random random(2);
+  for (const ref::AttentionShape& shape : kShapes) {
+    const Step step(random, shape, {{0, 40}, {0, 65}, {100, 30}, {64, 64}});
+    SCOPED_TRACE(fmt::format("{} / {} heads of {}", shape.num_heads, shape.num_kv_heads, shape.head_dim));
+    expect_equal(step.run(random), step.expected());
+  }
+}
+
+TEST(GpuAttention, MixedStepsHaveTheBitsOfTheReference) {
+  Random random(3);
+  for (int trial = 0; trial < 12; ++trial) {
+    const ref::AttentionShape& shape = kShapes[trial % std::ssize(kShapes)];
+    std::vector<Sequence> sequences;
+    for (int64_t i = random_int(random, 1, 5); i > 0; --i)
+      sequences.push_back(
+          {random_int(random, 0, 150),
+           std::array<int64_t, 5>{1, 2, 3, 17, 40}[static_cast<size_t>(random_int(random, 0, 4))]});
+    const Step step(random, shape, sequences);
+    expect_equal(step.run(random), step.expected());
+  }
+}
+
+// The last rows of a long prefill are what decode gives at their positions.
+TEST(GpuAttention, PrefillAndDecodeGiveTheSameBits) {
+  Random random(4);
+  for (const ref::AttentionShape& shape : {ref::AttentionShape{32, 4, 128}, {8, 2, 64}}) {
+    Step prefill(random, shape, {{0, 2500}});
+    const ref::Matrix all = prefill.run(random);
+    for (int64_t position : {0, 63, 64, 1023, 1024, 2047, 2499}) {
+      Step decode = prefill;
+      decode.sequences = {{position, 1}};
+      decode.q = {row_of(prefill.q[0], position)};
+      decode.keys[0].rows = decode.values[0].rows = position + 1;
+      expect_equal(decode.run(random), row_of(all, position));
+    }
+  }
+}
+
+// Against attention in double precision, so that the reference is not merely repeated.
+TEST(GpuAttention, IsCloseToTheExactResult) {
+  Random random(5);
+  const Step step(random, {8, 2, 128}, {{200, 1}, {0, 70}});
+  const ref::Matrix actual = step.run(random);
+  int64_t first = 0;
+  for (size_t s = 0; s < step.sequences.size(); ++s) {
+    const ref::Dense<double> exact =
+        ref::attention(step.shape, step.q[s], step.sequences[s].cached, step.keys[s], step.values[s]);
+    for (int64_t r = 0; r < exact.rows; ++r)
+      for (int64_t c = 0; c < exact.columns; ++c) EXPECT_NEAR(actual.at(first + r, c), exact.at(r, c), 0.03);
+    first += exact.rows;
+  }
+}
+
+}  // namespace
+}  // namespace chorale::cuda

@@ -1,4 +1,4 @@
-// The writing of the KV cache: a warp has one head of one token.
+// The writing of the KV cache: a warp has one head, or a few, of one token.
 #include "base/error.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/launch.cuh"
@@ -111,43 +111,51 @@ struct QkvArgs {
   RopeArgs q_norm, k_norm;
 };
 
-// Heads of q first, then those of k, then those of v.
+// Groups of heads of q first, then those of k, then those of v: a warp has a group.
 template <int run, bool whole>
 __global__ void __launch_bounds__(kWarps* kWarp) norm_rope_append_kernel(QkvArgs rows, CacheArgs args) {
   wait_for_previous();
   allow_next();
   const int64_t t = blockIdx.x;
   const int64_t head_dim = args.tiles.head_dim;
-  int64_t head = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp;
-  if (head < rows.num_heads) {
+  const int64_t q_groups = ceil_div(rows.num_heads, kHeadsPerWarp);
+  const int64_t kv_groups = ceil_div(args.tiles.num_kv_heads, kHeadsPerWarp);
+  int64_t group = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp;
+  if (group < q_groups) {
+    const int64_t head = group * kHeadsPerWarp;
+    const int count = static_cast<int>(min(rows.num_heads - head, int64_t{kHeadsPerWarp}));
     __nv_bfloat16* to = rows.q_out.row(t) + head * head_dim;
-    norm_rope_head<run, whole>(rows.q.row(t) + head * head_dim, rows.q_norm, t,
-                               [&](int64_t dim, const Vector<float, run>& values) {
-                                 Vector<__nv_bfloat16, run> y;
+    norm_rope_heads<run, whole>(rows.q.row(t) + head * head_dim, rows.q_norm, t, count,
+                                [&](int h, int64_t dim, const Vector<float, run>& values) {
+                                  Vector<__nv_bfloat16, run> y;
 #pragma unroll
-                                 for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
-                                 store<run, whole>(to + dim, y);
-                               });
+                                  for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
+                                  store<run, whole>(to + h * head_dim + dim, y);
+                                });
     return;
   }
-  head -= rows.num_heads;
-  const bool is_value = head >= args.tiles.num_kv_heads;
-  if (is_value) head -= args.tiles.num_kv_heads;
-  if (head >= args.tiles.num_kv_heads) return;
+  group -= q_groups;
+  const bool is_value = group >= kv_groups;
+  if (is_value) group -= kv_groups;
+  if (group >= kv_groups) return;
   const Place place = place_of(args, static_cast<int>(t));
   if (place.block == nullptr) return;
+  const int64_t head = group * kHeadsPerWarp;
+  const int count = static_cast<int>(min(args.tiles.num_kv_heads - head, int64_t{kHeadsPerWarp}));
   if (is_value) {
-    append_value<whole>(rows.v.row(t) + head * head_dim, args, head, place);
+    for (int h = 0; h < count; ++h)
+      append_value<whole>(rows.v.row(t) + (head + h) * head_dim, args, head + h, place);
     return;
   }
-  norm_rope_head<run, whole>(rows.k.row(t) + head * head_dim, rows.k_norm, t,
-                             [&](int64_t dim, const Vector<float, run>& values) {
-                               write_bf16(place.block + args.tiles.key_offset(head, place.slot, dim), values);
-                             });
+  norm_rope_heads<run, whole>(rows.k.row(t) + head * head_dim, rows.k_norm, t, count,
+                              [&](int h, int64_t dim, const Vector<float, run>& values) {
+                                write_bf16(place.block + args.tiles.key_offset(head + h, place.slot, dim),
+                                           values);
+                              });
 }
 
-LaunchShape shape_for(int64_t tokens, int64_t heads) {
-  return {dim3(static_cast<unsigned>(tokens), blocks_for(heads, kWarps)), kWarps * kWarp};
+LaunchShape shape_for(int64_t tokens, int64_t warps) {
+  return {dim3(static_cast<unsigned>(tokens), blocks_for(warps, kWarps)), kWarps * kWarp};
 }
 
 }  // namespace
@@ -175,7 +183,9 @@ void norm_rope_append(const Queue& queue, const QkvRows& rows, const HeadNorms& 
                      rope_args(norms.k_weight, norms.eps, norms.cos_sin)};
   const bool is_whole = args.q_norm.aligned && args.k_norm.aligned && rows_aligned(rows.q, kRun) &&
                         rows_aligned(rows.k, kRun) && rows_aligned(rows.v, kRun) && rows_aligned(q_out, kRun);
-  const LaunchShape shape = shape_for(rows.q.rows(), num_heads + 2 * cache.tiles.num_kv_heads);
+  const LaunchShape shape =
+      shape_for(rows.q.rows(),
+                ceil_div(num_heads, kHeadsPerWarp) + 2 * ceil_div(cache.tiles.num_kv_heads, kHeadsPerWarp));
   with_flag(is_whole, [&](auto whole) {
     const auto kernel = head_run(cache.tiles.head_dim) == 2 ? norm_rope_append_kernel<2, whole()>
                                                             : norm_rope_append_kernel<1, false>;

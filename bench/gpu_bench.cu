@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/products.h"
@@ -230,8 +231,50 @@ class Bench {
            static_cast<double>(pairs) * kI * kH);
   }
 
+  // `sequences` of `context` tokens each, of which the last `fresh` are new.
+  void attention_of(const std::string& op, int64_t sequences, int64_t context, int64_t fresh) {
+    constexpr int64_t kHeads = 32, kKvHeads = 4, kDim = 128;
+    const KvTiles tiles{kKvHeads, kDim};
+    const int64_t per_sequence = ceil_div(context, kKvTokens), blocks = sequences * per_sequence;
+    const int64_t pool = static_cast<int64_t>(kPool) / tiles.block_bytes(), tokens = sequences * fresh;
+    const int calls = 8;
+    std::vector<int32_t> chunks, tables;
+    for (int64_t s = 0; s < sequences; ++s)
+      for (int64_t value : {s * fresh, fresh, context - fresh, s * per_sequence})
+        chunks.push_back(static_cast<int32_t>(value));
+    for (int call = 0; call < calls; ++call)
+      for (int64_t b = 0; b < blocks; ++b) tables.push_back(static_cast<int32_t>((call * blocks + b) % pool));
+    const DeviceBuffer chunk_memory(0, chunks.size() * 4), table_memory(0, tables.size() * 4);
+    const int64_t floats = attention_scratch_floats(tiles, blocks);
+    const DeviceBuffer scratch(0, static_cast<size_t>(floats) * 4);
+    queue_.copy(chunks.data(), chunk_memory.data(), chunks.size() * 4);
+    queue_.copy(tables.data(), table_memory.data(), tables.size() * 4);
+    queue_.synchronize();
+    const double us = time(calls, [&](int call) {
+      const Tensor q(x_.data(), DType::bf16, tokens, kHeads * kDim, kHeads * kDim);
+      const AttentionBatch batch{
+          Tensor(chunk_memory.data(), DType::i32, sequences, 4, 4),
+          Tensor(table_memory.data() + call * blocks * 4, DType::i32, 1, blocks, blocks), fresh};
+      attention(queue_, q, {tiles, weights_.data(), pool}, batch, kHeads,
+                Tensor(scratch.data(), DType::f32, 1, floats, floats),
+                Tensor(out_.data(), DType::bf16, tokens, kHeads * kDim, kHeads * kDim));
+    });
+    const auto seen = static_cast<double>(fresh) * static_cast<double>(2 * context - fresh + 1) / 2;
+    report(
+        op, tokens, us,
+        static_cast<double>(blocks * tiles.block_bytes()) + static_cast<double>(tokens * kHeads * kDim * 4),
+        2 * static_cast<double>(sequences * kHeads * kDim) * seen);
+  }
+
   void run() {
     ceilings();
+    for (int64_t batch : {1, 4, 16, 32, 128, 256}) {
+      attention_of("attention at 128", batch, 128, 1);
+      attention_of("attention at 2048", batch, 2048, 1);
+    }
+    attention_of("attention, prefill", 1, 2048, 2048);
+    attention_of("attention, prefill", 1, 8192, 8192);
+    attention_of("attention, prefill x 8", 8, 2048, 2048);
     for (int64_t t : {1, 4, 16, 32, 128, 256, 2048, 16'384}) {
       matmul_of("q/k/v", {kQ, kKv, kKv}, t);
       matmul_of("router", {kE}, t);

@@ -234,21 +234,21 @@ void quantize(benchmark::State& state) {
       benchmark::Counter(static_cast<double>(m), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// A chunk of tokens for each sequence, all at the same positions, and the blocks of their cache.
+// A segment of tokens for each sequence, all at the same positions, and the blocks of their cache.
 AttentionBatch batch_of(Arena& arena, int64_t sequences, int64_t tokens_each, int64_t first_position,
                         int64_t blocks) {
-  Tensor chunks = arena.matrix(DType::i32, 1, sequences * ChunkColumn::count);
+  Tensor segments = arena.matrix(DType::i32, 1, sequences * SegmentColumn::count);
   const Tensor tables = arena.matrix(DType::i32, 1, sequences * blocks);
   for (int64_t s = 0; s < sequences; ++s) {
-    int32_t* chunk = chunks.data<int32_t>() + s * ChunkColumn::count;
-    chunk[ChunkColumn::first_token] = static_cast<int32_t>(s * tokens_each);
-    chunk[ChunkColumn::num_tokens] = static_cast<int32_t>(tokens_each);
-    chunk[ChunkColumn::first_position] = static_cast<int32_t>(first_position);
-    chunk[ChunkColumn::first_block] = static_cast<int32_t>(s * blocks);
+    int32_t* segment = segments.data<int32_t>() + s * SegmentColumn::count;
+    segment[SegmentColumn::first_token] = static_cast<int32_t>(s * tokens_each);
+    segment[SegmentColumn::num_tokens] = static_cast<int32_t>(tokens_each);
+    segment[SegmentColumn::first_position] = static_cast<int32_t>(first_position);
+    segment[SegmentColumn::first_block] = static_cast<int32_t>(s * blocks);
   }
   for (int64_t b = 0; b < sequences * blocks; ++b) tables.data<int32_t>()[b] = static_cast<int32_t>(b);
-  chunks = Tensor(chunks.bytes(), DType::i32, sequences, ChunkColumn::count, ChunkColumn::count);
-  return {chunks, tables, tokens_each};
+  segments = Tensor(segments.bytes(), DType::i32, sequences, SegmentColumn::count, SegmentColumn::count);
+  return {segments, tables, tokens_each};
 }
 size_t batch_bytes(int64_t sequences, int64_t blocks) {
   return Arena::matrix_bytes(DType::i32, sequences, 16) +

@@ -95,9 +95,9 @@ void run(const ModelFlags& flags, int repeats) {
   }
 
   fmt::print("{}, {} threads, {}, read bandwidth {:.1f} GB/s, peak {:.0f} GFLOP/s\n",
-             tools::this_machine().processor, kThreads, contenders[0].model.instruction_set_name(),
+             tools::this_machine().processor, kThreads, contenders[0].model.info().instruction_set_name(),
              median(bandwidths) / 1e9, median(peaks) / 1e9);
-  fmt::print("one expert, {} layers, {}\n\n", flags.layers, contenders[0].model.dtype_name());
+  fmt::print("one expert, {} layers, {}\n\n", flags.layers, contenders[0].model.info().dtype_name());
   fmt::print("{:<22} {:>18} {:>7} {:>22} {:>7}\n", "strategy", "prefill 512, tok/s", "",
              "decode batch 16, tok/s", "");
   const double prefill_one = static_cast<double>(kPrefillTokens) / median(contenders[0].prefill);

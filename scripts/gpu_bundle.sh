@@ -7,8 +7,7 @@ cd "$(dirname "$0")/.."
 
 bundle=${1:-out/gpu}
 readonly build=build-cuda max_kib=$((20 * 1024))
-programs=(gpu_tests)
-[[ ! -f bench/gpu_bench.cpp && ! -f bench/gpu_bench.cu ]] || programs+=(gpu_bench)
+programs=(gpu_tests gpu_bench gpu_light_bench)
 
 [[ -f $build/build.ninja ]] || cmake --preset cuda
 cmake --build "$build" --target "${programs[@]}"

@@ -104,7 +104,7 @@ check() {  # NAME FLAGS
 }
 
 case ${1:-} in
-  --simple | --ep | --tp) chosen=(${1#--}) ;;
+  --simple | --ep | --tp) chosen=("${1#--}") ;;
   --all) chosen=(simple ep tp) ;;
   -h | --help) usage && exit ;;
   *) usage >&2 && exit 2 ;;

@@ -8,27 +8,15 @@
 set -euo pipefail
 
 tier=${1:-run}
-readonly min_rust_minor=87  # the crates need Rust 1.87
 
 packages=(g++ cmake ninja-build ccache mold ca-certificates pkg-config python3
   libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libeigen3-dev
   prometheus-cpp-dev libgtest-dev libgmock-dev libbenchmark-dev libopenmpi-dev openmpi-bin)
 
-# Prints the path of a cargo that is new enough, or nothing.
-find_cargo() {
-  local candidate version
-  for candidate in "$(command -v cargo || true)" "${CARGO_HOME:-$HOME/.cargo}/bin/cargo"; do
-    [[ -x $candidate ]] || continue
-    version=$("$candidate" --version 2>/dev/null) || continue  # "cargo 1.96.0 (...)"
-    if [[ $version =~ ^cargo\ ([0-9]+)\.([0-9]+) ]] &&
-      ((BASH_REMATCH[1] > 1 || (BASH_REMATCH[1] == 1 && BASH_REMATCH[2] >= min_rust_minor))); then
-      echo "$candidate"
-      return
-    fi
-  done
-}
+cargo=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/cargo.sh  # runs one that is new enough
+has_cargo() { "$cargo" --version >/dev/null 2>&1; }
 
-if [[ -z $(find_cargo) ]]; then packages+=(cargo-web rustc-web); fi
+if ! has_cargo; then packages+=(cargo-web rustc-web); fi
 
 case $tier in
   run) ;;
@@ -44,7 +32,8 @@ case $tier in
     ;;
 esac
 if [[ $tier == ci ]]; then
-  packages+=(clang-14 libclang-rt-14-dev clang-format-14)
+  packages+=(clang-14 libclang-rt-14-dev clang-format-14 shellcheck)
+  packages+=(debootstrap iproute2)      # for tests/bare
   packages+=(dpkg-dev file prometheus)  # for tests/deploy
   packages+=(chromium)                  # for tests/web
   command -v rustfmt >/dev/null || [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/rustfmt ]] || packages+=(rustfmt-web)
@@ -60,11 +49,11 @@ finish() {  # once everything is there that the system brings
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
   echo "setup: this is not a Debian system, so nothing is installed for you. Chorale needs a C++20 compiler," >&2
-  echo "setup: CMake 3.25, Ninja, Rust 1.$min_rust_minor, and what these Debian packages hold:" >&2
+  echo "setup: CMake 3.25, Ninja, Rust $("$cargo" --minimum), and what these Debian packages hold:" >&2
   echo "setup:   ${packages[*]}" >&2
   missing=()
   for tool in cmake ninja c++ python3; do command -v "$tool" >/dev/null || missing+=("$tool"); done
-  [[ -n $(find_cargo) ]] || missing+=("cargo (https://rustup.rs)")
+  has_cargo || missing+=("cargo (https://rustup.rs)")
   if ((${#missing[@]})); then
     echo "setup: not found: ${missing[*]}" >&2
     exit 1
@@ -75,7 +64,8 @@ fi
 missing=()
 installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null || true)
 for package in "${packages[@]}"; do
-  grep -qxF "$package installed" <<<"$installed" || missing+=("$package")
+  # One that is wanted although it is installed is too old.
+  [[ $package != @(cargo|rustc)-web ]] && grep -qxF "$package installed" <<<"$installed" || missing+=("$package")
 done
 ((${#missing[@]})) || finish
 
@@ -96,14 +86,14 @@ apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::T
 if ! "${apt[@]}" install -y --no-install-recommends --no-remove "${missing[@]}" >&2; then
   echo "setup: apt-get could not install: ${missing[*]}" >&2
   if [[ " ${missing[*]} " == *" cargo-web "* ]]; then
-    echo "setup: for Rust 1.$min_rust_minor or newer there is also https://rustup.rs" >&2
+    echo "setup: for Rust $("$cargo" --minimum) or newer there is also https://rustup.rs" >&2
   fi
   echo "setup: install what is named above, then run make again" >&2
   exit 1
 fi
 
-if [[ -z $(find_cargo) ]]; then
-  echo "setup: no cargo of version 1.$min_rust_minor or newer on PATH; install Rust from https://rustup.rs" >&2
+if ! reason=$("$cargo" --version 2>&1 >/dev/null); then
+  echo "setup: $reason" >&2
   exit 1
 fi
 

@@ -30,7 +30,9 @@ run_ctest() {  # extra ctest arguments; GoogleTest writes one XML report per bin
 scripts/setup.sh test || die "the set-up failed"
 scripts/fetch_qwen3_tokenizer.sh || die "the Qwen3 tokenizer could not be fetched"  # the unit tests of text read it
 make --no-print-directory build || die "the build failed"
-cmake --build "$build" || die "the build of the tests failed"
+target=all
+[[ $what != unit ]] || target=unit_tests
+cmake --build "$build" --target "$target" || die "the build of the tests failed"
 
 rm -rf "$results"
 mkdir -p "$results/gtest"

@@ -71,19 +71,20 @@ int run_bench(BenchFlags& flags, const std::string& version) {
   if (!model.is_driver()) return model.serve_steps();
   if (terminal) flags.bench.on_progress = [](const std::string& what) { fmt::print(stderr, "{}\n", what); };
 
-  const parallel::Strategy& strategy = model.parallel_plan().strategy;
+  const engine::ModelInfo& info = model.info();
+  const parallel::Strategy& strategy = info.parallel.strategy;
   bench::ModelBenchReport report{
       .version = version,
       .model = flags.preset.empty() ? flags.load.model_path.string() : flags.preset,
-      .dtype = model.dtype_name(),
-      .quantization = model.quantization_name(),
-      .kv_cache_dtype = std::string(name_of(model.kv_dtype())),
-      .instruction_set = model.instruction_set_name(),
+      .dtype = info.dtype_name(),
+      .quantization = info.quantization_name(),
+      .kv_cache_dtype = std::string(name_of(info.kv_dtype)),
+      .instruction_set = info.instruction_set_name(),
       .strategy = strategy.world() > 1 ? parallel::to_string(strategy) : "",
-      .threads = model.num_threads(),
+      .threads = info.num_threads,
       .machine = tools::this_machine(),
       .load_seconds = load_time.count(),
-      .weight_bytes = model.weight_bytes(),
+      .weight_bytes = info.weight_bytes,
       .peak_memory = peak_resident_memory(),
       .results = {}};
   report.results = bench::run_model_bench(model, flags.bench, profiles ? &profile : nullptr);

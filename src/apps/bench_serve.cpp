@@ -30,8 +30,8 @@
 namespace chorale::apps {
 namespace {
 
-constexpr int64_t kMostTokens = int64_t{1} << 24;  // of a prompt, and of an answer
-constexpr uint64_t kOtherFiles = 64;               // open beside the connections
+constexpr int64_t kMaxTokens = int64_t{1} << 24;  // in a prompt, and in an answer
+constexpr uint64_t kOtherFiles = 64;              // open beside the connections
 constexpr size_t kShownErrors = 5;
 
 struct BenchServeFlags {
@@ -249,7 +249,7 @@ void add_server_flags(CLI::App& app, BenchServeFlags& flags) {
 void add_dataset_flags(CLI::App& app, BenchServeFlags& flags) {
   constexpr const char* kGroup = "Prompts";
   const auto add_count = [&](const char* name, int64_t& value, int64_t least, const char* text) {
-    app.add_option(name, value, text)->option_text("N")->check(CLI::Range(least, kMostTokens))->group(kGroup);
+    app.add_option(name, value, text)->option_text("N")->check(CLI::Range(least, kMaxTokens))->group(kGroup);
   };
   app.add_option("--dataset-name", flags.dataset, "Random tokens, or a file of conversations (random)")
       ->option_text("random|sharegpt")

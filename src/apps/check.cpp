@@ -1,5 +1,5 @@
 // chorale check: is this checkpoint fit to be served?
-#include "tools/check.h"
+#include "tools/check/check.h"
 
 #include <algorithm>
 #include <cstdio>

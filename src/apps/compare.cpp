@@ -1,5 +1,5 @@
 // chorale compare: the same requests under different parallel strategies.
-#include "tools/compare.h"
+#include "tools/compare/compare.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -20,8 +20,8 @@
 #include "base/log.h"
 #include "io/file_access.h"
 #include "model/weight_shard.h"
-#include "tools/compare_report.h"
-#include "tools/report_html.h"
+#include "tools/compare/report.h"
+#include "tools/compare/report_html.h"
 
 namespace chorale::apps {
 namespace {

@@ -52,15 +52,16 @@ int run_eval(const EvalFlags& flags) {
   const tools::EvalResult result = tools::evaluate(model.runner(), ids, options);
 
   if (flags.json) {
+    const engine::ModelInfo& info = model.info();
     const nlohmann::ordered_json json = {{"nll", result.nll},
                                          {"perplexity", result.perplexity},
                                          {"tokens", result.tokens},
                                          {"windows", result.windows},
                                          {"window", flags.window},
-                                         {"dtype", model.dtype_name()},
-                                         {"quantization", model.quantization_name()},
-                                         {"kv_cache_dtype", name_of(model.kv_dtype())},
-                                         {"instruction_set", model.instruction_set_name()}};
+                                         {"dtype", info.dtype_name()},
+                                         {"quantization", info.quantization_name()},
+                                         {"kv_cache_dtype", name_of(info.kv_dtype)},
+                                         {"instruction_set", info.instruction_set_name()}};
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("nll {:.5f} nats per token, perplexity {:.3f}, over {} tokens in {} windows of {}\n",

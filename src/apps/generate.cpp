@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
-#include "server/text_generation.h"
+#include "server/generation/text_generation.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -171,15 +171,15 @@ int run_generate(const GenerateFlags& flags) {
   load.show_progress = isatty(STDERR_FILENO) != 0;
   engine::LoadedModel model = engine::LoadedModel::load(load);
   if (!model.is_driver()) return model.serve_steps();
-  request.sampling = sampling_params(flags, model.generation_defaults());
+  request.sampling = sampling_params(flags, model.info().generation_defaults);
   request.sampling.max_new_tokens = max_new_tokens;
 
   engine::EngineOptions options;
-  options.max_total_tokens = model.max_total_tokens();
+  options.max_total_tokens = model.info().max_total_tokens;
   options.chunked_prefill_size = load.chunked_prefill_size;
   options.max_running_requests = 1;
-  options.max_context_len = model.max_context_len();
-  options.eos_token_ids = model.eos_token_ids();
+  options.max_context_len = model.info().max_context_len;
+  options.eos_token_ids = model.info().eos_token_ids;
   engine::Engine engine(model.runner(), options);
   const auto armed = interrupt.on_interrupt([&engine] { engine.abort(kRequestId); });
   const Answer answer = run_request(engine, tokenizer, std::move(request), flags.stop, flags.json);

@@ -60,13 +60,14 @@ int run_logits(const LogitsFlags& flags) {
       "logits", DType::f32, {num_tokens, vocab_size}, std::as_bytes(std::span(logits))};
   io::write_safetensors(flags.output, {&tensor, 1});
   if (flags.json) {
+    const engine::ModelInfo& info = model.info();
     const nlohmann::ordered_json result = {{"output", flags.output},
                                            {"tokens", num_tokens},
                                            {"vocab_size", vocab_size},
-                                           {"dtype", model.dtype_name()},
-                                           {"quantization", model.quantization_name()},
-                                           {"kv_cache_dtype", name_of(model.kv_dtype())},
-                                           {"instruction_set", model.instruction_set_name()}};
+                                           {"dtype", info.dtype_name()},
+                                           {"quantization", info.quantization_name()},
+                                           {"kv_cache_dtype", name_of(info.kv_dtype)},
+                                           {"instruction_set", info.instruction_set_name()}};
     fmt::print("{}\n", result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}: logits [{}, {}]\n", flags.output, num_tokens, vocab_size);

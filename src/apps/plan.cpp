@@ -33,14 +33,14 @@ struct PlanFlags {
 // How a weight of this model is split.
 struct ShardedWeight {
   const parallel::ShardingRule* rule = nullptr;
-  int64_t size = 1;  // of the split dimension, in its units
+  int64_t size = 1;  // how long the split dimension is, in its units
   int64_t chunks = 1;
   int64_t fewest = 1, most = 1;  // chunks of a rank
 };
 
 struct RankLine {
   const engine::RankPart* part = nullptr;
-  std::vector<int32_t> experts;  // of the first layer that has some, ascending, each once
+  std::vector<int32_t> experts;  // those in the first layer that has some, ascending, each once
   uint64_t weights = 0;          // bytes
   uint64_t kv_cache = 0;         // bytes
 };
@@ -55,7 +55,7 @@ struct Plan {
   bool one_process = true;  // ranks are threads of one process
   std::optional<engine::MemoryPlan> memory;
   std::string shortage;   // when there is no memory plan
-  int64_t kv_tokens = 0;  // of each data-parallel group; 0 when it is not known
+  int64_t kv_tokens = 0;  // each data-parallel group's; 0 when it is not known
 };
 
 std::pair<int64_t, const char*> dimension_of(parallel::ChunkUnit unit, const parallel::ShardedSizes& sizes) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -37,15 +38,16 @@ struct ServeFlags {
 };
 
 // As many requests of full length as the KV cache holds, of all data-parallel groups.
-void log_capacity(const engine::LoadedModel& model) {
-  const int64_t length = model.max_context_len();
+void log_capacity(const engine::ModelInfo& model) {
+  const int64_t length = model.max_context_len;
   const int64_t blocks = ceil_div(length, engine::kBlockTokens);
-  const int64_t per_group = model.max_total_tokens() / (blocks * engine::kBlockTokens);
-  const int64_t groups = model.kv_tokens_total() / model.max_total_tokens();
+  const int64_t per_group = model.max_total_tokens / (blocks * engine::kBlockTokens);
+  const int64_t groups = model.kv_tokens_total() / model.max_total_tokens;
   log::info("KV cache: {} tokens, {} requests of {}", model.kv_tokens_total(), groups * per_group, length);
 }
 
 int run_serve(const ServeFlags& flags) {
+  std::signal(SIGPIPE, SIG_IGN);  // the server goes on when the reader of its log leaves
   log::set_level(log::parse_level(flags.log_level));
   log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
@@ -56,15 +58,17 @@ int run_serve(const ServeFlags& flags) {
 
   engine::LoadedModel model = engine::LoadedModel::load(flags.load);
   if (!model.is_driver()) return model.serve_steps();
+  const engine::ModelInfo& info = model.info();
+  const log::Background background;  // from here on clients would wait for whoever reads the log
   engine::EngineOptions engine_options = flags.engine;
-  engine_options.max_total_tokens = model.max_total_tokens();
+  engine_options.max_total_tokens = info.max_total_tokens;
   engine_options.chunked_prefill_size = flags.load.chunked_prefill_size;
   engine_options.max_running_requests = flags.load.max_running_requests;
-  engine_options.max_context_len = model.max_context_len();
+  engine_options.max_context_len = info.max_context_len;
   engine_options.enable_prefix_cache = !flags.disable_radix_cache;
-  engine_options.eos_token_ids = model.eos_token_ids();
+  engine_options.eos_token_ids = info.eos_token_ids;
   engine::Engine engine(model.runner(), engine_options);
-  log_capacity(model);
+  log_capacity(info);
 
   server::ServerOptions server_options = flags.server;
   for (const std::string& name : flags.metrics_compat) {
@@ -82,16 +86,16 @@ int run_serve(const ServeFlags& flags) {
                          .tokenizer = tokenizer,
                          .chat = chat ? &*chat : nullptr,
                          .grammars = grammars ? &*grammars : nullptr,
-                         .defaults = model.generation_defaults(),
-                         .max_context_len = model.max_context_len(),
+                         .defaults = info.generation_defaults,
+                         .max_context_len = info.max_context_len,
                          .vocab_size = config.vocab_size,
                          .model_path = flags.load.model_path.string(),
-                         .placement = config.num_experts > 0 ? &model.parallel_plan().placement : nullptr,
-                         .dtype = model.dtype_name(),
-                         .quantization = model.quantization_name(),
-                         .instruction_set = model.instruction_set_name(),
+                         .placement = config.num_experts > 0 ? &info.parallel.placement : nullptr,
+                         .dtype = info.dtype_name(),
+                         .quantization = info.quantization_name(),
+                         .instruction_set = info.instruction_set_name(),
                          .version = flags.version,
-                         .strategy = parallel::to_string(model.parallel_plan().strategy),
+                         .strategy = parallel::to_string(info.parallel.strategy),
                          .num_layers = config.num_hidden_layers,
                          .num_experts = config.num_experts,
                          .num_experts_per_token = config.num_experts_per_tok});
@@ -134,10 +138,10 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
 
 void add_server_flags(CLI::App& app, ServeFlags& flags) {
   constexpr const char* kGroup = "Server";
-  app.add_option("--host", flags.server.host, "Address to listen on (127.0.0.1)")
+  app.add_option("--host", flags.server.http.host, "Address to listen on (127.0.0.1)")
       ->option_text("ADDRESS")
       ->group(kGroup);
-  app.add_option("--port", flags.server.port, "Port to listen on (30000); 0: any free one")
+  app.add_option("--port", flags.server.http.port, "Port to listen on (30000); 0: any free one")
       ->option_text("N")
       ->check(CLI::Range(0, 65535))
       ->group(kGroup);
@@ -177,7 +181,7 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
 }
 
 // What a client may send, hold and take its time with; the keys that let it in.
-void add_http_flags(CLI::App& app, server::ServerOptions& options) {
+void add_http_flags(CLI::App& app, server::HttpOptions& options) {
   constexpr const char* kGroup = "Server";
   app.add_option("--api-key", options.api_keys,
                  "Key that clients must present; may be given more than once. /health and /metrics stay open")
@@ -237,7 +241,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);
-  add_http_flags(*app, flags->server);
+  add_http_flags(*app, flags->server.http);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

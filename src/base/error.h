@@ -4,7 +4,8 @@
 //   unusable files or flags    Error, thrown before large allocations; its text names the file, tensor or
 //                              flag, what was expected and what was found
 //   a programmer's fault       CHORALE_CHECK: prints the condition and aborts
-//   a failed collective        fatal(): prints a line that names the rank and ends the process
+//   a failed collective        comm::CollectiveError, which names the rank: the model has failed, and the
+//                              process ends
 #pragma once
 
 #include <stdexcept>
@@ -28,15 +29,18 @@ template <typename... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
 
-// What is wrong with one request. `param` is the name of the offending field, empty when there is none.
+// Why one request is refused, or came to no end.
 struct RequestError {
-  int http_status = 400;
+  enum class Kind {
+    invalid,      // what it asks for cannot be had, however often it is tried
+    overloaded,   // too much waits already: it may be tried again
+    unavailable,  // what would serve it is stopping, or has failed before: nothing new is taken
+    failed,       // what served it has failed
+  };
+  Kind kind = Kind::invalid;
   std::string message;
-  std::string param;
+  std::string param;  // the name of the offending field; empty: there is none
 };
-
-// Logs the message as critical and ends the process with status 70 without running destructors.
-[[noreturn]] void fatal(std::string_view message);
 
 [[noreturn]] void check_failed(const char* file, int line, const char* condition, std::string_view detail);
 

@@ -3,13 +3,17 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <cstdio>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 
 #include <fmt/chrono.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/details/os.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -94,14 +98,81 @@ std::string json_line(Level level, std::string_view message, std::span<const Fie
   return line + '}';
 }
 
+constexpr size_t kMaxWaitingBytes = size_t{1} << 20;
+constexpr std::chrono::milliseconds kFlushLimit{250};
+
+// Standard error, written at once or handed to a writer.
+class Sink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  void set_writer(LineWriter* writer) {
+    const std::lock_guard lock(mutex_);
+    writer_ = writer;
+  }
+  // For lines of the log itself.
+  std::string formatted(Level level, std::string_view message) {
+    return formatted(spdlog::details::log_msg("chorale", to_spdlog(level), message));
+  }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    const std::string line = formatted(message);
+    if (writer_ != nullptr) {
+      writer_->push(line);
+    } else {
+      std::fwrite(line.data(), 1, line.size(), stderr);
+    }
+  }
+  void flush_() override {
+    if (writer_ != nullptr) {
+      writer_->flush(kFlushLimit);
+    } else {
+      std::fflush(stderr);
+    }
+  }
+  std::string formatted(const spdlog::details::log_msg& message) {
+    spdlog::memory_buf_t buffer;
+    formatter_->format(message, buffer);
+    std::string line(buffer.data(), buffer.size());
+    if (has_colors_ && message.color_range_end > message.color_range_start) {
+      line.insert(message.color_range_end, "\033[m");
+      line.insert(message.color_range_start, color_of(message.level));
+    }
+    return line;
+  }
+  static const char* color_of(spdlog::level::level_enum level) {
+    if (level >= spdlog::level::err) return "\033[31m\033[1m";
+    if (level == spdlog::level::warn) return "\033[33m\033[1m";
+    return level == spdlog::level::info ? "\033[32m" : "\033[36m";
+  }
+
+  const bool has_colors_ =
+      spdlog::details::os::in_terminal(stderr) && spdlog::details::os::is_color_terminal();
+  LineWriter* writer_ = nullptr;
+};
+
+Sink& sink() {
+  static const auto instance = std::make_shared<Sink>();
+  return *instance;
+}
+
 // The one logger of the process: standard output stays free for results.
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
-    auto created = spdlog::stderr_color_mt("chorale");
+    auto created =
+        std::make_shared<spdlog::logger>("chorale", std::shared_ptr<Sink>(std::shared_ptr<void>(), &sink()));
     created->set_pattern(kTextPattern);
     return created;
   }();
   return *instance;
+}
+
+// The line in the place of those that were dropped, in the log's own format.
+std::string dropped_line(uint64_t count) {
+  const std::string message =
+      fmt::format("{} lines of the log were dropped here: its reader was too slow", count);
+  const Field field{"lines", static_cast<int64_t>(count)};
+  return sink().formatted(
+      Level::warn, chosen_format == Format::json ? json_line(Level::warn, message, {&field, 1}) : message);
 }
 
 }  // namespace
@@ -137,6 +208,15 @@ void flush() {
   logger().flush();
 }
 
+Background::Background() : writer_(STDERR_FILENO, kMaxWaitingBytes, dropped_line) {
+  logger();
+  sink().set_writer(&writer_);
+}
+
+Background::~Background() {
+  sink().set_writer(nullptr);
+}
+
 std::string escape(std::string_view text) {
   std::string out;
   out.reserve(text.size());
@@ -162,7 +242,7 @@ bool is_first(std::string_view key) {
   static std::mutex mutex;
   static std::set<std::string, std::less<>> keys;
   const std::lock_guard lock(mutex);
-  return keys.size() < kMostKeys && keys.emplace(key).second;
+  return keys.size() < kMaxKeys && keys.emplace(key).second;
 }
 
 std::string json_string(std::string_view text) {

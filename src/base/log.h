@@ -13,6 +13,8 @@
 
 #include <fmt/format.h>
 
+#include "base/line_writer.h"
+
 namespace chorale::log {
 
 enum class Level { debug, info, warn, error, critical, off };
@@ -34,7 +36,21 @@ bool is_enabled(Level level);
 // Before other threads log.
 void set_format(Format format);
 Format format();
+// Writes what was logged so far, as far as that does not take longer than a quarter of a second.
 void flush();
+
+// While it lives, lines are written by a thread of its own: nobody who logs waits for whoever reads the log.
+// Of a reader that is too slow, lines are dropped beyond 1 MiB, and the log tells how many. One at a time.
+class Background {
+ public:
+  Background();
+  ~Background();
+  Background(const Background&) = delete;
+  Background& operator=(const Background&) = delete;
+
+ private:
+  LineWriter writer_;
+};
 
 // The text with control characters (C0, DEL, and the C1 range in UTF-8) written as \n, \t, \xNN.
 std::string escape(std::string_view text);
@@ -56,9 +72,9 @@ template <typename... Args>
 void warn(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::warn, fmt::format(format, std::forward<Args>(args)...));
 }
-// The same, but only the first time for a key; after kMostKeys keys of the process nothing more is written,
+// The same, but only the first time for a key; after kMaxKeys keys of the process nothing more is written,
 // so that clients cannot fill the log.
-inline constexpr size_t kMostKeys = 256;
+inline constexpr size_t kMaxKeys = 256;
 bool is_first(std::string_view key);
 template <typename... Args>
 void warn_once(std::string_view key, fmt::format_string<Args...> format, Args&&... args) {

@@ -4,20 +4,14 @@
 #include <cstdio>
 #include <fstream>
 #include <limits>
-#include <optional>
 #include <string>
 
 #include <fmt/format.h>
 
+#include "base/control_group.h"
+
 namespace chorale {
 namespace {
-
-std::optional<uint64_t> read_number(const std::string& path) {
-  std::ifstream file(path);
-  uint64_t value = 0;
-  if (file >> value) return value;
-  return std::nullopt;  // absent, or "max"
-}
 
 uint64_t system_available() {
   std::ifstream meminfo("/proc/meminfo");
@@ -31,19 +25,11 @@ uint64_t system_available() {
   return std::numeric_limits<uint64_t>::max();
 }
 
-uint64_t left_of(const std::string& limit_file, const std::string& used_file) {
-  const auto limit = read_number(limit_file);
-  const auto used = read_number(used_file);
-  if (!limit || !used) return std::numeric_limits<uint64_t>::max();
-  return *limit > *used ? *limit - *used : 0;
-}
-
 }  // namespace
 
 uint64_t available_memory() {
-  return std::min({system_available(), left_of("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-                   left_of("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                           "/sys/fs/cgroup/memory/memory.usage_in_bytes")});
+  const uint64_t system = system_available();
+  return std::min(system, control_group_limits().memory_left.value_or(system));
 }
 
 uint64_t peak_resident_memory() {

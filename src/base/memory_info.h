@@ -6,8 +6,8 @@
 
 namespace chorale {
 
-// Bytes: the smaller of what the system has available (MemAvailable) and what is left of the control group's
-// limit (cgroup v1 or v2).
+// Bytes: the smallest of what the system has available (MemAvailable) and what is left of the limits of the
+// control groups that this process is in (base/control_group.h).
 uint64_t available_memory();
 
 // Bytes that this process has had in memory at most; 0 where the system does not tell.

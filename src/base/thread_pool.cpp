@@ -4,6 +4,7 @@
 
 #include <sched.h>
 
+#include "base/control_group.h"
 #include "base/error.h"
 #include "base/spin.h"
 
@@ -86,7 +87,9 @@ int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::clamp(CPU_COUNT(&set), 1, 256);
+  const int affinity = CPU_COUNT(&set);
+  const double quota = control_group_limits().processors.value_or(affinity);
+  return std::clamp(static_cast<int>(std::min<double>(affinity, quota)), 1, 256);
 }
 
 }  // namespace chorale

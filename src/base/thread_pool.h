@@ -42,11 +42,11 @@ class ThreadPool {
  private:
   using Trampoline = void (*)(const void* context, int64_t index);
   // Many threads share ranges, so that the search for what is left ends soon.
-  static constexpr int kMostRanges = 16;
+  static constexpr int kMaxRanges = 16;
   struct alignas(64) Range {
     std::atomic<int64_t> next{0};
   };
-  int num_ranges() const { return num_threads_ < kMostRanges ? num_threads_ : kMostRanges; }
+  int num_ranges() const { return num_threads_ < kMaxRanges ? num_threads_ : kMaxRanges; }
   int64_t range_begin(int64_t range) const { return range * num_tasks_ / num_ranges(); }
   void run(int64_t num_tasks, Trampoline trampoline, const void* context);
   void worker_loop(int thread);
@@ -57,14 +57,16 @@ class ThreadPool {
   Trampoline trampoline_ = nullptr;
   const void* context_ = nullptr;
   int64_t num_tasks_ = 0;
-  Range ranges_[kMostRanges];
+  Range ranges_[kMaxRanges];
   alignas(64) std::atomic<uint32_t> epoch_{0};   // advanced to start a region
   alignas(64) std::atomic<int32_t> working_{0};  // workers that have not finished the region
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> workers_;
 };
 
-// Threads this process may use: the size of its CPU affinity mask, at most 256.
+// Threads this process may use, from 1 to 256: the size of its CPU affinity mask, or the quota of its control
+// groups, rounded down, where that is smaller. More threads than a quota pays for only spin until the next
+// period.
 int available_cores();
 
 }  // namespace chorale

@@ -28,7 +28,7 @@ namespace chorale::comm {
 class CollectiveError : public std::runtime_error {
  public:
   CollectiveError(int world_rank, const std::string& what) : std::runtime_error(what), rank(world_rank) {}
-  int rank;  // of the world, that failed; -1 when it is not known
+  int rank;  // the one that failed, by its number in the world; -1 when it is not known
 };
 
 // "rank 3 failed: out of memory". world_rank: -1 when it is not known.

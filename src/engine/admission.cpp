@@ -27,7 +27,7 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
                 options.max_total_tokens);
   }
-  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_groups());
+  const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_dp_groups());
   if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;
   if (options.max_logits_rows < running_per_group) {
     throw_error("max_logits_rows must be at least the max_running_requests of a group ({}), but is {}",
@@ -43,17 +43,18 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
 std::optional<RequestError> check_length(const EngineOptions& options, const Sequence& sequence) {
   if (sequence.num_prompt >= options.max_context_len) {
     return RequestError{
-        400,
-        fmt::format("the prompt has {} tokens, but the context length is {} tokens, of which at "
-                    "least one must be left for the output",
-                    sequence.num_prompt, options.max_context_len),
-        "prompt"};
+        .kind = RequestError::Kind::invalid,
+        .message = fmt::format("the prompt has {} tokens, but the context length is {} tokens, of which at "
+                               "least one must be left for the output",
+                               sequence.num_prompt, options.max_context_len),
+        .param = "prompt"};
   }
   if (sequence.num_prompt > options.max_total_tokens) {
-    return RequestError{400,
-                        fmt::format("the prompt has {} tokens, but the KV cache has room for {} tokens",
-                                    sequence.num_prompt, options.max_total_tokens),
-                        "prompt"};
+    return RequestError{
+        .kind = RequestError::Kind::invalid,
+        .message = fmt::format("the prompt has {} tokens, but the KV cache has room for {} tokens",
+                               sequence.num_prompt, options.max_total_tokens),
+        .param = "prompt"};
   }
   return std::nullopt;
 }
@@ -67,11 +68,14 @@ std::optional<RequestError> check_queue(const EngineOptions& options, int64_t wa
   const int64_t most = options.max_queued_requests;
   if (asked > most) {
     return RequestError{
-        400, fmt::format("{} sequences are asked for at once, and at most {} may wait", asked, most), "n"};
+        .kind = RequestError::Kind::invalid,
+        .message = fmt::format("{} sequences are asked for at once, and at most {} may wait", asked, most),
+        .param = "n"};
   }
   if (waiting + asked > most) {
-    return RequestError{
-        503, fmt::format("the queue is full: {} requests are waiting and at most {} may", waiting, most), ""};
+    return RequestError{.kind = RequestError::Kind::overloaded,
+                        .message = fmt::format(
+                            "the queue is full: {} requests are waiting and at most {} may", waiting, most)};
   }
   return std::nullopt;
 }

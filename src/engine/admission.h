@@ -14,14 +14,15 @@ namespace chorale::engine {
 // The options with what follows from others filled in. Throws Error for those that are out of range.
 EngineOptions checked_options(EngineOptions options, const ModelRunner& runner);
 
-// 400 for a prompt that leaves no room for an output, or does not fit into the KV cache.
+// `invalid` for a prompt that leaves no room for an output, or does not fit into the KV cache.
 std::optional<RequestError> check_length(const EngineOptions& options, const Sequence& sequence);
 
 // Most tokens that the sequence may generate. The last token of a sequence is never computed, so it needs no
 // room in the cache.
 int64_t output_limit(const EngineOptions& options, const Sequence& sequence);
 
-// Whether `asked` more sequences may wait beside those that do: 400 when they never may, 503 when not now.
+// Whether `asked` more sequences may wait beside those that do: `invalid` when they never may, `overloaded`
+// when not now.
 std::optional<RequestError> check_queue(const EngineOptions& options, int64_t waiting, int64_t asked);
 
 }  // namespace chorale::engine

@@ -72,8 +72,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Validates and queues requests, all of them or none: 400 for a request's fault, 503 when the queue has no
-  // room for all, after stop_accepting(), or once the model runner has thrown (then every live request ends
+  // Validates and queues requests, all of them or none: `overloaded` when the queue has no room for all,
+  // `unavailable` after stop_accepting(), or once the model runner has thrown (then every live request ends
   // with finish `error`). Their ids differ. On success each listener will be called with at least one event,
   // the last of which has a finish reason; the listener is destroyed after it. On failure none is ever
   // called, and nothing is counted.
@@ -93,7 +93,7 @@ class Engine {
   // back once the engine is being destroyed.
   void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
 
-  // Refuses new requests (503) from now on; running and queued ones go on.
+  // Refuses new requests (`unavailable`) from now on; running and queued ones go on.
   void stop_accepting();
   // Waits until no request is left or the time is over; true when none is left.
   bool wait_idle(double timeout_seconds);

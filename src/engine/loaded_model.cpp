@@ -4,24 +4,23 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <map>
-#include <numeric>
+#include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "base/instruction_set.h"
 #include "base/log.h"
 #include "base/memory_info.h"
 #include "base/progress_bar.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
-#include "comm/mpi/mpi_world.h"
 #include "engine/local_runner.h"
 #include "engine/memory_plan.h"
 #include "engine/mpi_runner.h"
+#include "engine/rank_processes.h"
 #include "io/checkpoint.h"
 #include "model/weight_loader.h"
 
@@ -44,37 +43,6 @@ bool is_dummy(const LoadOptions& options) {
   throw_error("--load-format: expected auto or dummy, found \"{}\"", options.load_format);
 }
 
-void log_model(const io::ModelConfig& config, const LoadOptions& options) {
-  log::info("{}: {}, {} layers, hidden size {}, {} experts, {} per token, {} attention heads, {} KV heads",
-            options.config ? "no files" : options.model_path.string(), config.architecture,
-            config.num_hidden_layers, config.hidden_size, config.num_experts, config.num_experts_per_tok,
-            config.num_attention_heads, config.num_key_value_heads);
-}
-
-void warn_of_nan(const std::vector<std::string>& names) {
-  for (size_t i = 0; i < std::min(names.size(), kMaxNamedTensors); ++i)
-    log::warn("tensor {} has NaN values", names[i]);
-  if (names.size() > kMaxNamedTensors) {
-    log::warn("{} more tensors have NaN values", names.size() - kMaxNamedTensors);
-  }
-}
-
-// `tells`: this process writes the log of all.
-void fill(const io::Checkpoint* checkpoint, const model::WeightPlan& plan, const LoadOptions& options,
-          std::byte* base, ThreadPool& pool, bool tells) {
-  const uint64_t bytes = checkpoint != nullptr ? model::bytes_to_load(*checkpoint, plan) : plan.bytes;
-  ProgressBar progress("Loading weights", bytes, options.show_progress && tells);
-  if (checkpoint != nullptr) {
-    warn_of_nan(model::load_weights(*checkpoint, plan, base, pool, progress));
-  } else {
-    model::fill_random_weights(plan, options.dummy_seed, base, pool, progress);
-  }
-  const double seconds = progress.seconds();
-  if (!tells) return;
-  log::info("weights: {} in {:.2f} s ({:.2f} GB/s)", format_bytes(bytes), seconds,
-            static_cast<double>(bytes) / 1e9 / std::max(seconds, 1e-9));
-}
-
 }  // namespace
 
 model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options) {
@@ -94,169 +62,193 @@ model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOpt
   return formats;
 }
 
-struct LoadedModel::Impl {
+namespace {
+
+// ---- resolve: what the options and the checkpoint say ----
+
+struct Resolved {
   io::ModelConfig config;
   io::GenerationDefaults defaults;
   model::WeightFormats formats;
-  InstructionSet isa = InstructionSet::portable;
-  int threads_per_rank = 1;
-  MemoryPlan memory;
-  std::optional<ParallelPlan> parallel;
-  Buffer memory_of_weights;
-  model::WeightShard stored;
-  model::ModelWeights weights;
-  // Exactly one of the two kinds of ranks.
-  std::unique_ptr<LocalRunner> local;
-  std::unique_ptr<comm::MpiWorld> mpi;
-  std::unique_ptr<MpiRunner> mpi_runner;
-
-  bool is_driver() const { return mpi == nullptr || mpi->rank() == 0; }
+  InstructionSet instruction_set = InstructionSet::portable;
+  std::optional<io::Checkpoint> checkpoint;  // absent: random weights
 };
 
-namespace {
-
-int threads_of_rank(const LoadOptions& options, int ranks_here) {
-  return options.threads > 0 ? options.threads : std::max(1, available_cores() / ranks_here);
+Resolved resolve(const LoadOptions& options) {
+  Resolved resolved;
+  resolved.instruction_set = select_instruction_set(options.instruction_set);
+  const bool dummy = is_dummy(options);
+  CHORALE_CHECK(dummy || !options.config, "a configuration without files");
+  resolved.config = options.config ? *options.config : io::load_model_config(options.model_path);
+  resolved.formats = choose_formats(resolved.config, options);
+  if (!options.config) resolved.defaults = io::load_generation_defaults(options.model_path);
+  if (!dummy) {
+    resolved.checkpoint = io::Checkpoint::open(options.model_path);
+    model::check_tensors(*resolved.checkpoint, resolved.config);
+  }
+  return resolved;
 }
 
-void log_plan(const LoadedModel::Impl& impl) {
-  const ParallelPlan& plan = *impl.parallel;
-  if (plan.strategy.world() > 1) {
-    log::info("strategy {}: {} ranks{}, {}", parallel::to_string(plan.strategy), plan.strategy.world(),
-              impl.mpi != nullptr ? " over MPI" : " in this process",
-              plan.tokens_travel() ? "tokens travel to their experts" : "no token travels");
-    for (const std::string& line : rank_lines(impl.config, impl.formats, plan, impl.memory.kv_tokens)) {
+// ---- plan: what every rank does, and what it takes of the machine ----
+
+struct LoadPlan {
+  model::StepLimits limits;
+  ParallelPlan parallel;
+  InstructionSet instruction_set = InstructionSet::portable;  // of all ranks
+  int threads_per_rank = 1;
+  MemoryPlan memory;
+};
+
+int num_threads(const LoadOptions& options, int sharers) {
+  return options.threads > 0 ? options.threads : std::max(1, available_cores() / sharers);
+}
+
+void log_model(const Resolved& resolved, const LoadPlan& plan, const LoadOptions& options) {
+  const io::ModelConfig& config = resolved.config;
+  log::info("{}: {}, {} layers, hidden size {}, {} experts, {} per token, {} attention heads, {} KV heads",
+            options.config ? "no files" : options.model_path.string(), config.architecture,
+            config.num_hidden_layers, config.hidden_size, config.num_experts, config.num_experts_per_tok,
+            config.num_attention_heads, config.num_key_value_heads);
+  const std::string weights =
+      resolved.formats.quantizes() ? fmt::format(" with {} weights", resolved.formats.quantization()) : "";
+  log::info("computing in {}{} with {} instructions on {} thread{}{}", name_of(resolved.formats.dtype),
+            weights, name_of(plan.instruction_set), plan.threads_per_rank,
+            plan.threads_per_rank == 1 ? "" : "s",
+            plan.parallel.strategy.world() > 1 ? " for each rank" : "");
+}
+
+void log_plan(const Resolved& resolved, const LoadPlan& plan, bool over_mpi) {
+  const parallel::Strategy& strategy = plan.parallel.strategy;
+  if (strategy.world() > 1) {
+    log::info("strategy {}: {} ranks{}, {}", parallel::to_string(strategy), strategy.world(),
+              over_mpi ? " over MPI" : " in this process",
+              plan.parallel.tokens_travel() ? "tokens travel to their experts" : "no token travels");
+    for (const std::string& line :
+         rank_lines(resolved.config, resolved.formats, plan.parallel, plan.memory.kv_tokens)) {
       log::info("{}", line);
     }
   }
-  log::info("memory{}:", impl.mpi != nullptr ? " of rank 0" : "");
-  for (const std::string& line : impl.memory.table()) log::info("{}", line);
+  log::info("memory{}:", over_mpi ? " of rank 0" : "");
+  for (const std::string& line : plan.memory.table()) log::info("{}", line);
 }
 
-bool uses_mpi(const ParallelOptions& options) {
-  if (options.communicator == "auto") return comm::MpiWorld::is_launched_by_mpi();
-  return options.communicator == "mpi";
+// Collective.
+LoadPlan plan_load(const Resolved& resolved, const LoadOptions& options, const parallel::Strategy& strategy,
+                   const RankProcesses& processes) {
+  // Ranks on different processors would compute different bits; the sets are in order of what they need.
+  const auto instruction_set =
+      static_cast<InstructionSet>(processes.least_of_all(static_cast<int64_t>(resolved.instruction_set)));
+  const int sharers = static_cast<int>(processes.ranks_here().size()) * processes.num_on_this_host();
+  const model::StepLimits limits = choose_limits(resolved.config, options, strategy.dp_size);
+  LoadPlan plan{
+      .limits = limits,
+      .parallel = plan_parallel(resolved.config, options.parallel, limits, processes.host_numbers()),
+      .instruction_set = instruction_set,
+      .threads_per_rank = num_threads(options, sharers),
+      .memory = {}};
+  if (processes.is_driver()) log_model(resolved, plan, options);
+  plan.memory = plan_memory(resolved.config, resolved.formats, options, plan.parallel, processes.ranks_here(),
+                            available_memory() / static_cast<uint64_t>(processes.num_on_this_host()));
+  plan.memory.kv_tokens = processes.least_of_all(plan.memory.kv_tokens);
+  if (processes.is_driver()) log_plan(resolved, plan, processes.mpi() != nullptr);
+  return plan;
 }
 
-std::unique_ptr<comm::MpiWorld> join_mpi(const LoadOptions& options, const parallel::Strategy& strategy) {
-  const auto limit =
-      std::chrono::milliseconds(static_cast<int64_t>(options.parallel.collective_timeout * 1000));
-  auto mpi = std::make_unique<comm::MpiWorld>(comm::MpiOptions{.time_limit = limit});
-  if (mpi->size() != strategy.world()) {
-    throw_error(
-        "--communicator mpi: the strategy {} has {} ranks, but {} processes were started; start as many, or "
-        "change "
-        "--tp-size and --dp-size so that their product is {}",
-        parallel::to_string(strategy), strategy.world(), mpi->size(), mpi->size());
+ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
+  const std::vector<int64_t>& eos = resolved.defaults.eos_token_ids.empty() ? resolved.config.eos_token_ids
+                                                                            : resolved.defaults.eos_token_ids;
+  return {.config = resolved.config,
+          .generation_defaults = resolved.defaults,
+          .eos_token_ids = {eos.begin(), eos.end()},
+          .formats = resolved.formats,
+          .kv_dtype = plan.memory.kv_dtype,
+          .instruction_set = plan.instruction_set,
+          .num_threads = plan.threads_per_rank,
+          .parallel = plan.parallel,
+          .weight_bytes = plan.memory.weights,
+          .max_total_tokens = plan.memory.kv_tokens,
+          .max_context_len = std::min(plan.memory.context_length, plan.memory.kv_tokens)};
+}
+
+// ---- fill: the weights that this process stores ----
+
+struct StoredWeights {
+  model::WeightShard shard;
+  Buffer memory;
+  model::ModelWeights weights;  // in `memory`
+};
+
+void warn_of_nan(const std::vector<std::string>& names) {
+  for (size_t i = 0; i < std::min(names.size(), kMaxNamedTensors); ++i)
+    log::warn("tensor {} has NaN values", names[i]);
+  if (names.size() > kMaxNamedTensors) {
+    log::warn("{} more tensors have NaN values", names.size() - kMaxNamedTensors);
   }
-  return mpi;
 }
 
-// A number per rank, the same for ranks of one host.
-std::vector<int> number_hosts(const parallel::Strategy& strategy, const comm::MpiWorld* mpi) {
-  std::vector<int> numbers(static_cast<size_t>(strategy.world()), 0);
-  if (mpi == nullptr) return numbers;
-  std::map<std::string, int> seen;
-  for (int rank = 0; rank < strategy.world(); ++rank) {
-    numbers[static_cast<size_t>(rank)] =
-        seen.emplace(mpi->host_of(rank), static_cast<int>(seen.size())).first->second;
+StoredWeights fill(const Resolved& resolved, const ParallelPlan& parallel, const LoadOptions& options,
+                   const RankProcesses& processes) {
+  StoredWeights stored;
+  stored.shard = stored_shard(resolved.config, parallel, processes.ranks_here());
+  const model::WeightPlan plan = model::plan_weights(resolved.config, resolved.formats, stored.shard);
+  stored.memory = Buffer(plan.bytes);
+  std::byte* const base = stored.memory.data();
+  ThreadPool pool(num_threads(options, processes.num_on_this_host()));
+  const bool loads = resolved.checkpoint.has_value();
+  const uint64_t bytes = loads ? model::bytes_to_load(*resolved.checkpoint, plan) : plan.bytes;
+  ProgressBar progress("Loading weights", bytes, options.show_progress && processes.is_driver());
+  if (loads) {
+    warn_of_nan(model::load_weights(*resolved.checkpoint, plan, base, pool, progress));
+  } else {
+    model::fill_random_weights(plan, options.dummy_seed, base, pool, progress);
   }
-  return numbers;
+  const double seconds = progress.seconds();
+  if (processes.is_driver()) {
+    log::info("weights: {} in {:.2f} s ({:.2f} GB/s)", format_bytes(bytes), seconds,
+              static_cast<double>(bytes) / 1e9 / std::max(seconds, 1e-9));
+  }
+  stored.weights = model::bind_weights(resolved.config, resolved.formats, stored.shard, base);
+  return stored;
 }
 
-// Ranks whose memory is this process's.
-std::vector<int> ranks_here(const parallel::Strategy& strategy, const comm::MpiWorld* mpi) {
-  if (mpi != nullptr) return {mpi->rank()};
-  std::vector<int> all(static_cast<size_t>(strategy.world()));
-  std::iota(all.begin(), all.end(), 0);
-  return all;
-}
+// ---- start: the ranks ----
 
-// Processes of one host share its memory and cores.
-int processes_here(const comm::MpiWorld* mpi) {
-  return mpi == nullptr ? 1 : static_cast<int>(mpi->ranks_on_this_host().size());
-}
-
-// What every rank can do: the smallest of their numbers.
-int64_t least_of_all(int64_t mine, const comm::MpiWorld* mpi) {
-  if (mpi == nullptr) return mine;
-  const auto size = static_cast<size_t>(mpi->size());
-  std::vector<int64_t> all(size);
-  std::vector<int64_t> sizes;
-  for (size_t rank = 0; rank < size; ++rank) sizes.push_back(sizeof(int64_t));
-  mpi->transport()->all_gather(std::as_bytes(std::span(&mine, 1)), sizes,
-                               std::as_writable_bytes(std::span(all)));
-  return *std::min_element(all.begin(), all.end());
+std::unique_ptr<ModelRunner> start(const RunnerParts& parts, comm::MpiWorld* mpi) {
+  if (mpi != nullptr) return std::make_unique<MpiRunner>(parts, *mpi);
+  return std::make_unique<LocalRunner>(parts);
 }
 
 }  // namespace
 
+// Each member uses those before it.
+struct LoadedModel::Impl {
+  RankProcesses processes;
+  ModelInfo info;
+  StoredWeights stored;
+  std::unique_ptr<ModelRunner> runner;
+};
+
 LoadedModel LoadedModel::load(const LoadOptions& options) {
-  auto impl = std::make_unique<Impl>();
-  impl->isa = select_instruction_set(options.instruction_set);
-  const bool dummy = is_dummy(options);
-  CHORALE_CHECK(dummy || !options.config, "a configuration without files");
-  impl->config = options.config ? *options.config : io::load_model_config(options.model_path);
-  impl->formats = choose_formats(impl->config, options);
-  if (!options.config) impl->defaults = io::load_generation_defaults(options.model_path);
-  std::optional<io::Checkpoint> checkpoint;
-  if (!dummy) {
-    checkpoint = io::Checkpoint::open(options.model_path);
-    model::check_tensors(*checkpoint, impl->config);
-  }
-
-  const parallel::Strategy strategy = choose_strategy(impl->config, options.parallel);
-  if (uses_mpi(options.parallel)) impl->mpi = join_mpi(options, strategy);
-  // Ranks on different processors would compute different bits; the sets are in order of what they need.
-  impl->isa = static_cast<InstructionSet>(least_of_all(static_cast<int64_t>(impl->isa), impl->mpi.get()));
-  const bool tells = impl->is_driver();
-  const model::StepLimits limits = choose_limits(impl->config, options, strategy.dp_size);
-  impl->parallel =
-      plan_parallel(impl->config, options.parallel, limits, number_hosts(strategy, impl->mpi.get()));
-  const std::vector<int> here = ranks_here(strategy, impl->mpi.get());
-  impl->threads_per_rank =
-      threads_of_rank(options, static_cast<int>(here.size()) * processes_here(impl->mpi.get()));
-  if (tells) {
-    log_model(impl->config, options);
-    const std::string weights =
-        impl->formats.quantizes() ? fmt::format(" with {} weights", impl->formats.quantization()) : "";
-    log::info("computing in {}{} with {} instructions on {} thread{}{}", name_of(impl->formats.dtype),
-              weights, name_of(impl->isa), impl->threads_per_rank, impl->threads_per_rank == 1 ? "" : "s",
-              strategy.world() > 1 ? " for each rank" : "");
-  }
-  impl->memory = plan_memory(impl->config, impl->formats, options, *impl->parallel, here,
-                             available_memory() / static_cast<uint64_t>(processes_here(impl->mpi.get())));
-  impl->memory.kv_tokens = least_of_all(impl->memory.kv_tokens, impl->mpi.get());
-  if (tells) log_plan(*impl);
-
-  impl->stored = impl->mpi == nullptr
-                     ? model::whole_model(impl->config)
-                     : model::storage_for(impl->parallel->ranks[static_cast<size_t>(here[0])].shard);
-  const model::WeightPlan plan = model::plan_weights(impl->config, impl->formats, impl->stored);
-  impl->memory_of_weights = Buffer(plan.bytes);
-  ThreadPool loading(options.threads > 0 ? options.threads
-                                         : std::max(1, available_cores() / processes_here(impl->mpi.get())));
-  fill(checkpoint ? &*checkpoint : nullptr, plan, options, impl->memory_of_weights.data(), loading, tells);
-  impl->weights =
-      model::bind_weights(impl->config, impl->formats, impl->stored, impl->memory_of_weights.data());
-
-  const RunnerParts parts{.config = impl->config,
-                          .plan = *impl->parallel,
-                          .weights = impl->weights,
-                          .stored = impl->stored,
-                          .limits = limits,
-                          .num_blocks = impl->memory.kv_tokens / kBlockTokens,
-                          .kv_dtype = impl->memory.kv_dtype,
-                          .isa = impl->isa,
-                          .threads_per_rank = impl->threads_per_rank,
-                          .collective_timeout = options.parallel.collective_timeout,
-                          .fault = options.parallel.fault,
-                          .profile = options.profile};
-  if (impl->mpi != nullptr) {
-    impl->mpi_runner = std::make_unique<MpiRunner>(parts, *impl->mpi);
-  } else {
-    impl->local = std::make_unique<LocalRunner>(parts);
-  }
+  const Resolved resolved = resolve(options);
+  const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
+  RankProcesses processes(options.parallel, strategy);
+  const LoadPlan plan = plan_load(resolved, options, strategy, processes);
+  StoredWeights stored = fill(resolved, plan.parallel, options, processes);
+  auto impl = std::make_unique<Impl>(
+      Impl{std::move(processes), describe(resolved, plan), std::move(stored), nullptr});
+  impl->runner = start({.config = impl->info.config,
+                        .plan = impl->info.parallel,
+                        .weights = impl->stored.weights,
+                        .stored = impl->stored.shard,
+                        .limits = plan.limits,
+                        .num_blocks = plan.memory.kv_tokens / kBlockTokens,
+                        .kv_dtype = plan.memory.kv_dtype,
+                        .isa = plan.instruction_set,
+                        .threads_per_rank = plan.threads_per_rank,
+                        .collective_timeout = options.parallel.collective_timeout,
+                        .fault = options.parallel.fault,
+                        .profile = options.profile},
+                       impl->processes.mpi());
   return LoadedModel(std::move(impl));
 }
 
@@ -266,7 +258,7 @@ LoadedModel& LoadedModel::operator=(LoadedModel&&) noexcept = default;
 LoadedModel::~LoadedModel() = default;
 
 bool LoadedModel::is_driver() const {
-  return impl_->is_driver();
+  return impl_->processes.is_driver();
 }
 
 int LoadedModel::serve_steps() {
@@ -274,15 +266,16 @@ int LoadedModel::serve_steps() {
   // stop.
   std::signal(SIGTERM, SIG_IGN);
   std::signal(SIGINT, SIG_IGN);
+  comm::MpiWorld& mpi = *impl_->processes.mpi();
   std::string failure;
   try {
-    impl_->mpi_runner->serve_steps();
+    impl_->runner->serve_steps();
     return 0;
   } catch (const comm::CollectiveError& error) {
-    failure = fmt::format("rank {} ends: {}", impl_->mpi->rank(), error.what());
+    failure = fmt::format("rank {} ends: {}", mpi.rank(), error.what());
   } catch (const std::exception& error) {
-    failure = fmt::format("rank {} failed: {}", impl_->mpi->rank(), error.what());
-    impl_->mpi->fail(impl_->mpi->rank(), error.what());
+    failure = fmt::format("rank {} failed: {}", mpi.rank(), error.what());
+    mpi.fail(mpi.rank(), error.what());
   }
   log::critical("{}", failure);
   log::flush();
@@ -292,66 +285,13 @@ int LoadedModel::serve_steps() {
 }
 
 ModelRunner& LoadedModel::runner() {
-  if (impl_->local != nullptr) return *impl_->local;
-  return *impl_->mpi_runner;
+  return *impl_->runner;
 }
-uint64_t LoadedModel::weight_bytes() const {
-  return impl_->memory.weights;
+const ModelRunner& LoadedModel::runner() const {
+  return *impl_->runner;
 }
-int64_t LoadedModel::kv_tokens_total() const {
-  return impl_->memory.kv_tokens * impl_->memory.num_groups;
-}
-std::vector<comm::Traffic> LoadedModel::traffic() const {
-  return impl_->local != nullptr ? impl_->local->traffic() : std::vector{impl_->mpi_runner->traffic()};
-}
-std::vector<int64_t> LoadedModel::expert_load() const {
-  return impl_->local != nullptr ? impl_->local->expert_load() : std::vector<int64_t>{};
-}
-std::vector<std::vector<int64_t>> LoadedModel::expert_load_by_rank() const {
-  return impl_->local != nullptr ? impl_->local->expert_load_by_rank() : std::vector<std::vector<int64_t>>{};
-}
-const io::ModelConfig& LoadedModel::config() const {
-  return impl_->config;
-}
-const io::GenerationDefaults& LoadedModel::generation_defaults() const {
-  return impl_->defaults;
-}
-
-std::vector<int32_t> LoadedModel::eos_token_ids() const {
-  const auto& ids =
-      impl_->defaults.eos_token_ids.empty() ? impl_->config.eos_token_ids : impl_->defaults.eos_token_ids;
-  return {ids.begin(), ids.end()};
-}
-
-int64_t LoadedModel::max_total_tokens() const {
-  return impl_->memory.kv_tokens;
-}
-int64_t LoadedModel::max_context_len() const {
-  return std::min(impl_->memory.context_length, impl_->memory.kv_tokens);
-}
-DType LoadedModel::dtype() const {
-  return impl_->formats.dtype;
-}
-DType LoadedModel::kv_dtype() const {
-  return impl_->memory.kv_dtype;
-}
-std::string LoadedModel::dtype_name() const {
-  return std::string(name_of(impl_->formats.dtype));
-}
-const model::WeightFormats& LoadedModel::formats() const {
-  return impl_->formats;
-}
-std::string LoadedModel::quantization_name() const {
-  return std::string(impl_->formats.quantization());
-}
-std::string LoadedModel::instruction_set_name() const {
-  return std::string(name_of(impl_->isa));
-}
-const ParallelPlan& LoadedModel::parallel_plan() const {
-  return *impl_->parallel;
-}
-int LoadedModel::num_threads() const {
-  return impl_->threads_per_rank;
+const ModelInfo& LoadedModel::info() const {
+  return impl_->info;
 }
 
 }  // namespace chorale::engine

@@ -18,25 +18,13 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
 }  // namespace
 
 LocalRunner::LocalRunner(const RunnerParts& parts)
-    : vocab_size_(parts.config.vocab_size),
-      dp_size_(parts.plan.strategy.dp_size),
-      tp_size_(parts.plan.strategy.tp_size),
+    : ParallelRunner(parts),
       timeout_(parts.collective_timeout),
-      fault_(parts.fault),
       traffic_(parts.plan.ranks.size()),
       runners_(parts.plan.ranks.size()) {
   const auto world = static_cast<int>(parts.plan.ranks.size());
   if (world == 1) {
-    runners_[0] = std::make_unique<RankRunner>(RankRunner::Parts{parts.config,
-                                                                 parts.plan.ranks[0],
-                                                                 weights_of(parts, parts.plan.ranks[0]),
-                                                                 {},
-                                                                 parts.limits,
-                                                                 parts.num_blocks,
-                                                                 parts.kv_dtype,
-                                                                 parts.isa,
-                                                                 parts.threads_per_rank,
-                                                                 parts.profile});
+    runners_[0] = std::make_unique<RankRunner>(parts_of(parts, 0, {}));
     return;
   }
   world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
@@ -56,19 +44,11 @@ LocalRunner::~LocalRunner() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-std::span<const float> LocalRunner::run(const StepPlan& plan) {
-  std::vector<const StepPlan*> plans(static_cast<size_t>(dp_size_), &nothing_);
-  std::vector<std::span<const float>> logits(plans.size());
-  plans[0] = &plan;
-  run_groups(plans, logits);
-  return logits[0];
-}
-
-void LocalRunner::run_groups(std::span<const StepPlan* const> plans,
-                             std::span<std::span<const float>> logits) {
+void LocalRunner::run_dp_groups(std::span<const StepPlan* const> plans,
+                                std::span<std::span<const float>> logits) {
   CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && logits.size() == plans.size());
   if (threads_.empty()) {
-    ++step_;
+    ++num_steps_;
     return run_rank(0, plans, logits);
   }
   {
@@ -76,7 +56,7 @@ void LocalRunner::run_groups(std::span<const StepPlan* const> plans,
     plans_ = plans;
     logits_ = logits;
     busy_ = static_cast<int>(threads_.size());
-    ++step_;
+    ++num_steps_;
   }
   start_.notify_all();
   wait_for_ranks();
@@ -99,20 +79,13 @@ void LocalRunner::record_failure(int rank, bool is_cause, const char* what) {
 
 void LocalRunner::run_rank(int rank, std::span<const StepPlan* const> plans,
                            std::span<std::span<const float>> logits) {
-  if (fault_ && fault_->rank == rank && static_cast<uint64_t>(fault_->step) == step_) {
-    throw_error("a failure was asked for at step {}", step_);
-  }
-  const auto group = static_cast<size_t>(rank / tp_size_);
-  const Tensor rows = runners_[static_cast<size_t>(rank)]->run(*plans[group]);
-  if (rank % tp_size_ == 0) {
-    logits[group] = rows.empty()
-                        ? std::span<const float>{}
-                        : std::span<const float>(rows.data<float>(), static_cast<size_t>(rows.size()));
-  }
+  inject_fault(rank, num_steps_);
+  const auto dp_group = static_cast<size_t>(rank / tp_size_);
+  const Tensor rows = runners_[static_cast<size_t>(rank)]->run(*plans[dp_group]);
+  if (rank % tp_size_ == 0) logits[dp_group] = as_span(rows);
 }
 
 void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
-  const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank)];
   const auto guarded = [&](const auto& work) {
     try {
       work();
@@ -128,19 +101,18 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
   };
   guarded([&] {
     const comm::Communicator world(world_->transport(rank), &traffic_[static_cast<size_t>(rank)]);
-    runners_[static_cast<size_t>(rank)] = std::make_unique<RankRunner>(
-        RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world, part.topology),
-                          parts.limits, parts.num_blocks, parts.kv_dtype, parts.isa, parts.threads_per_rank,
-                          rank == 0 ? parts.profile : nullptr});
+    const parallel::Topology& topology = parts.plan.ranks[static_cast<size_t>(rank)].topology;
+    runners_[static_cast<size_t>(rank)] =
+        std::make_unique<RankRunner>(parts_of(parts, rank, split_groups(world, topology)));
   });
-  for (uint64_t seen = 0;;) {
+  for (int64_t seen = 0;;) {
     std::span<const StepPlan* const> plans;
     std::span<std::span<const float>> logits;
     {
       std::unique_lock lock(mutex_);
-      start_.wait(lock, [&] { return stopping_ || step_ != seen; });
+      start_.wait(lock, [&] { return stopping_ || num_steps_ != seen; });
       if (stopping_) return;
-      seen = step_;
+      seen = num_steps_;
       plans = plans_;
       logits = logits_;
     }

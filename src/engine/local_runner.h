@@ -12,30 +12,26 @@
 #include <vector>
 
 #include "comm/local/local_world.h"
-#include "engine/model_runner.h"
+#include "engine/parallel_runner.h"
 #include "engine/rank_runner.h"
 #include "engine/runner_parts.h"
 
 namespace chorale::engine {
 
-class LocalRunner : public ModelRunner {
+class LocalRunner : public ParallelRunner {
  public:
   explicit LocalRunner(const RunnerParts& parts);
   ~LocalRunner() override;
   LocalRunner(const LocalRunner&) = delete;
   LocalRunner& operator=(const LocalRunner&) = delete;
 
-  int64_t vocab_size() const override { return vocab_size_; }
-  int64_t num_groups() const override { return dp_size_; }
-  std::span<const float> run(const StepPlan& plan) override;
   // Throws Error that names the rank when one fails; the runner is of no use after that.
-  void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) override;
+  void run_dp_groups(std::span<const StepPlan* const> plans,
+                     std::span<std::span<const float>> logits) override;
 
   std::vector<int64_t> expert_load() override;
-  // The same for the tokens at home on each rank: [world].
-  std::vector<std::vector<int64_t>> expert_load_by_rank() const;
-  // What each rank has sent.
-  std::vector<comm::Traffic> traffic() const { return traffic_; }
+  std::vector<std::vector<int64_t>> expert_load_by_rank() const override;
+  std::vector<comm::Traffic> traffic() const override { return traffic_; }
 
  private:
   struct Failure {
@@ -49,22 +45,17 @@ class LocalRunner : public ModelRunner {
   void record_failure(int rank, bool is_cause, const char* what);
   void wait_for_ranks();
 
-  const int64_t vocab_size_;
-  const int dp_size_;
-  const int tp_size_;
-  const double timeout_;
-  const std::optional<InjectedFault> fault_;
+  const double timeout_;                              // seconds
   std::vector<comm::Traffic> traffic_;                // [world]
   std::unique_ptr<comm::LocalWorld> world_;           // null for a world of one
   std::vector<std::unique_ptr<RankRunner>> runners_;  // [world]
-  StepPlan nothing_;
 
   // A step of all ranks, under mutex_.
   std::mutex mutex_;
   std::condition_variable start_;
   std::condition_variable done_;
-  uint64_t step_ = 0;
-  int busy_ = 0;  // ranks that have not finished the step
+  int64_t num_steps_ = 0;  // that were begun
+  int busy_ = 0;           // ranks that have not finished the step
   bool stopping_ = false;
   std::optional<Failure> failure_;
   std::span<const StepPlan* const> plans_;

@@ -20,17 +20,6 @@ int64_t blocks_of(int64_t tokens) {
   return ceil_div(tokens, kBlockTokens);
 }
 
-// What is stored for the ranks of one process: threads share the whole model, a process of its own has its
-// part.
-uint64_t stored_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
-                      const ParallelPlan& parallel, std::span<const int> here) {
-  const model::WeightShard stored =
-      here.size() == parallel.ranks.size()
-          ? model::whole_model(config)
-          : model::storage_for(parallel.ranks[static_cast<size_t>(here[0])].shard);
-  return model::plan_weights(config, formats, stored).bytes;
-}
-
 std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
   return fmt::format(
       "the model does not fit: weights {}, activations {} and at least {} for the KV cache are needed, {} is "
@@ -46,7 +35,7 @@ int64_t size_cache(const MemoryPlan& plan, const LoadOptions& options, const mod
   const uint64_t free = plan.available - std::min(plan.available, plan.weights + plan.activations);
   const auto budget = static_cast<uint64_t>(static_cast<double>(free) * options.mem_fraction);
   const auto fitting = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
-  return std::min(fitting, limits.max_chunks * blocks_of(plan.context_length));
+  return std::min(fitting, limits.max_segments * blocks_of(plan.context_length));
 }
 
 }  // namespace
@@ -78,12 +67,12 @@ DType choose_kv_dtype(const io::ModelConfig& config, DType dtype, const LoadOpti
 }
 
 model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions& options,
-                                int64_t num_groups) {
+                                int64_t num_dp_groups) {
   model::StepLimits limits;
-  limits.max_chunks = ceil_div(options.max_running_requests, num_groups);
-  limits.max_tokens = options.chunked_prefill_size + limits.max_chunks;
-  limits.max_table_blocks = limits.max_chunks * blocks_of(choose_context_length(config, options));
-  limits.max_logits_rows = std::max(options.max_logits_rows, limits.max_chunks);
+  limits.max_segments = ceil_div(options.max_running_requests, num_dp_groups);
+  limits.max_tokens = options.chunked_prefill_size + limits.max_segments;
+  limits.max_table_blocks = limits.max_segments * blocks_of(choose_context_length(config, options));
+  limits.max_logits_rows = std::max(options.max_logits_rows, limits.max_segments);
   return limits;
 }
 
@@ -92,12 +81,12 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
                        uint64_t available) {
   MemoryPlan plan;
   plan.available = available;
-  plan.num_groups = parallel.strategy.dp_size;
+  plan.num_dp_groups = parallel.strategy.dp_size;
   plan.context_length = choose_context_length(config, options);
   plan.kv_dtype = choose_kv_dtype(config, formats.dtype, options);
-  const model::StepLimits limits = choose_limits(config, options, plan.num_groups);
+  const model::StepLimits limits = choose_limits(config, options, plan.num_dp_groups);
   plan.step_tokens = limits.max_tokens;
-  plan.weights = stored_bytes(config, formats, parallel, here);
+  plan.weights = model::plan_weights(config, formats, stored_shard(config, parallel, here)).bytes;
   uint64_t block_bytes = 0;  // of one block on every rank
   for (const int rank : here) {
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;
@@ -125,7 +114,7 @@ std::vector<std::string> MemoryPlan::table() const {
   const auto row = [](const char* what, uint64_t bytes, const std::string& detail) {
     return fmt::format("  {:<12} {:>10}{}{}", what, format_bytes(bytes), detail.empty() ? "" : "  ", detail);
   };
-  const std::string groups = num_groups > 1 ? fmt::format("{} groups of ", num_groups) : "";
+  const std::string groups = num_dp_groups > 1 ? fmt::format("{} groups of ", num_dp_groups) : "";
   return {row("weights", weights, ""),
           row("KV cache", kv_cache,
               fmt::format("{}{} tokens in {}, {} requests of {}", groups, kv_tokens, name_of(kv_dtype),

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/loaded_model.h"
+#include "engine/load_options.h"
 #include "engine/parallel_plan.h"
 #include "io/model_config.h"
 #include "model/step_inputs.h"
@@ -21,9 +21,9 @@ struct MemoryPlan {
   uint64_t available = 0;    // bytes that this process may still take
   DType kv_dtype = DType::bf16;
   int64_t kv_tokens = 0;  // capacity of each data-parallel group, a multiple of kBlockTokens
-  int64_t num_groups = 1;
+  int64_t num_dp_groups = 1;
   int64_t context_length = 0;
-  int64_t step_tokens = 0;  // of the largest step of a group
+  int64_t step_tokens = 0;  // in the largest step of a group
 
   // A line per row: what, bytes, detail.
   std::vector<std::string> table() const;
@@ -38,7 +38,7 @@ DType choose_kv_dtype(const io::ModelConfig& config, DType dtype, const LoadOpti
 // The largest step of one data-parallel group. max_running_requests and max_logits_rows are those of all
 // groups.
 model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions& options,
-                                int64_t num_groups);
+                                int64_t num_dp_groups);
 
 // Where the ranks of `here` share this process. Throws Error that tells the shortage and what would help when
 // the model cannot fit into `available`.

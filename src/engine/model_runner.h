@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/communicator.h"
 #include "kernels/shapes.h"
 
 namespace chorale::engine {
@@ -39,15 +40,16 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
   virtual int64_t vocab_size() const = 0;
   // Data-parallel groups, each with sequences and a KV cache of its own.
-  virtual int64_t num_groups() const { return 1; }
+  virtual int64_t num_dp_groups() const { return 1; }
 
   // Runs one step of the first group. Returns logits [plan.logits_tokens.size(), vocab_size], row-major,
   // valid until the next call. The keys and values of all the plan's tokens are in the cache afterwards.
   // Within one plan, no two chunks write the same block. Not thread-safe.
   virtual std::span<const float> run(const StepPlan& plan) = 0;
 
-  // The same for all groups together: plans[g] is group g's and may have no tokens; logits[g] is set.
-  virtual void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) {
+  // Runs one step of all groups together: plans[g] is group g's and may have no tokens; logits[g] is set.
+  virtual void run_dp_groups(std::span<const StepPlan* const> plans,
+                             std::span<std::span<const float>> logits) {
     CHORALE_CHECK(plans.size() == 1 && logits.size() == 1, "{} groups", plans.size());
     logits[0] = run(*plans[0]);
   }
@@ -55,9 +57,16 @@ class ModelRunner {
   // How many tokens were routed to each logical expert since the start, of all groups: [layers * experts], or
   // nothing for a model without experts. Between steps, on the thread that runs them.
   virtual std::vector<int64_t> expert_load() { return {}; }
+  // The same for the tokens at home on each rank, [world], and what each rank has sent. Between steps.
+  // Nothing for ranks of other processes.
+  virtual std::vector<std::vector<int64_t>> expert_load_by_rank() const { return {}; }
+  virtual std::vector<comm::Traffic> traffic() const { return {}; }
 
   // Why no further step can be run, where that is known between steps: a rank has died. Thread-safe.
   virtual std::optional<std::string> failure() const { return std::nullopt; }
+
+  // In a process that does not drive: takes part in the steps of the one that does, until that stops.
+  virtual void serve_steps() { CHORALE_CHECK(false, "this process drives"); }
 };
 
 }  // namespace chorale::engine

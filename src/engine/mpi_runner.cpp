@@ -18,23 +18,18 @@ constexpr int64_t kExpertLoad = -2;
 }  // namespace
 
 MpiRunner::MpiRunner(const RunnerParts& parts, comm::MpiWorld& world)
-    : vocab_size_(parts.config.vocab_size),
-      dp_size_(parts.plan.strategy.dp_size),
-      group_(world.rank() / parts.plan.strategy.tp_size),
+    : ParallelRunner(parts),
+      dp_group_(world.rank() / tp_size_),
       rank_(world.rank()),
       mpi_(world),
       stream_(pool_, InstructionSet::portable),
       world_(world.transport(), &traffic_),
-      leaders_(world_.split(world.rank() % parts.plan.strategy.tp_size == 0 ? 0 : 1, world.rank())),
-      is_leader_(world.rank() % parts.plan.strategy.tp_size == 0),
+      leaders_(world_.split(world.rank() % tp_size_ == 0 ? 0 : 1, world.rank())),
+      is_leader_(world.rank() % tp_size_ == 0),
       plans_(static_cast<size_t>(dp_size_)),
-      rows_of_(static_cast<size_t>(dp_size_)),
-      fault_(parts.fault) {
-  const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank_)];
-  runner_ = std::make_unique<RankRunner>(
-      RankRunner::Parts{parts.config, part, weights_of(parts, part), split_groups(world_, part.topology),
-                        parts.limits, parts.num_blocks, parts.kv_dtype, parts.isa, parts.threads_per_rank,
-                        rank_ == 0 ? parts.profile : nullptr});
+      num_rows_(static_cast<size_t>(dp_size_)) {
+  const parallel::Topology& topology = parts.plan.ranks[static_cast<size_t>(rank_)].topology;
+  runner_ = std::make_unique<RankRunner>(parts_of(parts, rank_, split_groups(world_, topology)));
   if (rank_ == 0 && dp_size_ > 1) {
     gathered_ =
         Buffer(static_cast<size_t>(dp_size_ * parts.limits.max_logits_rows * vocab_size_) * sizeof(float));
@@ -50,19 +45,12 @@ MpiRunner::~MpiRunner() {
   }
 }
 
-std::span<const float> MpiRunner::run(const StepPlan& plan) {
-  std::vector<const StepPlan*> plans(static_cast<size_t>(dp_size_), &nothing_);
-  std::vector<std::span<const float>> logits(plans.size());
-  plans[0] = &plan;
-  run_groups(plans, logits);
-  return logits[0];
-}
-
-void MpiRunner::run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) {
+void MpiRunner::run_dp_groups(std::span<const StepPlan* const> plans,
+                              std::span<std::span<const float>> logits) {
   CHORALE_CHECK(rank_ == 0 && static_cast<int>(plans.size()) == dp_size_ && logits.size() == plans.size());
   try {
     for (size_t g = 0; g < plans.size(); ++g)
-      rows_of_[g] = static_cast<int64_t>(plans[g]->logits_tokens.size());
+      num_rows_[g] = static_cast<int64_t>(plans[g]->logits_tokens.size());
     broadcast_plans(plans);
     run_own(*plans[0], logits);
   } catch (const comm::CollectiveError& error) {
@@ -108,24 +96,21 @@ void MpiRunner::broadcast_plans(std::span<const StepPlan* const> plans) {
 
 // Runs this rank's group, and brings the logits of all groups to rank 0.
 void MpiRunner::run_own(const StepPlan& plan, std::span<std::span<const float>> logits) {
-  if (fault_ && fault_->rank == rank_ && fault_->step == ++step_) {
-    throw_error("a failure was asked for at step {}", step_);
-  }
+  inject_fault(rank_, ++num_steps_);
   const Tensor rows = runner_->run(plan);
   if (!is_leader_) return;
   if (dp_size_ == 1) {
-    logits[0] = rows.empty() ? std::span<const float>{}
-                             : std::span<const float>(rows.data<float>(), static_cast<size_t>(rows.size()));
+    logits[0] = as_span(rows);
     return;
   }
-  const int64_t total = std::accumulate(rows_of_.begin(), rows_of_.end(), int64_t{0});
+  const int64_t total = std::accumulate(num_rows_.begin(), num_rows_.end(), int64_t{0});
   const Tensor all =
       rank_ == 0 ? Tensor(gathered_.data(), DType::f32, total, vocab_size_, vocab_size_) : Tensor();
-  leaders_.gather_rows(stream_, rows, rows_of_, all, 0, comm::Purpose::logits);
+  leaders_.gather_rows(stream_, rows, num_rows_, all, 0, comm::Purpose::logits);
   if (rank_ != 0) return;
   const float* next = total > 0 ? all.data<float>() : nullptr;
   for (size_t g = 0; g < logits.size(); ++g) {
-    const auto size = static_cast<size_t>(rows_of_[g] * vocab_size_);
+    const auto size = static_cast<size_t>(num_rows_[g] * vocab_size_);
     logits[g] = size > 0 ? std::span(next, size) : std::span<const float>{};
     next += size;
   }
@@ -146,8 +131,8 @@ void MpiRunner::serve_steps() {
     world_.broadcast(stream_, std::as_writable_bytes(std::span(message_)), 0, comm::Purpose::control);
     read_step(message_, plans_);
     for (size_t g = 0; g < plans_.size(); ++g)
-      rows_of_[g] = static_cast<int64_t>(plans_[g].logits_tokens.size());
-    run_own(plans_[static_cast<size_t>(group_)], logits);
+      num_rows_[g] = static_cast<int64_t>(plans_[g].logits_tokens.size());
+    run_own(plans_[static_cast<size_t>(dp_group_)], logits);
   }
 }
 

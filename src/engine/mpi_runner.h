@@ -12,13 +12,13 @@
 
 #include "comm/communicator.h"
 #include "comm/mpi/mpi_world.h"
-#include "engine/model_runner.h"
+#include "engine/parallel_runner.h"
 #include "engine/rank_runner.h"
 #include "engine/runner_parts.h"
 
 namespace chorale::engine {
 
-class MpiRunner : public ModelRunner {
+class MpiRunner : public ParallelRunner {
  public:
   // Collective. The world must outlive the runner.
   MpiRunner(const RunnerParts& parts, comm::MpiWorld& world);
@@ -28,19 +28,17 @@ class MpiRunner : public ModelRunner {
   MpiRunner& operator=(const MpiRunner&) = delete;
 
   // On rank 0:
-  int64_t vocab_size() const override { return vocab_size_; }
-  int64_t num_groups() const override { return dp_size_; }
-  std::span<const float> run(const StepPlan& plan) override;
-  void run_groups(std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits) override;
+  void run_dp_groups(std::span<const StepPlan* const> plans,
+                     std::span<std::span<const float>> logits) override;
   std::vector<int64_t> expert_load() override;
   std::optional<std::string> failure() const override;
 
   // On the other ranks: runs steps until rank 0 stops. Throws comm::CollectiveError that names the rank when
   // one fails.
-  void serve_steps();
+  void serve_steps() override;
 
-  const comm::Traffic& traffic() const { return traffic_; }
-  RankRunner& rank_runner() { return *runner_; }
+  // This rank's alone.
+  std::vector<comm::Traffic> traffic() const override { return {traffic_}; }
 
  private:
   void announce(int64_t what);
@@ -48,25 +46,21 @@ class MpiRunner : public ModelRunner {
   void broadcast_plans(std::span<const StepPlan* const> plans);
   void run_own(const StepPlan& plan, std::span<std::span<const float>> logits);
 
-  const int64_t vocab_size_;
-  const int dp_size_;
-  const int group_;  // data-parallel, of this rank
+  const int dp_group_;  // this rank's
   const int rank_;
   comm::MpiWorld& mpi_;
   ThreadPool pool_{1};
   Stream stream_;  // for collectives, which compute nothing
   comm::Traffic traffic_;
   comm::Communicator world_;
-  comm::Communicator leaders_;  // the first ranks of all groups, and another group of all the others
+  comm::Communicator leaders_;  // the first ranks of all groups; another one of all other ranks
   bool is_leader_;
   std::unique_ptr<RankRunner> runner_;
-  Buffer gathered_;               // logits of all groups, on rank 0 where there are several
-  std::vector<int32_t> message_;  // a step as it is sent
-  std::vector<StepPlan> plans_;   // a step as it was received
-  std::vector<int64_t> rows_of_;  // logits rows of each group
-  StepPlan nothing_;
-  const std::optional<InjectedFault> fault_;
-  int64_t step_ = 0;
+  Buffer gathered_;                // logits of all groups, on rank 0 where there are several
+  std::vector<int32_t> message_;   // a step as it is sent
+  std::vector<StepPlan> plans_;    // a step as it was received
+  std::vector<int64_t> num_rows_;  // of logits, [dp_size]
+  int64_t num_steps_ = 0;          // that were begun
   bool failed_ = false;
 };
 

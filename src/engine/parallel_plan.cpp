@@ -85,6 +85,13 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
   return plan;
 }
 
+model::WeightShard stored_shard(const io::ModelConfig& config, const ParallelPlan& plan,
+                                std::span<const int> here) {
+  return here.size() == plan.ranks.size()
+             ? model::whole_model(config)
+             : model::storage_for(plan.ranks[static_cast<size_t>(here[0])].shard);
+}
+
 uint64_t weight_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
                       const RankPart& part) {
   return model::plan_weights(config, formats, model::storage_for(part.shard)).bytes;

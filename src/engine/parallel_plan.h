@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,11 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
 
 // The strategy alone, before anything is planned for it.
 parallel::Strategy choose_strategy(const io::ModelConfig& config, const ParallelOptions& options);
+
+// What the process of the ranks `here` stores: ranks that share one have the whole model in common, a process
+// of its own has its part.
+model::WeightShard stored_shard(const io::ModelConfig& config, const ParallelPlan& plan,
+                                std::span<const int> here);
 
 // Bytes of the weights that a rank computes with. Ranks of one process share them.
 uint64_t weight_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,

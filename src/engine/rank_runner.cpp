@@ -2,46 +2,55 @@
 
 #include <utility>
 
+#include "base/copy.h"
+
 namespace chorale::engine {
 
 RankRunner::RankRunner(Parts parts)
     : pool_(parts.num_threads),
       stream_(pool_, parts.isa, parts.profile),
-      inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank),
-      cache_(parts.config, parts.part.extent.kv_heads, parts.kv_dtype, parts.num_blocks),
-      model_({.config = parts.config,
-              .weights = std::move(parts.weights),
-              .limits = parts.limits,
-              .extent = parts.part.extent,
-              .groups = std::move(parts.groups),
-              .expert_slots = parts.part.expert_slots}) {
-  chunks_.reserve(static_cast<size_t>(parts.limits.max_chunks));
+      inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank, stream_.device()),
+      cache_(parts.config, parts.part.extent.kv_heads, parts.kv_dtype, parts.num_blocks, stream_.device()),
+      model_(stream_, {.config = parts.config,
+                       .weights = std::move(parts.weights),
+                       .limits = parts.limits,
+                       .extent = parts.part.extent,
+                       .groups = std::move(parts.groups),
+                       .expert_slots = parts.part.expert_slots}) {
+  segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
+  if (stream_.device().is_host_memory() || parts.part.extent.tp_rank != 0) return;
+  const int64_t rows = parts.limits.max_logits_rows, vocab = parts.config.vocab_size;
+  host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab));
+  host_logits_ = host_memory_->dense_matrix(DType::f32, rows, vocab);
 }
 
 Tensor RankRunner::run(const StepPlan& plan, model::StepObserver* observer) {
-  chunks_.clear();
+  segments_.clear();
   for (const SequenceChunk& chunk : plan.chunks) {
-    chunks_.push_back({.first_token = chunk.first_token,
-                       .num_tokens = chunk.num_tokens,
-                       .first_position = chunk.first_position,
-                       .first_block = chunk.first_block_index});
+    segments_.push_back({.first_token = chunk.first_token,
+                         .num_tokens = chunk.num_tokens,
+                         .first_position = chunk.first_position,
+                         .first_block = chunk.first_block_index});
   }
-  const model::StepInputs in = inputs_.upload({.token_ids = plan.token_ids,
-                                               .chunks = chunks_,
-                                               .block_tables = plan.block_tables,
-                                               .logits_tokens = plan.logits_tokens});
+  const model::StepInputs in = inputs_.upload(stream_, {.token_ids = plan.token_ids,
+                                                        .segments = segments_,
+                                                        .block_tables = plan.block_tables,
+                                                        .logits_tokens = plan.logits_tokens});
   const Tensor logits = model_.forward(stream_, in, cache_, observer);
+  if (!host_memory_) {
+    stream_.synchronize();
+    return logits;
+  }
+  const Tensor on_host = host_logits_.first_rows(logits.rows());
+  copy(stream_, logits, on_host);
   stream_.synchronize();
-  return logits;
+  return on_host;
 }
 
 void RankRunner::add_expert_load(std::vector<int64_t>& total) const {
-  const Tensor load = model_.expert_load();
-  total.resize(static_cast<size_t>(load.size()));
-  size_t i = 0;
-  for (int64_t l = 0; l < load.rows(); ++l) {
-    for (int64_t e = 0; e < load.columns(); ++e) total[i++] += load.row<int64_t>(l)[e];
-  }
+  const std::vector<int64_t> load = download<int64_t>(stream_, model_.expert_load());
+  total.resize(load.size());
+  for (size_t i = 0; i < load.size(); ++i) total[i] += load[i];
 }
 
 }  // namespace chorale::engine

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/stream.h"
@@ -33,8 +34,8 @@ class RankRunner {
   };
   explicit RankRunner(Parts parts);
 
-  // One step of this rank's data-parallel group. The logits [L, V] on the group's first rank, nothing on the
-  // others; valid until the next step.
+  // One step of this rank's data-parallel group. The logits [L, V], in memory of the host, on the group's
+  // first rank, nothing on the others; valid until the next step.
   Tensor run(const StepPlan& plan, model::StepObserver* observer = nullptr);
 
   // Adds this rank's Qwen3MoeModel::expert_load to `total` [layers * E], which may be empty before. Between
@@ -47,7 +48,9 @@ class RankRunner {
   model::StepBuffers inputs_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
-  std::vector<model::HostChunk> chunks_;  // with room for every step
+  std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
+  Tensor host_logits_;                        // float32 [L, V], in it
+  std::vector<model::HostSegment> segments_;  // with room for every step
 };
 
 }  // namespace chorale::engine

@@ -10,7 +10,9 @@ namespace {
 
 template <typename... Args>
 RequestError invalid(const char* field, fmt::format_string<Args...> format, Args&&... args) {
-  return {400, fmt::format("{} must be {}", field, fmt::format(format, std::forward<Args>(args)...)), field};
+  return {.kind = RequestError::Kind::invalid,
+          .message = fmt::format("{} must be {}", field, fmt::format(format, std::forward<Args>(args)...)),
+          .param = field};
 }
 
 bool in_vocabulary(int32_t id, int64_t vocab_size) {
@@ -80,14 +82,17 @@ std::optional<RequestError> SamplingParams::validate(int64_t vocab_size) const {
 
 std::optional<RequestError> GenerationRequest::validate(int64_t vocab_size) const {
   if (prompt_ids.empty()) {
-    return RequestError{400, "the prompt is empty: at least one token is needed", "prompt"};
+    return RequestError{.kind = RequestError::Kind::invalid,
+                        .message = "the prompt is empty: at least one token is needed",
+                        .param = "prompt"};
   }
   for (const int32_t token : prompt_ids) {
     if (in_vocabulary(token, vocab_size)) continue;
-    return RequestError{400,
-                        fmt::format("the prompt has token id {}, but the model's vocabulary ends at {}",
-                                    token, vocab_size - 1),
-                        "prompt"};
+    return RequestError{
+        .kind = RequestError::Kind::invalid,
+        .message = fmt::format("the prompt has token id {}, but the model's vocabulary ends at {}", token,
+                               vocab_size - 1),
+        .param = "prompt"};
   }
   if (num_top_logprobs < -1 || num_top_logprobs > kMaxTopLogprobs) {
     return invalid("top_logprobs", "at most {}, but is {}", kMaxTopLogprobs, num_top_logprobs);

@@ -8,6 +8,7 @@
 #include "base/op_profile.h"
 #include "comm/communicator.h"
 #include "engine/parallel_plan.h"
+#include "engine/rank_runner.h"
 #include "io/model_config.h"
 #include "model/rank_plan.h"
 #include "model/step_inputs.h"
@@ -22,19 +23,19 @@ struct RunnerParts {
   const model::ModelWeights& weights;
   const model::WeightShard& stored;
   model::StepLimits limits;
-  int64_t num_blocks = 0;  // of the KV cache, of each data-parallel group
+  int64_t num_blocks = 0;  // in the KV cache of each data-parallel group
   DType kv_dtype = DType::bf16;
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds
   std::optional<InjectedFault> fault;
-  OpProfile* profile = nullptr;  // of the first rank
+  OpProfile* profile = nullptr;  // gets the ops of the first rank
 };
 
 // The groups of a rank, split off the world's communicator. Collective.
 model::RankGroups split_groups(const comm::Communicator& world, const parallel::Topology& topology);
 
-// The rank's view of what is stored. With the whole embedding at hand it is used as it is.
-model::ModelWeights weights_of(const RunnerParts& parts, const RankPart& part);
+// What a rank of the plan is made from. `groups` are empty in a world of one.
+RankRunner::Parts parts_of(const RunnerParts& parts, int rank, model::RankGroups groups);
 
 }  // namespace chorale::engine

@@ -37,6 +37,7 @@ struct ScheduledSequence {
   int64_t num_rows = 0;
 };
 
+// One step of one data-parallel group.
 struct ScheduledStep {
   StepPlan plan;
   std::vector<ScheduledSequence> sequences;  // parallel to plan.chunks
@@ -45,9 +46,9 @@ struct ScheduledStep {
 // Since the scheduler was made.
 struct SchedulerCounters {
   uint64_t preemptions = 0;
-  uint64_t prompt_tokens = 0;   // of sequences admitted for the first time
-  uint64_t cached_tokens = 0;   // of those, found in the prefix cache
-  uint64_t prefix_queries = 0;  // of those, looked up
+  uint64_t prompt_tokens = 0;   // in sequences admitted for the first time
+  uint64_t cached_tokens = 0;   // those found in the prefix cache
+  uint64_t prefix_queries = 0;  // those looked up there
 };
 
 class Scheduler {

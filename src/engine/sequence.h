@@ -44,13 +44,13 @@ struct Sequence {
   GenerationRequest request;
   EventListener listener;
   uint64_t arrival = 0;  // order of submission; unique
-  size_t group = 0;      // the data-parallel group that it runs in
+  size_t dp_group = 0;   // the data-parallel group that it runs in
   uint64_t seed = 0;     // the request's, or a fresh one
   std::chrono::steady_clock::time_point submitted;
   double queue_seconds = -1;  // until the first step that computes it; -1 before
   int64_t max_output = 0;     // max_new_tokens, clipped to the context length and the cache's capacity
 
-  std::shared_ptr<MaskTask> mask;  // of the next token; null: the output is not constrained
+  std::shared_ptr<MaskTask> mask;  // the next token's; null: the output is not constrained
 
   Phase phase = Phase::waiting;
   std::vector<int32_t> tokens;  // prompt, then output; the last one is never computed when the sequence ends

@@ -13,7 +13,7 @@ namespace chorale::io {
 
 struct JsonLimits {
   size_t max_depth = 32;          // nested arrays and objects
-  size_t max_values = 1'000'000;  // of any type, containers included
+  size_t max_values = 1'000'000;  // values of any type, containers included
 };
 
 // Parses `text`, whose outermost value must be an object. Throws Error that names `source` and where in the

@@ -7,9 +7,9 @@
 
 #include <fmt/ranges.h>
 
+#include "base/element_rows.h"
 #include "base/error.h"
 #include "base/math.h"
-#include "io/element_rows.h"
 
 namespace chorale::io {
 namespace {

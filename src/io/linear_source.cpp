@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <span>
 
+#include "base/element_rows.h"
 #include "base/error.h"
 #include "base/float8.h"
-#include "io/element_rows.h"
 #include "io/linear_checks.h"
 
 namespace chorale::io {
@@ -72,7 +74,7 @@ int64_t LinearSource::read(int64_t row, int64_t column, int64_t count, std::byte
   const TensorEntry& weight = *tensors_.weight;
   if (form() == Form::plain) {
     const int64_t first = (row * columns_ + column) * static_cast<int64_t>(size_of(weight.dtype));
-    return convert_row(weight.bytes.data() + first, weight.dtype, count, out, dtype);
+    return convert_elements(weight.bytes.data() + first, weight.dtype, out, dtype, count);
   }
   std::array<float, kBlock> values;
   int64_t nans = 0;
@@ -82,7 +84,8 @@ int64_t LinearSource::read(int64_t row, int64_t column, int64_t count, std::byte
       dequantize_fp8(row, column + done, block);
     else
       dequantize_int4(row, column + done, block);
-    nans += store_floats(block, out + done * static_cast<int64_t>(size_of(dtype)), dtype);
+    nans += convert_elements(std::as_bytes(block).data(), DType::f32,
+                             out + done * static_cast<int64_t>(size_of(dtype)), dtype, std::ssize(block));
   }
   return nans;
 }

@@ -45,7 +45,7 @@ class LinearSource {
   bool groups_in_order() const { return groups_.empty(); }
   // The stored values, 0 to 15.
   void read_values(int64_t row, int64_t column, int64_t count, uint8_t* out) const;
-  // Of the group that the input `column` belongs to. The scale is exact; the zero is 0 to 16.
+  // Scale and zero of the group that the input `column` belongs to. The scale is exact; the zero is 0 to 16.
   float scale(int64_t row, int64_t column) const;
   int zero(int64_t row, int64_t column) const;
 
@@ -71,7 +71,7 @@ class LinearSource {
   int64_t block_columns_ = 0;
   int64_t group_size_ = 0;
   int zero_offset_ = 0;          // from the stored zero to the true one
-  std::vector<int32_t> groups_;  // of each input, where they are not in order
+  std::vector<int32_t> groups_;  // each input's group, where they are not in order
 };
 
 }  // namespace chorale::io

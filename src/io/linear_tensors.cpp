@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "io/element_rows.h"
+#include "base/element_rows.h"
 
 namespace chorale::io {
 namespace {

@@ -43,7 +43,7 @@ struct ModelConfig {
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;           // even
-  int64_t intermediate_size = 0;  // of dense layers; 0 allowed when every layer has experts
+  int64_t intermediate_size = 0;  // width of dense layers; 0 allowed when every layer has experts
   int64_t moe_intermediate_size = 0;
   int64_t num_experts = 0;          // logical experts of each sparse layer; 0: every layer is dense
   int64_t num_experts_per_tok = 0;  // 0 when no layer is sparse

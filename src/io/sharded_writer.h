@@ -21,7 +21,7 @@ using TensorSink = std::function<void(std::span<const std::byte>)>;
 using TensorSource = std::function<void(const TensorPlan&, const TensorSink&)>;
 
 struct ShardedWriteOptions {
-  uint64_t max_shard_bytes = 4'000'000'000;  // of a file, its header included
+  uint64_t max_shard_bytes = 4'000'000'000;  // a file at most, its header included
   std::map<std::string, std::string> metadata{{"format", "pt"}};
   // Called with the number of bytes after each piece written. What it throws ends the writing.
   std::function<void(uint64_t)> on_bytes;

@@ -17,7 +17,7 @@
 // the key's scale times 1 / sqrt(D), and a probability by the value's scale before it is rounded to bf16.
 //
 // Blocks are walked in order of position with a running maximum and sum (online softmax, arXiv 1805.02867),
-// so a token's result depends on its own position and the cache alone: not on chunk size, batch or cache
+// so a token's result depends on its own position and the cache alone: not on segments, batch or cache
 // hits. The one exception: a value that is NaN or infinite may also reach the earlier tokens of its block
 // that are attended for in the same step; of an int8 cache it does not.
 #pragma once
@@ -29,9 +29,6 @@
 
 namespace chorale {
 
-inline constexpr int64_t kMaxHeadDim = 8192;      // what one query row's accumulators have room for
-inline constexpr int64_t kMaxInt8HeadDim = 1024;  // what there is room for to widen the keys of a block
-
 // Shape of one layer's cache; pure arithmetic. Bytes are those of one head in one block where nothing else is
 // said, and multiples of 64, because head_dim is even.
 struct KvLayout {
@@ -40,18 +37,19 @@ struct KvLayout {
   int64_t head_dim = 0;
 
   bool has_scales() const { return dtype == DType::i8; }
-  DType activation_dtype() const { return has_scales() ? DType::bf16 : dtype; }  // of q, k and the output
+  // q, k and the output have it.
+  DType activation_dtype() const { return has_scales() ? DType::bf16 : dtype; }
   int64_t max_head_dim() const { return has_scales() ? kMaxInt8HeadDim : kMaxHeadDim; }
 
   int64_t key_bytes() const { return kKvBlockTokens * head_dim * element(); }
   int64_t value_bytes() const {
     return (head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth * kKvBlockTokens * element();
   }
-  int64_t scale_bytes() const {  // of keys and values
+  int64_t scale_bytes() const {  // for keys and values
     return has_scales() ? 2 * kKvBlockTokens * static_cast<int64_t>(sizeof(float)) : 0;
   }
   int64_t head_bytes() const { return key_bytes() + value_bytes() + scale_bytes(); }
-  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }  // of all heads
+  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }  // for all heads
 
  private:
   int64_t element() const { return static_cast<int64_t>(size_of(dtype)); }
@@ -64,19 +62,11 @@ struct KvCacheView {
   int64_t num_blocks = 0;
 };
 
-// What attention has to know of a step, in device memory. The columns of `chunks`, one row per sequence
-// chunk:
-struct ChunkColumn {
-  static constexpr int64_t first_token = 0;     // index of its first token in the step
-  static constexpr int64_t num_tokens = 1;      // new tokens
-  static constexpr int64_t first_position = 2;  // absolute position of the first of them
-  static constexpr int64_t first_block = 3;     // where its block table starts in block_tables
-  static constexpr int64_t count = 4;
-};
+// What attention has to know of a step, in device memory.
 struct AttentionBatch {
-  Tensor chunks;              // int32 [chunks, ChunkColumn::count]
-  Tensor block_tables;        // int32 [1, blocks]
-  int64_t longest_chunk = 0;  // the largest num_tokens, known on the host
+  Tensor segments;              // int32 [segments, SegmentColumn::count]
+  Tensor block_tables;          // int32 [1, blocks]
+  int64_t longest_segment = 0;  // the largest num_tokens, known on the host
 };
 
 // Writes the step's keys and values. k: activations [T, KV * D]; v: float32 [T, KV * D], rounded to the

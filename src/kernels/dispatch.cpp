@@ -1,51 +1,52 @@
 #include "kernels/dispatch.h"
 
-#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
 
 Tensor RowFormat::activations(const Tensor& rows) const {
   const int64_t stride = bytes() / static_cast<int64_t>(size_of(act));
-  return Tensor(rows.bytes(), act, rows.rows(), hidden, stride);
+  return Tensor(rows.device_bytes(), act, rows.rows(), hidden, stride, rows.device());
 }
 
 ChosenExperts RowFormat::chosen(const Tensor& rows) const {
   const int64_t stride = bytes() / 4;
-  return {Tensor(rows.bytes() + slots_offset(), DType::i32, rows.rows(), top_k, stride),
-          Tensor(rows.bytes() + weights_offset(), DType::f32, rows.rows(), top_k, stride)};
+  return {
+      Tensor(rows.device_bytes() + slots_offset(), DType::i32, rows.rows(), top_k, stride, rows.device()),
+      Tensor(rows.device_bytes() + weights_offset(), DType::f32, rows.rows(), top_k, stride, rows.device())};
 }
 
 int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, std::span<int64_t> sent_rows,
-                      const Tensor& sent_tokens, const Tensor& scratch, const Tensor& send) {
+                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
   check_matrix(x, format.act, x.rows(), format.hidden, "x");
   check_matrix(chosen.experts, DType::i32, x.rows(), format.top_k, "chosen experts");
   check_matrix(chosen.weights, DType::f32, x.rows(), format.top_k, "chosen weights");
   CHORALE_CHECK(table.slots.dtype() == DType::i32 && table.slots.rows() >= 1);
-  CHORALE_CHECK(static_cast<int64_t>(sent_rows.size()) == table.num_owners * table.copies,
-                "{} counts for {} x {} ranks", sent_rows.size(), table.num_owners, table.copies);
+  CHORALE_CHECK(static_cast<int64_t>(send.counts.size()) == table.num_owners * table.copies,
+                "{} counts for {} x {} ranks", send.counts.size(), table.num_owners, table.copies);
+  const Tensor& scratch = send.owner_tokens;
   CHORALE_CHECK(scratch.dtype() == DType::i32 && scratch.rows() >= table.num_owners &&
                 scratch.columns() >= x.rows());
-  CHORALE_CHECK(send.dtype() == DType::u8 && send.row_stride() == format.bytes());
-  return cpu::dispatch_rows(stream.pool(), x, chosen, table, format, sent_rows, sent_tokens, scratch, send);
+  CHORALE_CHECK(send.rows.dtype() == DType::u8 && send.rows.row_stride() == format.bytes());
+  return cpu::dispatch_rows(stream, x, chosen, table, format, send);
 }
 
 void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
   check_matrix(returned, DType::i64, returned.rows(), sums.columns(), "returned");
   check_vector(tokens, DType::i32, returned.rows(), "tokens");
   CHORALE_CHECK(sums.dtype() == DType::i64);
-  cpu::add_returned(stream.pool(), returned, tokens, sums);
+  cpu::add_returned(stream, returned, tokens, sums);
 }
 
-void count_experts(const Stream&, const Tensor& experts, const Tensor& counts) {
+void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts) {
   CHORALE_CHECK(experts.dtype() == DType::i32 && counts.dtype() == DType::i64 && counts.rows() == 1);
-  cpu::count_experts(experts, counts);
+  cpu::count_experts(stream, experts, counts);
 }
 
-void count_tokens(const Stream&, int64_t num_tokens, const Tensor& counts) {
+void count_tokens(const Stream& stream, int64_t num_tokens, const Tensor& counts) {
   CHORALE_CHECK(counts.dtype() == DType::i64 && counts.size() >= 1);
-  counts.data<int64_t>()[0] += num_tokens;
+  cpu::count_tokens(stream, num_tokens, counts);
 }
 
 }  // namespace chorale

@@ -17,7 +17,8 @@ namespace chorale {
 // Which physical slot this rank uses for each logical expert. Slots are numbered over all expert-parallel
 // ranks, slots_per_rank each; the `copies` ranks that split an expert are neighbours, and all get the row.
 struct DispatchTable {
-  Tensor slots;  // int32 [variants, E]: a token t takes row (t + expert) % variants; usually there is one
+  Tensor slots;  // int32 [variants, logical experts]: a token t takes row (t + expert) % variants; usually
+                 // there is one
   int64_t slots_per_rank = 0;
   int64_t num_owners = 1;  // expert-parallel ranks
   int64_t copies = 1;      // ranks that split an expert
@@ -32,23 +33,28 @@ struct RowFormat {
   int64_t weights_offset() const { return slots_offset() + 4 * top_k; }
   int64_t bytes() const { return (weights_offset() + 4 * top_k + 63) / 64 * 64; }
 
-  // Views of received rows (uint8 [R, bytes()]).
+  // Views of rows that have arrived (uint8 [R, bytes()]).
   Tensor activations(const Tensor& rows) const;
   ChosenExperts chosen(const Tensor& rows) const;
 };
 
-// Fills sent_rows[rank] with the number of rows for each rank of the group, sent_tokens (int32 [1, >= total])
-// with the token of each row, by rank and then by token, and `send` (uint8 [>= total, format.bytes()]) with
-// the rows. x: activations [T, H]. Returns the total. scratch: int32 [num_owners, T].
-int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, std::span<int64_t> sent_rows,
-                      const Tensor& sent_tokens, const Tensor& scratch, const Tensor& send);
+// What dispatch_rows writes. With room for the S rows that there will be, or more.
+struct SendBuffers {
+  std::span<int64_t> counts;  // how many rows go to each rank of the expert group
+  Tensor tokens;              // int32 [1, S]: the token of each row, by rank and then by token
+  Tensor rows;                // uint8 [S, RowFormat::bytes()]
+  Tensor owner_tokens;        // int32 [num_owners, U]: scratch
+};
 
-// sums[tokens[i]] += returned[i] for every i. returned: int64 [S, N]; tokens: int32 [1, S]; sums: int64 [T,
+// Writes the rows of the home tokens for all ranks, and returns S. x: activations [U, H].
+int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
+
+// sums[tokens[i]] += returned[i] for every i. returned: int64 [S, N]; tokens: int32 [1, S]; sums: int64 [U,
 // N].
 void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums);
 
-// counts[experts[t][i]] += 1. experts: int32 [T, k]; counts: int64 [1, E].
+// counts[experts[t][i]] += 1. experts: int32 [U, k]; counts: int64 [1, E].
 void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts);
 
 // The same where every token goes to the one expert: counts[0] += num_tokens. counts: int64 [1, E].

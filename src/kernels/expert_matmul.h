@@ -1,5 +1,5 @@
-// Matrix products of the experts: rows are grouped by expert, and each group is multiplied by its expert's
-// matrix. A dense layer is the case of one expert that takes every row.
+// Matrix products of the experts: rows are sorted by expert, and each expert's are multiplied by its matrix.
+// A dense layer is the case of one expert that takes every row.
 #pragma once
 
 #include <span>

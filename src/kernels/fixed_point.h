@@ -15,9 +15,6 @@
 
 namespace chorale {
 
-inline constexpr float kFixedOne = 0x1p36F;
-inline constexpr float kFixedSaturation = 0x1p18F;
-
 // sums = 0. sums: int64 [T, N + 1].
 void clear_sums(const Stream& stream, const Tensor& sums);
 

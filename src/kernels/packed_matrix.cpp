@@ -1,60 +1,18 @@
 #include "kernels/packed_matrix.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstring>
 #include <numeric>
 #include <span>
 #include <vector>
 
+#include "base/element_rows.h"
 #include "base/error.h"
-#include "base/float16.h"
 #include "base/instruction_set.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/quantized_group.h"
 
 namespace chorale {
 namespace {
-
-template <typename T>
-T load(const std::byte* address) {
-  T value;
-  std::memcpy(&value, address, sizeof(T));  // file bytes need not be aligned
-  return value;
-}
-
-template <typename Source>
-float widen(const std::byte* address) {
-  if constexpr (std::is_same_v<Source, float>)
-    return load<float>(address);
-  else
-    return to_float(load<Source>(address));
-}
-
-template <typename Source, typename Target>
-int64_t convert(const std::byte* source, std::byte* target, int64_t count) {
-  int64_t nans = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = widen<Source>(source + i * static_cast<int64_t>(sizeof(Source)));
-    nans += std::isnan(value) ? 1 : 0;
-    Target out;
-    if constexpr (std::is_same_v<Target, float>)
-      out = value;
-    else
-      out = to_bf16(value);
-    std::memcpy(target + i * static_cast<int64_t>(sizeof(Target)), &out, sizeof(Target));
-  }
-  return nans;
-}
-
-// bf16 to bf16 is a copy; NaN is a magnitude above infinity's.
-int64_t copy_bf16(const std::byte* source, std::byte* target, int64_t count) {
-  std::memcpy(target, source, static_cast<size_t>(count) * 2);
-  int64_t nans = 0;
-  for (int64_t i = 0; i < count; ++i) nans += (load<uint16_t>(source + 2 * i) & 0x7FFFU) > 0x7F80U ? 1 : 0;
-  return nans;
-}
 
 // Which instructions pack does not matter to the bytes.
 InstructionSet best_instruction_set() {
@@ -63,24 +21,6 @@ InstructionSet best_instruction_set() {
 }
 
 }  // namespace
-
-int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte* target, DType target_dtype,
-                         int64_t count) {
-  CHORALE_CHECK(target_dtype == DType::bf16 || target_dtype == DType::f32);
-  const bool narrow = target_dtype == DType::bf16;
-  switch (source_dtype) {
-    case DType::bf16:
-      return narrow ? copy_bf16(source, target, count) : convert<bf16, float>(source, target, count);
-    case DType::f16:
-      return narrow ? convert<f16, bf16>(source, target, count) : convert<f16, float>(source, target, count);
-    case DType::f32:
-      return narrow ? convert<float, bf16>(source, target, count)
-                    : convert<float, float>(source, target, count);
-    default:
-      CHORALE_CHECK(false, "weights of dtype {}", name_of(source_dtype));
-  }
-  return 0;
-}
 
 WeightFormat plain_format(DType dtype) {
   CHORALE_CHECK(dtype == DType::bf16 || dtype == DType::f32, "matrices of {}", name_of(dtype));
@@ -93,7 +33,7 @@ DType element_dtype(WeightFormat format) {
 
 int64_t choose_group(WeightFormat format, int64_t chunk_k, int64_t source_group) {
   if (!is_quantized(format)) return 0;
-  const int64_t most = format == WeightFormat::int8 ? kMostInt8Group : kMostInt4Group;
+  const int64_t most = format == WeightFormat::int8 ? kMaxInt8Group : kMaxInt4Group;
   if (source_group > 0) {
     // Groups that divide both the chunk and the source's groups.
     int64_t group = std::gcd(chunk_k, source_group);
@@ -156,27 +96,27 @@ int64_t for_each_panel(const PackedLayout& layout, std::byte* target, ChunkOf wh
     cpu::InterleaveArgs args{.rows = nullptr,
                              .row_bytes = 0,
                              .lanes = std::min(kPanelWidth, layout.chunk_n() - p * kPanelWidth),
-                             .steps = layout.chunk_k_steps(),
+                             .words = layout.chunk_k_words(),
                              .panel = target + layout.panel_offset(which.chunk, panel),
-                             .step_bytes = layout.step_stride(panel),
+                             .word_stride = layout.word_stride(panel),
                              .counts_bf16_nan = false};
     nans += run(first_row + p * kPanelWidth, first_column, args);
   }
   return nans;
 }
 
-// From encode(row, column, out), which writes a row's steps of 4 bytes and returns its NaNs.
+// From encode(row, column, out), which writes a row's words and returns its NaNs.
 template <typename Encode>
 int64_t pack_rows(const PackedLayout& layout, std::byte* target, ChunkOf which, const Encode& encode) {
   const cpu::CpuKernels& kernels = cpu::kernels_for(best_instruction_set());
-  const int64_t steps = layout.chunk_k_steps();
-  std::vector<uint32_t> rows(static_cast<size_t>(kPanelWidth * steps));
+  const int64_t words = layout.chunk_k_words();
+  std::vector<uint32_t> rows(static_cast<size_t>(kPanelWidth * words));
   return for_each_panel(layout, target, which, [&](int64_t row, int64_t column, cpu::InterleaveArgs& args) {
     int64_t nans = 0;
     for (int64_t lane = 0; lane < args.lanes; ++lane)
-      nans += encode(row + lane, column, rows.data() + lane * steps);
+      nans += encode(row + lane, column, rows.data() + lane * words);
     args.rows = reinterpret_cast<const std::byte*>(rows.data());
-    args.row_bytes = steps * 4;
+    args.row_bytes = words * 4;
     kernels.interleave(args);
     return nans;
   });
@@ -205,15 +145,15 @@ int64_t pack_chunk(const ElementReader& read, const PackedLayout& layout, std::b
       const int64_t nans = read(row, column, inputs, reinterpret_cast<std::byte*>(values.data()));
       for (int64_t begin = 0; begin < inputs; begin += layout.group_k) {
         const auto count = static_cast<size_t>(std::min(layout.group_k, inputs - begin));
-        const std::span<uint32_t> steps(out, static_cast<size_t>(1 + layout.group_steps()));
-        quantize_group(layout.format, std::span(values).subspan(static_cast<size_t>(begin), count), steps);
-        out += steps.size();
+        const std::span<uint32_t> words(out, static_cast<size_t>(1 + layout.group_words()));
+        quantize_group(layout.format, std::span(values).subspan(static_cast<size_t>(begin), count), words);
+        out += words.size();
       }
       return nans;
     });
   }
   return pack_rows(layout, target, {chunk, half}, [&](int64_t row, int64_t column, uint32_t* out) {
-    out[layout.chunk_k_steps() - 1] = 0;  // an odd number of bf16 is padded
+    out[layout.chunk_k_words() - 1] = 0;  // an odd number of bf16 is padded
     return read(row, column, inputs, reinterpret_cast<std::byte*>(out));
   });
 }
@@ -225,9 +165,9 @@ void pack_int4_chunk(const Int4Reader& read, const PackedLayout& layout, std::by
     for (int64_t begin = 0; begin < layout.chunk_k(); begin += layout.group_k) {
       Int4Group group;
       read(row, column + begin, std::min(layout.group_k, layout.chunk_k() - begin), group);
-      const std::span<uint32_t> steps(out, static_cast<size_t>(1 + layout.group_steps()));
-      encode_int4(group, steps);
-      out += steps.size();
+      const std::span<uint32_t> words(out, static_cast<size_t>(1 + layout.group_words()));
+      encode_int4(group, words);
+      out += words.size();
     }
     return int64_t{0};
   });

@@ -4,8 +4,22 @@
 // The outputs are cut into n_chunks equal ranges or the inputs into k_chunks equal ranges (never both), which
 // are the canonical chunks of the sharding plan; a tensor-parallel rank's shard is some of them. Within a
 // chunk, outputs are grouped into panels of kPanelWidth, the last one filled up with zeros, and panels into
-// strips of kStripPanels, the last one of those that are left. A thread that multiplies neighbouring strips
-// by all inputs reads one run of memory, in this order:
+// strips of kStripPanels, the last one of those that are left. 144 outputs whose inputs are cut into two
+// chunks:
+//
+//               outputs: 16   16   16   16    16   16   16   16    16
+//                      +----+----+----+----++----+----+----+----++----+
+//   inputs of chunk 0  | p0 | p1 | p2 | p3 || p4 | p5 | p6 | p7 || p8 |     p: a panel
+//                      +----+----+----+----++----+----+----+----++----+
+//   inputs of chunk 1  | p0 | p1 | p2 | p3 || p4 | p5 | p6 | p7 || p8 |
+//                      +----+----+----+----++----+----+----+----++----+
+//                             strip 0             strip 1       strip 2
+//
+//   in memory          strip 0, chunk 0 | strip 0, chunk 1 | strip 1, chunk 0 | ... | strip 2, chunk 1
+//   a strip's chunk    word 0 of p0, of p1, of p2, of p3 | word 1 of p0, of p1, of p2, of p3 | ...
+//   a panel's word     4 bytes of its first output, of its second, ..., of its 16th: one word of each lane
+//
+// A thread that multiplies neighbouring strips by all inputs so reads one run of memory, in this order:
 //
 //   bf16     [chunk of outputs][strip][chunk of inputs][K/2][panel][16][2]   two neighbouring inputs of one
 //                                                            output side by side; odd K is padded
@@ -14,8 +28,8 @@
 //   int4     [chunk of outputs][strip][chunk of inputs][group][1 + G/8][panel][16][4]
 //
 // where K is a chunk's own number of inputs, and G the inputs of a group, a multiple of 8; the last group
-// of a chunk is padded. The first step of a group is its scales, a float32 for int8, and a float16 scale
-// below a float16 zero for int4. The others hold unsigned integers, four of int8; of int4 a byte i of step s
+// of a chunk is padded. The first word of a group is its scales, a float32 for int8, and a float16 scale
+// below a float16 zero for int4. The others hold unsigned integers, four of int8; of int4 a byte i of word s
 // has input 8s + i in its lower half and input 8s + 4 + i in its upper. A group never crosses a chunk, so
 // that a chunk's product is the same whoever computes it. A fused gate/up matrix alternates one panel of each
 // (`fused_pair`).
@@ -27,57 +41,59 @@
 #include <functional>
 
 #include "base/dtype.h"
+#include "kernels/packed_strides.h"
 #include "kernels/shapes.h"
 #include "kernels/weight_format.h"
 
 namespace chorale {
 
-inline constexpr int64_t kStripPanels = 4;
-inline constexpr int64_t kStepBytes = kPanelWidth * 4;  // of one panel
-
 // Shape of a packed matrix; pure arithmetic.
 struct PackedLayout {
   WeightFormat format = WeightFormat::bf16;
-  int64_t n = 0;  // outputs; of gate alone when fused_pair
+  int64_t n = 0;  // outputs; gate's alone when fused_pair
   int64_t k = 0;  // inputs
   int64_t n_chunks = 1;
   int64_t k_chunks = 1;
   bool fused_pair = false;  // gate and up: panels alternate, twice as many
   int64_t group_k = 0;      // inputs of a group; quantized formats alone
-  // Of a slice of inputs: which chunks of a strip it has.
+  // A slice of inputs has some of the chunks that a strip has in memory: from which on, of how many.
   int64_t first_k_chunk = 0;
   int64_t stored_k_chunks = 0;  // 0: no more than its own
 
   int64_t chunk_n() const { return n / n_chunks; }
   int64_t chunk_k() const { return k / k_chunks; }
   int64_t groups_per_chunk() const { return (chunk_k() + group_k - 1) / group_k; }
-  // Steps of a group without its scales.
-  int64_t group_steps() const { return group_k / elements_per_step(format); }
-  // Steps of a panel: as many inputs as fit into 4 bytes, and the scales.
-  int64_t chunk_k_steps() const {
-    if (is_quantized(format)) return groups_per_chunk() * (1 + group_steps());
-    return (chunk_k() + elements_per_step(format) - 1) / elements_per_step(format);
+  // Words of a group without its scales.
+  int64_t group_words() const { return group_k / elements_per_word(format); }
+  // Words of a panel: the inputs, and the scales.
+  int64_t chunk_k_words() const {
+    if (is_quantized(format)) return groups_per_chunk() * (1 + group_words());
+    return (chunk_k() + elements_per_word(format) - 1) / elements_per_word(format);
   }
   int64_t panels_per_chunk() const {
     return (chunk_n() + kPanelWidth - 1) / kPanelWidth * (fused_pair ? 2 : 1);
   }
-  int64_t chunk_bytes() const { return panels_per_chunk() * chunk_k_steps() * kStepBytes; }
-  int64_t bytes() const { return n_chunks * k_chunks * chunk_bytes(); }  // of a slice: its own
+  int64_t chunk_bytes() const { return panels_per_chunk() * chunk_k_words() * kPanelWordBytes; }
+  int64_t bytes() const { return n_chunks * k_chunks * chunk_bytes(); }  // a slice counts its own
   int64_t k_chunks_of_strip() const { return stored_k_chunks > 0 ? stored_k_chunks : k_chunks; }
   int64_t strip_width(int64_t strip) const {  // in panels
     return std::min(kStripPanels, panels_per_chunk() - strip * kStripPanels);
   }
-  // Where panel `panel` of a chunk (of either kind) begins, from the start of the matrix, and how far its K
-  // steps of kStepBytes lie apart.
-  int64_t panel_offset(int64_t chunk, int64_t panel) const {
-    const int64_t strip = panel / kStripPanels, in_strip = panel % kStripPanels;
-    const int64_t n_chunk = n_chunks > 1 ? chunk : 0, k_chunk = n_chunks > 1 ? 0 : first_k_chunk + chunk;
-    const int64_t panels_before =
-        (n_chunk * panels_per_chunk() + strip * kStripPanels) * k_chunks_of_strip() +
-        k_chunk * strip_width(strip);
-    return (panels_before * chunk_k_steps() + in_strip) * kStepBytes;
+  PackedStrides strides() const {
+    const int64_t panel_bytes = chunk_k_words() * kPanelWordBytes;
+    const bool splits_n = n_chunks > 1;
+    return {.chunk = splits_n ? chunk_bytes() : 0,
+            .strip = kStripPanels * k_chunks_of_strip() * panel_bytes,
+            .panel_of_chunk = splits_n ? 0 : panel_bytes,
+            .first_chunk = first_k_chunk};
   }
-  int64_t step_stride(int64_t panel) const { return strip_width(panel / kStripPanels) * kStepBytes; }
+  // Where panel `panel` of a chunk (of either kind) begins, from the start of the matrix, and how far its
+  // words of kPanelWordBytes lie apart.
+  int64_t panel_offset(int64_t chunk, int64_t panel) const {
+    const int64_t strip = panel / kStripPanels;
+    return strides().offset(chunk, strip, strip_width(strip)) + panel % kStripPanels * kPanelWordBytes;
+  }
+  int64_t word_stride(int64_t panel) const { return strip_width(panel / kStripPanels) * kPanelWordBytes; }
 };
 
 // A borrowed packed matrix.
@@ -138,10 +154,5 @@ struct Int4Group {
 using Int4Reader = std::function<void(int64_t row, int64_t column, int64_t count, Int4Group& group)>;
 void pack_int4_chunk(const Int4Reader& read, const PackedLayout& layout, std::byte* target, int64_t chunk,
                      int half = 0);
-
-// Converts `count` elements from a file's dtype (bf16, f16 or f32) to bf16 or f32 storage; returns how many
-// are NaN.
-int64_t convert_elements(const std::byte* source, DType source_dtype, std::byte* target, DType target_dtype,
-                         int64_t count);
 
 }  // namespace chorale

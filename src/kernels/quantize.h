@@ -1,7 +1,7 @@
 // Activations for matrices of the formats int8 and int4: a row is cut into the matrix's groups of inputs, and
 // each becomes signed 8-bit integers with a scale of their own.
 //
-//   row     [chunk][group]{ float32 scale, int32 sum of the integers, G integers }
+//   row     [chunk][group]{ float32 scale, int32 sum of the integers, G integers of 8 bits }
 //   scale = max |x| / 127, q = round(x * (127 / max |x|)) to nearest even
 //
 // What a row becomes depends on the row and the layout alone, and a group on its own elements alone, so the

@@ -25,17 +25,17 @@ bool all_finite(std::span<const float> elements) {
   return largest < 0x7F800000U;
 }
 
-// Four integers to a step.
-void encode_int8(float scale, const std::array<uint8_t, kMostInt8Group>& values, std::span<uint32_t> steps) {
-  steps[0] = std::bit_cast<uint32_t>(scale);
-  for (size_t s = 1; s < steps.size(); ++s) {
+// Four integers to a word.
+void encode_int8(float scale, const std::array<uint8_t, kMaxInt8Group>& values, std::span<uint32_t> words) {
+  words[0] = std::bit_cast<uint32_t>(scale);
+  for (size_t s = 1; s < words.size(); ++s) {
     const uint8_t* four = values.data() + 4 * (s - 1);
-    steps[s] = four[0] | uint32_t{four[1]} << 8 | uint32_t{four[2]} << 16 | uint32_t{four[3]} << 24;
+    words[s] = four[0] | uint32_t{four[1]} << 8 | uint32_t{four[2]} << 16 | uint32_t{four[3]} << 24;
   }
 }
 
-void quantize_int8(std::span<const float> elements, std::span<uint32_t> steps) {
-  std::array<uint8_t, kMostInt8Group> values;
+void quantize_int8(std::span<const float> elements, std::span<uint32_t> words) {
+  std::array<uint8_t, kMaxInt8Group> values;
   values.fill(128);
   float largest = 0;
   for (const float w : elements) largest = std::max(largest, std::fabs(w));
@@ -46,22 +46,22 @@ void quantize_int8(std::span<const float> elements, std::span<uint32_t> steps) {
     for (size_t i = 0; i < elements.size(); ++i)
       values[i] = static_cast<uint8_t>(128 + round_to_int(elements[i] * inverse));
   }
-  encode_int8(scale, values, steps);
+  encode_int8(scale, values, words);
 }
 
 // Scale and zero so that 0 and 15 reach the smallest and the largest element. Elements that differ by little
-// get larger steps, because float16 cannot tell zeros far from 0 apart; still smaller than bf16's.
+// get a larger scale, because float16 cannot tell zeros far from 0 apart; it is still finer than bf16.
 void choose_int4_scale(float smallest, float largest, Int4Group& group) {
-  constexpr float kMostZero = 512;
+  constexpr float kMaxZero = 512;
   const float magnitude = std::max(std::fabs(smallest), std::fabs(largest));
-  group.scale = to_float(to_f16(std::max((largest - smallest) / 15, magnitude / kMostZero)));
+  group.scale = to_float(to_f16(std::max((largest - smallest) / 15, magnitude / kMaxZero)));
   group.zero = group.scale > 0 ? to_float(to_f16(-smallest / group.scale)) : 0;
   if (smallest < largest) return;
   group.scale = to_float(to_f16(magnitude));
   group.zero = smallest > 0 ? -1.0F : 1.0F;
 }
 
-void quantize_int4(std::span<const float> elements, std::span<uint32_t> steps) {
+void quantize_int4(std::span<const float> elements, std::span<uint32_t> words) {
   float smallest = elements[0];
   float largest = elements[0];
   for (const float w : elements) {
@@ -77,32 +77,32 @@ void quantize_int4(std::span<const float> elements, std::span<uint32_t> steps) {
       group.values[i] = static_cast<uint8_t>(round_to_int(q));
     }
   }
-  encode_int4(group, steps);
+  encode_int4(group, words);
 }
 
 }  // namespace
 
-void encode_int4(const Int4Group& group, std::span<uint32_t> steps) {
-  steps[0] = to_f16(group.scale).bits | static_cast<uint32_t>(to_f16(group.zero).bits) << 16;
-  for (size_t s = 1; s < steps.size(); ++s) {
+void encode_int4(const Int4Group& group, std::span<uint32_t> words) {
+  words[0] = to_f16(group.scale).bits | static_cast<uint32_t>(to_f16(group.zero).bits) << 16;
+  for (size_t s = 1; s < words.size(); ++s) {
     const uint8_t* eight = group.values + 8 * (s - 1);
-    uint32_t step = 0;
-    for (uint32_t i = 0; i < 4; ++i) step |= (eight[i] | uint32_t{eight[4 + i]} << 4) << 8 * i;
-    steps[s] = step;
+    uint32_t word = 0;
+    for (uint32_t i = 0; i < 4; ++i) word |= (eight[i] | uint32_t{eight[4 + i]} << 4) << 8 * i;
+    words[s] = word;
   }
 }
 
-void quantize_group(WeightFormat format, std::span<const float> elements, std::span<uint32_t> steps) {
+void quantize_group(WeightFormat format, std::span<const float> elements, std::span<uint32_t> words) {
   const bool finite = all_finite(elements);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   if (format == WeightFormat::int8) {
-    if (finite) return quantize_int8(elements, steps);
-    std::array<uint8_t, kMostInt8Group> values;
+    if (finite) return quantize_int8(elements, words);
+    std::array<uint8_t, kMaxInt8Group> values;
     values.fill(128);
-    encode_int8(nan, values, steps);
+    encode_int8(nan, values, words);
   } else {
-    if (finite) return quantize_int4(elements, steps);
-    encode_int4({.scale = nan, .zero = 0, .values = {}}, steps);
+    if (finite) return quantize_int4(elements, words);
+    encode_int4({.scale = nan, .zero = 0, .values = {}}, words);
   }
 }
 

@@ -1,4 +1,4 @@
-// One group of an int8 or int4 matrix: how its elements become integers, and the 4-byte steps of a lane that
+// One group of an int8 or int4 matrix: how its elements become integers, and the words of an output that
 // hold them (see packed_matrix.h).
 //
 //   int8   scale = max |w| / 127, q = 128 + round(w / scale): the zero is exact, and so are products with it
@@ -16,13 +16,13 @@
 
 namespace chorale {
 
-inline constexpr int64_t kMostInt8Group = 128;  // 128 products of 8-bit integers are exact in float32
-inline constexpr int64_t kMostInt4Group = 64;
+inline constexpr int64_t kMaxInt8Group = 128;  // 128 products of 8-bit integers are exact in float32
+inline constexpr int64_t kMaxInt4Group = 64;
 
-// Quantizes the elements, at most layout.group_k, into 1 + layout.group_steps() steps.
-void quantize_group(WeightFormat format, std::span<const float> elements, std::span<uint32_t> steps);
+// Quantizes the elements, at most layout.group_k, into 1 + layout.group_words() words.
+void quantize_group(WeightFormat format, std::span<const float> elements, std::span<uint32_t> words);
 
 // The same for integers that there are already.
-void encode_int4(const Int4Group& group, std::span<uint32_t> steps);
+void encode_int4(const Int4Group& group, std::span<uint32_t> words);
 
 }  // namespace chorale

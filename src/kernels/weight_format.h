@@ -20,8 +20,8 @@ constexpr bool is_quantized(WeightFormat format) {
   return format == WeightFormat::int8 || format == WeightFormat::int4;
 }
 
-// Elements of one output in a step of a panel, which is 4 bytes of each lane.
-constexpr int64_t elements_per_step(WeightFormat format) {
+// Elements of one output in a word of 4 bytes.
+constexpr int64_t elements_per_word(WeightFormat format) {
   switch (format) {
     case WeightFormat::bf16:
       return 2;

@@ -14,21 +14,21 @@ namespace chorale::model {
 class KvCache {
  public:
   // For num_kv_heads of the model's heads, those of this rank.
-  KvCache(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype, int64_t num_blocks)
+  KvCache(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype, int64_t num_blocks, Device device)
       : layout_(layout(config, num_kv_heads, dtype)),
         num_blocks_(num_blocks),
-        buffer_(static_cast<size_t>(config.num_hidden_layers * num_blocks * layout_.block_bytes())) {}
+        buffer_(static_cast<size_t>(config.num_hidden_layers * num_blocks * layout_.block_bytes()), device) {}
 
   static KvLayout layout(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
     return {.dtype = dtype, .num_kv_heads = num_kv_heads, .head_dim = config.head_dim};
   }
-  // Of one block in all layers.
+  // Bytes of one block in all layers.
   static int64_t block_bytes(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
     return config.num_hidden_layers * layout(config, num_kv_heads, dtype).block_bytes();
   }
 
   KvCacheView layer(int64_t l) const {
-    return {layout_, buffer_.data() + l * num_blocks_ * layout_.block_bytes(), num_blocks_};
+    return {layout_, buffer_.device_data() + l * num_blocks_ * layout_.block_bytes(), num_blocks_};
   }
 
  private:

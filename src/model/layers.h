@@ -1,5 +1,5 @@
 // The layers of the model on one rank. Each knows its part of the weights and, where ranks exchange data, the
-// group; none knows where it runs. Shapes are in the words of model/workspace.h.
+// group; none knows where it runs. Shapes are in the letters of kernels/shapes.h.
 #pragma once
 
 #include <cstdint>
@@ -154,7 +154,7 @@ class LmHead {
 
  private:
   PackedMatrix weight_;
-  std::vector<int64_t> columns_of_;  // of each rank of the group
+  std::vector<int64_t> columns_of_;  // each rank's outputs, by rank of the TP group
   TokenGroup group_;
 };
 

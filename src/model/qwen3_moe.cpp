@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/copy.h"
 #include "kernels/rope.h"
 #include "kernels/rows.h"
 #include "model/rope_frequencies.h"
@@ -21,7 +22,7 @@ size_t bytes_of_tables(const RankModel& parts) {
   return bytes;
 }
 
-std::vector<DispatchTable> upload_tables(const RankModel& parts, Arena& arena) {
+std::vector<DispatchTable> upload_tables(const Stream& stream, const RankModel& parts, Arena& arena) {
   std::vector<DispatchTable> tables;
   for (const ExpertSlots& layer : parts.expert_slots) {
     const auto variants = static_cast<int64_t>(layer.variants.size());
@@ -30,8 +31,7 @@ std::vector<DispatchTable> upload_tables(const RankModel& parts, Arena& arena) {
                         .num_owners = parts.extent.group_size / parts.extent.copies,
                         .copies = parts.extent.copies};
     for (int64_t v = 0; v < variants; ++v) {
-      const std::vector<int32_t>& slots = layer.variants[static_cast<size_t>(v)];
-      std::copy(slots.begin(), slots.end(), table.slots.row<int32_t>(v));
+      upload<int32_t>(stream, layer.variants[static_cast<size_t>(v)], table.slots.middle_rows(v, 1));
     }
     tables.push_back(table);
   }
@@ -40,21 +40,22 @@ std::vector<DispatchTable> upload_tables(const RankModel& parts, Arena& arena) {
 
 }  // namespace
 
-Qwen3MoeModel::Qwen3MoeModel(RankModel parts)
+Qwen3MoeModel::Qwen3MoeModel(const Stream& stream, RankModel parts)
     : weights_(std::move(parts.weights)),
-      tables_(bytes_of_tables(parts)),
+      tables_(bytes_of_tables(parts), stream.device()),
       rope_frequencies_(tables_.matrix(DType::f32, 1, parts.config.head_dim / 2)),
       expert_load_(tables_.matrix(DType::i64, parts.config.num_hidden_layers,
                                   std::max<int64_t>(parts.config.num_experts, 1))),
-      dispatch_tables_(upload_tables(parts, tables_)),
+      dispatch_tables_(upload_tables(stream, parts, tables_)),
       embed_tokens_(weights_.embed_tokens, weights_.first_vocab_row, parts.config.vocab_size,
                     TokenGroup(parts.groups.attention)),
       norm_(weights_.norm, static_cast<float>(parts.config.rms_norm_eps)),
       lm_head_(weights_.lm_head, parts.extent, parts.config, TokenGroup(parts.groups.attention)),
-      scratch_(parts.config, weights_.formats, parts.limits, parts.extent) {
+      scratch_(parts.config, weights_.formats, parts.limits, parts.extent, stream.device()) {
   const io::ModelConfig& config = parts.config;
   const RopeFrequencies frequencies = rope_frequencies(config);
-  std::copy(frequencies.values.begin(), frequencies.values.end(), rope_frequencies_.data<float>());
+  upload<float>(stream, frequencies.values, rope_frequencies_);
+  stream.synchronize();
   rope_scale_ = frequencies.scale;
 
   const auto eps = static_cast<float>(config.rms_norm_eps);

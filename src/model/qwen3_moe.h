@@ -39,7 +39,8 @@ struct RankModel {
 
 class Qwen3MoeModel {
  public:
-  explicit Qwen3MoeModel(RankModel parts);
+  // On the stream's device, where the weights are. Uploads small tables, and waits for them.
+  Qwen3MoeModel(const Stream& stream, RankModel parts);
 
   // One step. Writes the keys and values of its tokens to the cache; returns the logits [L, V] of the rows
   // asked for, valid until the next step, on the first rank of the tensor-parallel group and nothing on the

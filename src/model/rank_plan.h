@@ -36,10 +36,10 @@ struct RankExtent {
   int64_t kv_heads = 0;
   int64_t dense_intermediate = 0;
   int64_t expert_intermediate = 0;
-  int64_t head_columns = 0;  // of lm_head, on the rank of the group that has most
+  int64_t head_columns = 0;  // outputs of lm_head on the rank of the TP group that has most
   int64_t num_experts = 0;   // that this rank multiplies with: its slots, or all when no token travels
   bool dispatches = false;   // whether tokens travel to their experts
-  int64_t group_size = 1;    // ranks that they travel between
+  int64_t group_size = 1;    // ranks that they travel between: the expert group's
   int64_t copies = 1;        // ranks that split an expert
   int64_t max_home_tokens = 0;
   int64_t max_sent_rows = 0;      // 0 unless it dispatches
@@ -55,7 +55,7 @@ RankExtent rank_extent(const io::ModelConfig& config, const parallel::Topology& 
 // How a rank chooses among the replicas of an expert.
 struct DispatchOptions {
   parallel::DispatchAlgorithm algorithm = parallel::DispatchAlgorithm::fixed;
-  std::vector<int> host_of;  // of each expert-parallel rank [ep_size]
+  std::vector<int> host_of;  // each expert-parallel rank's host [ep_size]
 };
 
 // By layer [layers]; empty when no token travels.

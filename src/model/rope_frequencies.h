@@ -9,7 +9,7 @@ namespace chorale::model {
 
 struct RopeFrequencies {
   std::vector<float> values;  // [D / 2], radians per position
-  float scale = 1;            // of the cosines and sines (yarn's attention factor)
+  float scale = 1;            // multiplies cosines and sines (yarn's attention factor)
 };
 
 RopeFrequencies rope_frequencies(const io::ModelConfig& config);

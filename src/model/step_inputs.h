@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "base/stream.h"
 #include "base/tensor.h"
 #include "kernels/attention.h"
 
@@ -13,7 +15,7 @@ namespace chorale::model {
 // The largest step that buffers are made for.
 struct StepLimits {
   int64_t max_tokens = 0;
-  int64_t max_chunks = 0;        // sequences of one step
+  int64_t max_segments = 0;      // sequences of one step
   int64_t max_table_blocks = 0;  // entries of all block tables together
   int64_t max_logits_rows = 0;
 };
@@ -21,35 +23,35 @@ struct StepLimits {
 // A tensor-parallel group shares the tokens of a step. Every token has one home rank, which holds its row of
 // the residual stream; a rank's home tokens are neighbours.
 struct Home {
-  std::span<const int64_t> tokens_of;       // of each rank of the group
-  std::span<const int64_t> logits_rows_of;  // of those, how many have their logits wanted
+  std::span<const int64_t> tokens_of;       // home tokens of each rank of the TP group
+  std::span<const int64_t> logits_rows_of;  // how many of them have their logits wanted
   int64_t first = 0;                        // this rank's first home token, and how many there are
   int64_t count = 0;
 };
 
-// Views of one step. T tokens, R rows of logits, of the whole group.
+// Views of one step: of the whole TP group where nothing else is said.
 struct StepInputs {
   Tensor token_ids;         // int32 [1, T]
   Tensor positions;         // int32 [1, T]
   Tensor home_logits_rows;  // int32 [1, .]: this rank's home tokens whose logits are wanted, counted from its
                             // first
-  int64_t num_logits_rows = 0;  // R
+  int64_t num_logits_rows = 0;  // L
   AttentionBatch batch;
   Home home;
   int64_t num_tokens() const { return token_ids.columns(); }
 };
 
-// A chunk of one sequence, as the host plans it.
-struct HostChunk {
+// A segment of one sequence, as the host plans it.
+struct HostSegment {
   int64_t first_token = 0;
   int64_t num_tokens = 0;
   int64_t first_position = 0;
-  int64_t first_block = 0;  // of its block table in block_tables
+  int64_t first_block = 0;  // where its block table starts in block_tables
 };
 
 struct HostStep {
   std::span<const int32_t> token_ids;
-  std::span<const HostChunk> chunks;
+  std::span<const HostSegment> segments;
   std::span<const int32_t> block_tables;
   std::span<const int32_t> logits_tokens;
 };
@@ -57,14 +59,21 @@ struct HostStep {
 // Owns the memory of a step's inputs on one rank of a tensor-parallel group.
 class StepBuffers {
  public:
-  StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank);
-  static size_t bytes(const StepLimits& limits);
+  StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank, Device device);
+  static size_t bytes(const StepLimits& limits);  // on the device
 
-  // Copies the step once; the views are valid until the next call. A step beyond the limits is a programmer's
+  // Copies the step once, on a stream of the device; the views are valid until the next call, before which
+  // the stream is synchronized. The step itself may go at once. One beyond the limits is a programmer's
   // fault.
-  StepInputs upload(const HostStep& step);
+  StepInputs upload(const Stream& stream, const HostStep& step);
 
  private:
+  // A vector on the device, and where the host writes it: the same memory where it may.
+  struct StagedVector {
+    Tensor device;
+    Tensor host;
+  };
+  StagedVector take_vector(int64_t n);
   void split_tokens(int64_t num_tokens);
   void split_logits_rows(std::span<const int32_t> logits_tokens);
 
@@ -72,7 +81,8 @@ class StepBuffers {
   std::vector<int64_t> tokens_of_, logits_rows_of_;  // [tp_size]
   std::vector<int32_t> home_logits_tokens_;
   Arena arena_;
-  Tensor token_ids_, positions_, logits_rows_, chunks_, block_tables_;
+  std::optional<Arena> staging_;  // absent where the host may write to the device's memory
+  StagedVector token_ids_, positions_, logits_rows_, segments_, block_tables_;
 };
 
 }  // namespace chorale::model

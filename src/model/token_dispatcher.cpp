@@ -16,8 +16,11 @@ TokenDispatcher::TokenDispatcher(const RankExtent& extent, const RowFormat& form
 
 ExpertInput TokenDispatcher::dispatch(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
                                       const Workspace& scratch) {
-  total_sent_ = dispatch_rows(stream, x, chosen, table_, format_, sent_, scratch.sent_tokens,
-                              scratch.owner_tokens, scratch.send_rows);
+  total_sent_ = dispatch_rows(stream, x, chosen, table_, format_,
+                              {.counts = sent_,
+                               .tokens = scratch.sent_tokens,
+                               .rows = scratch.send_rows,
+                               .owner_tokens = scratch.owner_tokens});
   const int64_t received = group_.all_to_all_rows(stream, scratch.send_rows.first_rows(total_sent_), sent_,
                                                   scratch.received_rows, received_, comm::Purpose::dispatch);
   const Tensor rows = scratch.received_rows.first_rows(received);

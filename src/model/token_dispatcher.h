@@ -20,7 +20,7 @@ namespace chorale::model {
 // The tokens that a rank's experts work on.
 struct ExpertInput {
   Tensor x;         // activations [R, H]
-  ExpertRows rows;  // of this rank's experts; default: one expert that takes all
+  ExpertRows rows;  // this rank's experts take them; default: one expert takes all
   Tensor sums;      // int64 [R, H + 1]: where the experts add their results
 };
 
@@ -30,11 +30,11 @@ class TokenDispatcher {
   TokenDispatcher(const RankExtent& extent, const RowFormat& format, const DispatchTable& table,
                   comm::Communicator group);
 
-  // x: activations of the home tokens [T, H], each with its chosen (logical) experts.
+  // x: activations of the home tokens [U, H], each with its chosen (logical) experts.
   ExpertInput dispatch(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
                        const Workspace& scratch);
 
-  // The sums of the home tokens [T, H + 1], once the experts have added theirs to input.sums.
+  // The sums of the home tokens [U, H + 1], once the experts have added theirs to input.sums.
   Tensor combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
                  const Workspace& scratch);
 
@@ -42,7 +42,8 @@ class TokenDispatcher {
   RowFormat format_;
   DispatchTable table_;
   comm::Communicator group_;
-  std::vector<int64_t> sent_, received_;  // rows, by rank of the group; of the dispatch that is under way
+  std::vector<int64_t> sent_,
+      received_;  // rows, by rank of the expert group, in the dispatch that is under way
   int64_t total_sent_ = 0;
 };
 

@@ -21,106 +21,106 @@
 namespace chorale::model {
 namespace {
 
-constexpr int64_t kRowsPerTask = 4096;  // of the embedding
+constexpr int64_t kEmbeddingRowsPerTask = 4096;
 
-// The part of a slot that one task fills: a chunk of a packed matrix, or a range of rows. Units are counted
+// The part of a place that one task fills: a chunk of a packed matrix, or a range of rows. Units are counted
 // from the first that is stored.
 struct LoadTask {
-  const WeightSlot* slot = nullptr;
+  const WeightPlace* place = nullptr;
   int64_t unit = 0;
   int64_t num_units = 1;
 };
 
-int64_t units_of(const WeightSlot& slot) {
-  switch (slot.form) {
-    case WeightSlot::Form::vector:
+int64_t units_of(const WeightPlace& place) {
+  switch (place.form) {
+    case WeightPlace::Form::vector:
       return 1;
-    case WeightSlot::Form::rows:
-      return ceil_div(slot.part.size(), kRowsPerTask);
-    case WeightSlot::Form::packed:
-      return slot.part.size();
+    case WeightPlace::Form::rows:
+      return ceil_div(place.part.size(), kEmbeddingRowsPerTask);
+    case WeightPlace::Form::packed:
+      return place.part.size();
   }
   return 1;
 }
 
-int64_t elements_of(const WeightSlot& slot) {
+int64_t elements_of(const WeightPlace& place) {
   int64_t n = 1;
-  for (const int64_t size : slot.shape) n *= size;
+  for (const int64_t size : place.shape) n *= size;
   return n;
 }
 
 // How many elements of the tensor are stored.
-int64_t stored_elements(const WeightSlot& slot) {
-  switch (slot.form) {
-    case WeightSlot::Form::vector:
-      return slot.part.size();
-    case WeightSlot::Form::rows:
-      return slot.part.size() * slot.shape[1];
-    case WeightSlot::Form::packed:
-      return elements_of(slot) / (slot.layout.n_chunks * slot.layout.k_chunks) * slot.part.size();
+int64_t stored_elements(const WeightPlace& place) {
+  switch (place.form) {
+    case WeightPlace::Form::vector:
+      return place.part.size();
+    case WeightPlace::Form::rows:
+      return place.part.size() * place.shape[1];
+    case WeightPlace::Form::packed:
+      return elements_of(place) / (place.layout.n_chunks * place.layout.k_chunks) * place.part.size();
   }
   return 0;
 }
 
-// Whether the slot can take the integers of the source's own groups.
-bool keeps_int4(const WeightSlot& slot, const io::LinearSource& source) {
-  return slot.form == WeightSlot::Form::packed && slot.layout.format == WeightFormat::int4 &&
-         source.is_int4() && source.groups_in_order() && source.group_size() % slot.layout.group_k == 0 &&
-         slot.layout.chunk_k() % slot.layout.group_k == 0;
+// Whether the place can take the integers of the source's own groups.
+bool keeps_int4(const WeightPlace& place, const io::LinearSource& source) {
+  return place.form == WeightPlace::Form::packed && place.layout.format == WeightFormat::int4 &&
+         source.is_int4() && source.groups_in_order() && source.group_size() % place.layout.group_k == 0 &&
+         place.layout.chunk_k() % place.layout.group_k == 0;
 }
 
-// The stored chunk of a packed slot that a task fills, and where it lies in the whole tensor.
+// The stored chunk of a packed place that a task fills, and where it lies in the whole tensor.
 struct TaskChunk {
-  PackedLayout layout;  // of the chunks that are stored
+  PackedLayout layout;  // the stored chunks'
   int64_t first_row, first_column;
 
-  explicit TaskChunk(const WeightSlot& slot) : layout(slice_layout(slot.layout, slot.part.size())) {
-    const bool by_output = slot.layout.n_chunks > 1;
-    first_row = by_output ? slot.part.begin * slot.layout.chunk_n() : 0;
-    first_column = by_output ? 0 : slot.part.begin * slot.layout.chunk_k();
+  explicit TaskChunk(const WeightPlace& place) : layout(slice_layout(place.layout, place.part.size())) {
+    const bool by_output = place.layout.n_chunks > 1;
+    first_row = by_output ? place.part.begin * place.layout.chunk_n() : 0;
+    first_column = by_output ? 0 : place.part.begin * place.layout.chunk_k();
   }
 };
 
 // Fills the part from a reader of elements; returns how many are NaN.
 int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementReader& read) {
-  const WeightSlot& slot = *task.slot;
-  std::byte* target = base + slot.offset;
-  switch (slot.form) {
-    case WeightSlot::Form::vector:
-      return read(0, slot.part.begin, slot.part.size(), target);
-    case WeightSlot::Form::rows: {
-      const int64_t columns = slot.shape[1];
-      const int64_t end = std::min(slot.part.size(), (task.unit + 1) * kRowsPerTask);
+  const WeightPlace& place = *task.place;
+  std::byte* target = base + place.offset;
+  switch (place.form) {
+    case WeightPlace::Form::vector:
+      return read(0, place.part.begin, place.part.size(), target);
+    case WeightPlace::Form::rows: {
+      const int64_t columns = place.shape[1];
+      const int64_t end = std::min(place.part.size(), (task.unit + 1) * kEmbeddingRowsPerTask);
       int64_t nans = 0;
-      for (int64_t row = task.unit * kRowsPerTask; row < end; ++row) {
+      for (int64_t row = task.unit * kEmbeddingRowsPerTask; row < end; ++row) {
         std::byte* to = target + row * columns * static_cast<int64_t>(size_of(dtype));
-        nans += read(slot.part.begin + row, 0, columns, to);
+        nans += read(place.part.begin + row, 0, columns, to);
       }
       return nans;
     }
-    case WeightSlot::Form::packed: {
-      const TaskChunk chunk(slot);
+    case WeightPlace::Form::packed: {
+      const TaskChunk chunk(place);
       return pack_chunk(
           [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
             return read(chunk.first_row + row, chunk.first_column + column, count, out);
           },
-          chunk.layout, target, task.unit, slot.half);
+          chunk.layout, target, task.unit, place.half);
     }
   }
   return 0;
 }
 
-// Of the elements that the slot's reader writes.
-DType target_dtype(const WeightSlot& slot, DType dtype) {
-  if (slot.form == WeightSlot::Form::packed) return element_dtype(slot.layout.format);
-  return slot.form == WeightSlot::Form::vector ? DType::f32 : dtype;
+// What elements the place's reader writes.
+DType target_dtype(const WeightPlace& place, DType dtype) {
+  if (place.form == WeightPlace::Form::packed) return element_dtype(place.layout.format);
+  return place.form == WeightPlace::Form::vector ? DType::f32 : dtype;
 }
 
 // Fills the part from a checkpoint: as it lies there where it can be, else element by element.
 int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dtype, std::byte* base) {
-  const WeightSlot& slot = *task.slot;
-  if (keeps_int4(slot, source)) {
-    const TaskChunk chunk(slot);
+  const WeightPlace& place = *task.place;
+  if (keeps_int4(place, source)) {
+    const TaskChunk chunk(place);
     pack_int4_chunk(
         [&](int64_t row, int64_t column, int64_t count, Int4Group& group) {
           row += chunk.first_row;
@@ -129,11 +129,11 @@ int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dt
           group.zero = static_cast<float>(source.zero(row, column));
           source.read_values(row, column, count, group.values);
         },
-        chunk.layout, base + slot.offset, task.unit, slot.half);
+        chunk.layout, base + place.offset, task.unit, place.half);
     return 0;
   }
-  if (slot.form == WeightSlot::Form::packed && source.is_plain()) {
-    const TaskChunk chunk(slot);
+  if (place.form == WeightPlace::Form::packed && source.is_plain()) {
+    const TaskChunk chunk(place);
     const io::TensorEntry& tensor = *source.tensors().weight;
     const int64_t first = chunk.first_row * source.columns() + chunk.first_column;
     return pack_chunk(
@@ -142,24 +142,24 @@ int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dt
                      .rows = chunk.layout.n,
                      .columns = chunk.layout.k,
                      .row_stride = source.columns()},
-        chunk.layout, base + slot.offset, task.unit, slot.half);
+        chunk.layout, base + place.offset, task.unit, place.half);
   }
-  const DType element = target_dtype(slot, dtype);
+  const DType element = target_dtype(place, dtype);
   return fill(task, dtype, base, [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
     return source.read(row, column, count, out, element);
   });
 }
 
-std::vector<LoadTask> make_tasks(const std::vector<const WeightSlot*>& slots) {
+std::vector<LoadTask> make_tasks(const std::vector<const WeightPlace*>& places) {
   std::vector<LoadTask> tasks;
-  for (const WeightSlot* slot : slots) {
-    const int64_t units = units_of(*slot);
-    for (int64_t unit = 0; unit < units; ++unit) tasks.push_back({slot, unit, units});
+  for (const WeightPlace* place : places) {
+    const int64_t units = units_of(*place);
+    for (int64_t unit = 0; unit < units; ++unit) tasks.push_back({place, unit, units});
   }
   return tasks;
 }
 
-// Bytes of the source that count for the task, so that a slot's tasks add up to the whole.
+// Bytes of the source that count for the task, so that a place's tasks add up to the whole.
 uint64_t share(uint64_t bytes, const LoadTask& task) {
   const auto n = static_cast<uint64_t>(task.num_units);
   return bytes / n + (task.unit == 0 ? bytes % n : 0);
@@ -175,38 +175,38 @@ bool may_be_ignored(const io::Checkpoint& checkpoint, const io::TensorEntry& ten
 }
 
 // What part of the whole tensor is stored, of `bytes`.
-uint64_t stored_share(const WeightSlot& slot, uint64_t bytes) {
-  const auto whole = static_cast<uint64_t>(elements_of(slot));
-  const auto part = static_cast<uint64_t>(stored_elements(slot));
+uint64_t stored_share(const WeightPlace& place, uint64_t bytes) {
+  const auto whole = static_cast<uint64_t>(elements_of(place));
+  const auto part = static_cast<uint64_t>(stored_elements(place));
   if (bytes % whole == 0) return bytes / whole * part;
   return static_cast<uint64_t>(static_cast<double>(bytes) * static_cast<double>(part) /
                                static_cast<double>(whole));
 }
 
-// Asks for the bytes of slots before they are needed, so that the disk reads while others are packed.
+// Asks for the bytes of places before they are needed, so that the disk reads while others are packed.
 class ReadAhead {
  public:
   ReadAhead(const io::Checkpoint& checkpoint, const io::QuantizationConfig& quantization,
-            const std::vector<const WeightSlot*>& slots)
+            const std::vector<const WeightPlace*>& places)
       : checkpoint_(checkpoint) {
-    for (size_t i = 0; i < slots.size(); ++i) {
-      place_[slots[i]] = i;
+    for (size_t i = 0; i < places.size(); ++i) {
+      order_[places[i]] = i;
       // Of a tensor of which other processes store the most, a part is read, here and there.
-      const bool whole = stored_elements(*slots[i]) == elements_of(*slots[i]);
-      tensors_.push_back(whole ? io::find_linear(checkpoint, quantization, slots[i]->name)
+      const bool whole = stored_elements(*places[i]) == elements_of(*places[i]);
+      tensors_.push_back(whole ? io::find_linear(checkpoint, quantization, places[i]->name)
                                : io::LinearTensors());
     }
   }
 
-  // A task of this slot begins.
-  void reach(const WeightSlot* slot) {
+  // A task of this place begins.
+  void reach(const WeightPlace* place) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return;  // another thread asks
-    for (const size_t reached = place_.at(slot); passed_ < reached; ++passed_) {
+    for (const size_t reached = order_.at(place); passed_ < reached; ++passed_) {
       if (passed_ < asked_) ahead_ -= tensors_[passed_].bytes();
     }
     asked_ = std::max(asked_, passed_);
-    for (; asked_ < tensors_.size() && ahead_ < kMostAhead; ++asked_) {
+    for (; asked_ < tensors_.size() && ahead_ < kMaxAhead; ++asked_) {
       for (const io::TensorEntry* tensor : tensors_[asked_].all())
         if (tensor != nullptr) checkpoint_.will_need(*tensor);
       ahead_ += tensors_[asked_].bytes();
@@ -214,14 +214,14 @@ class ReadAhead {
   }
 
  private:
-  static constexpr uint64_t kMostAhead = uint64_t{256} << 20;
+  static constexpr uint64_t kMaxAhead = uint64_t{256} << 20;
 
   const io::Checkpoint& checkpoint_;
   std::vector<io::LinearTensors> tensors_;
-  std::map<const WeightSlot*, size_t> place_;
+  std::map<const WeightPlace*, size_t> order_;
   std::mutex mutex_;
-  size_t passed_ = 0, asked_ = 0;  // slots
-  uint64_t ahead_ = 0;             // bytes asked for, of slots that are not passed
+  size_t passed_ = 0, asked_ = 0;  // places
+  uint64_t ahead_ = 0;             // bytes asked for, of places that are not passed
 };
 
 }  // namespace
@@ -230,8 +230,8 @@ void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& conf
   const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   const std::string path = checkpoint.path().string();
   std::set<const io::TensorEntry*> expected;
-  for (const WeightSlot& slot : plan.slots) {
-    const auto source = io::LinearSource::open(checkpoint, plan.quantization, slot.name, slot.shape);
+  for (const WeightPlace& place : plan.places) {
+    const auto source = io::LinearSource::open(checkpoint, plan.quantization, place.name, place.shape);
     for (const io::TensorEntry* tensor : source.tensors().all()) expected.insert(tensor);
   }
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {
@@ -243,8 +243,8 @@ void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& conf
 
 uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan) {
   uint64_t bytes = 0;
-  for (const WeightSlot& slot : plan.slots) {
-    bytes += stored_share(slot, io::find_linear(checkpoint, plan.quantization, slot.name).bytes());
+  for (const WeightPlace& place : plan.places) {
+    bytes += stored_share(place, io::find_linear(checkpoint, plan.quantization, place.name).bytes());
   }
   return bytes;
 }
@@ -252,32 +252,32 @@ uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan)
 std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const WeightPlan& plan,
                                       std::byte* base, ThreadPool& pool, ProgressBar& progress) {
   // In the order of the files, which is how disks like to be read.
-  std::vector<const WeightSlot*> slots;
-  for (const WeightSlot& slot : plan.slots) slots.push_back(&slot);
-  std::map<const WeightSlot*, const io::TensorEntry*> tensor_of;
-  for (const WeightSlot* slot : slots)
-    tensor_of[slot] = io::find_linear(checkpoint, plan.quantization, slot->name).weight;
-  std::stable_sort(slots.begin(), slots.end(), [&](const WeightSlot* a, const WeightSlot* b) {
+  std::vector<const WeightPlace*> places;
+  for (const WeightPlace& place : plan.places) places.push_back(&place);
+  std::map<const WeightPlace*, const io::TensorEntry*> tensor_of;
+  for (const WeightPlace* place : places)
+    tensor_of[place] = io::find_linear(checkpoint, plan.quantization, place->name).weight;
+  std::stable_sort(places.begin(), places.end(), [&](const WeightPlace* a, const WeightPlace* b) {
     return tensor_of.at(a) < tensor_of.at(b);  // entries of one table
   });
-  const std::vector<LoadTask> tasks = make_tasks(slots);
+  const std::vector<LoadTask> tasks = make_tasks(places);
 
   std::vector<std::atomic<int64_t>> tasks_left(checkpoint.tensors().size());
   std::vector<std::atomic<int64_t>> nans(checkpoint.tensors().size());
   const auto index_of = [&](const io::TensorEntry* tensor) {
     return static_cast<size_t>(tensor - checkpoint.tensors().data());
   };
-  for (const LoadTask& task : tasks) ++tasks_left[index_of(tensor_of.at(task.slot))];
+  for (const LoadTask& task : tasks) ++tasks_left[index_of(tensor_of.at(task.place))];
 
-  ReadAhead reader(checkpoint, plan.quantization, slots);
+  ReadAhead reader(checkpoint, plan.quantization, places);
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const LoadTask& task = tasks[static_cast<size_t>(i)];
     const auto source =
-        io::LinearSource::open(checkpoint, plan.quantization, task.slot->name, task.slot->shape);
-    reader.reach(task.slot);
+        io::LinearSource::open(checkpoint, plan.quantization, task.place->name, task.place->shape);
+    reader.reach(task.place);
     const size_t tensor = index_of(source.tensors().weight);
     nans[tensor] += fill_from(source, task, plan.dtype, base);
-    progress.add(share(stored_share(*task.slot, source.bytes()), task));
+    progress.add(share(stored_share(*task.place, source.bytes()), task));
     if (--tasks_left[tensor] == 0) source.release();
   });
 
@@ -302,11 +302,11 @@ uint32_t hash_name(std::string_view name) {  // FNV-1a
 
 class RandomTensor {
  public:
-  RandomTensor(uint64_t seed, const WeightSlot& slot)
+  RandomTensor(uint64_t seed, const WeightPlace& place)
       : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
-        name_hash_(hash_name(slot.name)),
-        columns_(slot.shape.back()),
-        is_norm_(slot.name.ends_with("norm.weight")) {}
+        name_hash_(hash_name(place.name)),
+        columns_(place.shape.back()),
+        is_norm_(place.name.ends_with("norm.weight")) {}
 
   // Elements of a row as bf16 or float32. The values are rounded to bf16 in both, so that the two modes
   // compute the same model.
@@ -341,13 +341,13 @@ class RandomTensor {
 
 void fill_random_weights(const WeightPlan& plan, uint64_t seed, std::byte* base, ThreadPool& pool,
                          ProgressBar& progress) {
-  std::vector<const WeightSlot*> slots;
-  for (const WeightSlot& slot : plan.slots) slots.push_back(&slot);
-  const std::vector<LoadTask> tasks = make_tasks(slots);
+  std::vector<const WeightPlace*> places;
+  for (const WeightPlace& place : plan.places) places.push_back(&place);
+  const std::vector<LoadTask> tasks = make_tasks(places);
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const LoadTask& task = tasks[static_cast<size_t>(i)];
-    const RandomTensor tensor(seed, *task.slot);
-    const DType dtype = target_dtype(*task.slot, plan.dtype);
+    const RandomTensor tensor(seed, *task.place);
+    const DType dtype = target_dtype(*task.place, plan.dtype);
     fill(task, plan.dtype, base, [&](int64_t row, int64_t column, int64_t count, std::byte* out) -> int64_t {
       if (dtype == DType::bf16)
         tensor.read(row, column, count, reinterpret_cast<bf16*>(out));
@@ -355,7 +355,7 @@ void fill_random_weights(const WeightPlan& plan, uint64_t seed, std::byte* base,
         tensor.read(row, column, count, reinterpret_cast<float*>(out));
       return 0;
     });
-    progress.add(share(static_cast<uint64_t>(stored_elements(*task.slot)) * size_of(dtype), task));
+    progress.add(share(static_cast<uint64_t>(stored_elements(*task.place)) * size_of(dtype), task));
   });
 }
 

@@ -13,7 +13,7 @@ namespace chorale::model {
 
 // Ranges of canonical chunks (see parallel/sharding_plan.h), and rows of the embedding.
 struct WeightShard {
-  parallel::Range vocab_rows;  // of embed_tokens
+  parallel::Range vocab_rows;  // rows of embed_tokens
   parallel::Range head;        // chunks of lm_head; may be empty
   parallel::Range query;       // chunks of query heads
   parallel::Range kv;          // chunks of KV heads

@@ -56,18 +56,19 @@ class Placer {
     const Range chunks = range_of(stored_, rule.unit);
     const Range part{chunks.begin * per_chunk, chunks.end * per_chunk};
     const size_t offset = take(static_cast<size_t>(part.size()) * sizeof(float));
-    add_slot({.name = name, .shape = {n}, .form = WeightSlot::Form::vector, .part = part, .offset = offset});
+    add_place(
+        {.name = name, .shape = {n}, .form = WeightPlace::Form::vector, .part = part, .offset = offset});
     return Tensor(at(offset), DType::f32, 1, part.size(), part.size());
   }
 
   Tensor rows(const std::string& name, int64_t rows, int64_t columns) {
     const Range part = stored_.vocab_rows;
     const size_t offset = take(static_cast<size_t>(part.size() * columns) * size_of(plan_.dtype));
-    add_slot({.name = name,
-              .shape = {rows, columns},
-              .form = WeightSlot::Form::rows,
-              .part = part,
-              .offset = offset});
+    add_place({.name = name,
+               .shape = {rows, columns},
+               .form = WeightPlace::Form::rows,
+               .part = part,
+               .offset = offset});
     return Tensor(at(offset), plan_.dtype, part.size(), columns, columns);
   }
 
@@ -76,20 +77,21 @@ class Placer {
   // A matrix that is split as `name` says but has the values of another tensor.
   PackedMatrix matrix_from(const std::string& name, const std::string& source, int64_t n, int64_t k) {
     const Placed placed = place(name, n, k, false);
-    add_slot({.name = source,
-              .shape = {n, k},
-              .layout = placed.whole,
-              .part = placed.part,
-              .offset = placed.offset});
+    add_place({.name = source,
+               .shape = {n, k},
+               .layout = placed.whole,
+               .part = placed.part,
+               .offset = placed.offset});
     return stored_matrix(placed);
   }
 
   // Gate and up as one matrix whose panels alternate.
   PackedMatrix fused_pair(const std::string& gate, const std::string& up, int64_t n, int64_t k) {
     const Placed p = place(gate, n, k, true);
-    add_slot(
+    add_place(
         {.name = gate, .shape = {n, k}, .layout = p.whole, .half = 0, .part = p.part, .offset = p.offset});
-    add_slot({.name = up, .shape = {n, k}, .layout = p.whole, .half = 1, .part = p.part, .offset = p.offset});
+    add_place(
+        {.name = up, .shape = {n, k}, .layout = p.whole, .half = 1, .part = p.part, .offset = p.offset});
     return stored_matrix(p);
   }
 
@@ -148,8 +150,8 @@ class Placer {
     return offset;
   }
   std::byte* at(size_t offset) const { return base_ == nullptr ? nullptr : base_ + offset; }
-  void add_slot(WeightSlot slot) {
-    if (base_ == nullptr && slot.part.size() > 0) plan_.slots.push_back(std::move(slot));
+  void add_place(WeightPlace place) {
+    if (base_ == nullptr && place.part.size() > 0) plan_.places.push_back(std::move(place));
   }
 
   parallel::ShardedSizes sizes_;

@@ -52,9 +52,9 @@ struct WeightFormats {
   WeightFormats(DType type = DType::bf16) : dtype(type), linear(plain_format(type)), head(linear) {}
   WeightFormats(DType type, WeightFormat quantized) : dtype(type), linear(quantized), head(quantized) {}
 
-  DType dtype;          // of activations, the embedding, and matrices that are not quantized: bf16 or f32
-  WeightFormat linear;  // of the matrices of attention, experts and dense layers
-  WeightFormat head;    // of lm_head
+  DType dtype;          // activations, the embedding, and matrices that are not quantized: bf16 or f32
+  WeightFormat linear;  // the matrices of attention, experts and dense layers
+  WeightFormat head;    // lm_head
   // Inputs of a checkpoint's own int4 groups, which are kept: -1: all of an output; 0: there are none. Its
   // matrices that are not quantized stay so.
   int64_t source_group = 0;
@@ -78,21 +78,21 @@ struct ModelWeights {
 
 // One tensor of the checkpoint, the part of it that is stored, and its place. A tensor may have two places
 // (tied embeddings).
-struct WeightSlot {
+struct WeightPlace {
   enum class Form { vector, rows, packed };
   std::string name;
-  std::vector<int64_t> shape;  // of the whole tensor
+  std::vector<int64_t> shape;  // the whole tensor's
   Form form = Form::packed;
-  PackedLayout layout;   // of `packed`: of the whole matrix
-  int half = 0;          // of a fused pair: 0 gate, 1 up
+  PackedLayout layout;   // `packed` alone: the whole matrix's
+  int half = 0;          // a fused pair's: 0 gate, 1 up
   parallel::Range part;  // stored elements of a vector, rows of `rows`, chunks of `packed`
-  size_t offset = 0;     // in the buffer: of the vector, of the first stored row, of the first stored chunk
+  size_t offset = 0;     // where in the buffer the vector, the first stored row or chunk lies
 };
 
 struct WeightPlan {
-  DType dtype = DType::bf16;            // of activations and of what is not quantized: bf16 or f32
-  io::QuantizationConfig quantization;  // of the checkpoint that fills it
-  std::vector<WeightSlot> slots;
+  DType dtype = DType::bf16;            // activations and what is not quantized: bf16 or f32
+  io::QuantizationConfig quantization;  // what the checkpoint says that fills it
+  std::vector<WeightPlace> places;
   size_t bytes = 0;
 };
 

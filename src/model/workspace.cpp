@@ -118,10 +118,6 @@ int64_t logits_rows(const StepLimits& limits, const RankExtent& extent) {
   return extent.tp_rank == 0 ? limits.max_logits_rows : 0;
 }
 
-size_t logits_bytes(const io::ModelConfig& config, const StepLimits& limits, const RankExtent& extent) {
-  return static_cast<size_t>(logits_rows(limits, extent) * config.vocab_size) * sizeof(float);
-}
-
 }  // namespace
 
 RowFormat row_format(const io::ModelConfig& config, DType act) {
@@ -131,7 +127,7 @@ RowFormat row_format(const io::ModelConfig& config, DType act) {
 
 size_t Workspace::bytes(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                         const RankExtent& extent) {
-  size_t total = Arena::footprint(logits_bytes(config, limits, extent));
+  size_t total = Arena::dense_matrix_bytes(DType::f32, logits_rows(limits, extent), config.vocab_size);
   for (const Piece& piece : pieces_of(config, formats, limits, extent)) {
     total += Arena::matrix_bytes(piece.dtype, piece.rows, piece.columns);
   }
@@ -139,13 +135,12 @@ size_t Workspace::bytes(const io::ModelConfig& config, const WeightFormats& form
 }
 
 Workspace::Workspace(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
-                     const RankExtent& extent)
-    : arena(bytes(config, formats, limits, extent)) {
+                     const RankExtent& extent, Device device)
+    : arena(bytes(config, formats, limits, extent), device) {
   for (const Piece& piece : pieces_of(config, formats, limits, extent)) {
     this->*piece.member = arena.matrix(piece.dtype, piece.rows, piece.columns);
   }
-  logits = Tensor(arena.take(logits_bytes(config, limits, extent)).data(), DType::f32,
-                  logits_rows(limits, extent), config.vocab_size, config.vocab_size);
+  logits = arena.dense_matrix(DType::f32, logits_rows(limits, extent), config.vocab_size);
 }
 
 ChosenExperts Workspace::chosen(int64_t num_tokens) const {

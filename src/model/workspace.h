@@ -15,13 +15,11 @@
 
 namespace chorale::model {
 
-// A step uses the first rows of each. In the shapes: T tokens of the group's step, U home tokens of this
-// rank, S rows sent to experts, R rows that this rank's experts get, L rows of logits; Q, KV, I and E of this
-// rank's part. "act" is the type of activations. No two kinds of rows share memory: what pads a row must stay
-// zero.
+// A step uses the first rows of each. The letters are those of kernels/shapes.h; "act" is the type of
+// activations. No two kinds of rows share memory: what pads a row must stay zero.
 struct Workspace {
   Workspace(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
-            const RankExtent& extent);
+            const RankExtent& extent, Device device);
   // Bytes that the constructor allocates; pure arithmetic.
   static size_t bytes(const io::ModelConfig& config, const WeightFormats& formats, const StepLimits& limits,
                       const RankExtent& extent);
@@ -45,7 +43,7 @@ struct Workspace {
 
   Tensor router_logits;                                     // float32 [U, E of the model]
   Tensor chosen_experts, chosen_weights;                    // int32 and float32 [U, k]
-  Tensor row_offsets, row_active, row_tokens, row_weights;  // of ExpertRows, over R rows
+  Tensor row_offsets, row_active, row_tokens, row_weights;  // ExpertRows over R rows
   Tensor expert_inner;                                      // act [R * k, I]
   // Only when tokens travel:
   Tensor owner_tokens;   // int32 [owners, U]

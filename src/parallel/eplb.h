@@ -47,7 +47,7 @@ Replication replicate_experts(std::span<const double> weights, int num_replicas)
 // The machines that replicas go to.
 struct EplbSizes {
   int num_replicas = 0;  // physical experts of all ranks; at least as many as experts, divisible by num_gpus
-  int num_groups = 1;    // of experts, as the router of some models has them; divides the experts
+  int num_groups = 1;    // groups of experts, as the router of some models has them; divides the experts
   int num_nodes = 1;     // divides num_gpus
   int num_gpus = 1;      // expert-parallel ranks, those of one node after the other
 };

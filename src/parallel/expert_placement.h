@@ -42,7 +42,7 @@ struct PlacementShape {
 // How load becomes a placement.
 struct EplbOptions {
   EplbAlgorithm algorithm = EplbAlgorithm::automatic;
-  int num_groups = 1;  // of experts, as the model's router has them
+  int num_groups = 1;  // groups of experts, as the model's router has them
   int num_nodes =
       1;  // hosts, each with equally many of the expert-parallel ranks, one host's after the other's
 };

@@ -25,7 +25,7 @@ std::string_view name_of(Split split);
 enum class ChunkUnit { none, vocab, query_heads, kv_heads, intermediate, expert_intermediate };
 
 struct ShardingRule {
-  std::string_view pattern;  // of the weight's name; * stands for any text
+  std::string_view pattern;  // what the weight's name must be; * stands for any text
   Split split = Split::replicated;
   ChunkUnit unit = ChunkUnit::none;
 };

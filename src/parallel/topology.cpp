@@ -121,12 +121,6 @@ Range even_range(int64_t total, int parts, int index) {
   return {begin, begin + each + (index < more ? 1 : 0)};
 }
 
-std::vector<int64_t> home_tokens(int64_t num_tokens, int tp_size) {
-  std::vector<int64_t> counts;
-  for (int i = 0; i < tp_size; ++i) counts.push_back(even_range(num_tokens, tp_size, i).size());
-  return counts;
-}
-
 Range query_head_chunks(const Topology& topology, const ShardedSizes& sizes) {
   return split_share_of(sizes.query_heads, topology.strategy().tp_size,
                         topology.tensor_model_parallel_rank());

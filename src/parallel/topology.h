@@ -32,8 +32,8 @@ std::string_view name_of(GroupKind kind);
 // One group, as seen by one of its ranks. A member's index in `ranks` is its rank within the group, and the
 // key for Communicator::split.
 struct Group {
-  std::vector<int> ranks;  // of the world, ascending
-  int index = 0;           // of this rank in `ranks`
+  std::vector<int> ranks;  // by their numbers in the world, ascending
+  int index = 0;           // where this rank stands in `ranks`
 
   int size() const { return static_cast<int>(ranks.size()); }
   // The same for all ranks of this group, and another one for each other group of its kind.
@@ -87,10 +87,6 @@ struct Range {
 // Part `index` of `total` things that `parts` ranks share, in order and as evenly as possible: the first ones
 // get one more when it does not come out even. total >= 0, parts >= 1.
 Range even_range(int64_t total, int parts, int index);
-
-// Token t of a data-parallel group's step has one home rank in the group's tp_size ranks: how many tokens
-// each of them is home to. Rank i's tokens are even_range(num_tokens, tp_size, i).
-std::vector<int64_t> home_tokens(int64_t num_tokens, int tp_size);
 
 // This rank's share, in canonical chunks of the dimension. The strategy has passed check_strategy for the
 // sizes, so all shares but vocabulary's are equal and not empty.

@@ -9,8 +9,9 @@
 #include "base/log.h"
 #include "base/service_notify.h"
 #include "server/api.h"
-#include "server/authorization.h"
-#include "server/http.h"
+#include "server/http/authorization.h"
+#include "server/http/http_server.h"
+#include "server/wire/error_answer.h"
 
 namespace chorale::server {
 namespace {
@@ -32,14 +33,14 @@ class Server::Impl {
       : options_(options),
         engine_(model.engine),
         api_(options, model),
-        authorization_(options.api_keys),
+        authorization_(options.http.api_keys),
         http_(
-            options,
+            options.http,
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
               api_.handle(std::move(request), exchange);
             },
             [](int status, std::string_view message) {
-              return to_text(error_json({status, std::string(message), ""}));
+              return to_text(error_json({.status = status, .message = std::string(message)}));
             },
             [this](const HttpRequest& request) { return authorization_.check(request); }) {
     http_.on_status([this](int status) { api_.counts().count_response(status); });

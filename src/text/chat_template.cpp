@@ -69,12 +69,17 @@ std::optional<std::string> ChatTemplate::error() const {
 
 std::variant<std::string, RequestError> ChatTemplate::render(std::string_view variables_json) const {
   // Why not is for the server's owner alone: it names files.
-  if (!impl_->handle) return RequestError{400, "The model's chat template cannot be used.", "messages"};
+  if (!impl_->handle)
+    return RequestError{.kind = RequestError::Kind::invalid,
+                        .message = "The model's chat template cannot be used.",
+                        .param = "messages"};
   chorale_text_bytes text{};
   chorale_text_bytes error{};
   if (chorale_chat_template_render(impl_->handle.get(), view_of(variables_json), &text, &error) !=
       CHORALE_TEXT_OK) {
-    return RequestError{400, fmt::format("The model's chat template failed: {}", take(error)), "messages"};
+    return RequestError{.kind = RequestError::Kind::invalid,
+                        .message = fmt::format("The model's chat template failed: {}", take(error)),
+                        .param = "messages"};
   }
   return take(text);
 }

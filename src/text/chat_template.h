@@ -32,7 +32,8 @@ class ChatTemplate {
 
   // Renders with the given variables, a JSON object as text: at least "messages" and "add_generation_prompt",
   // optionally "tools", "enable_thinking", ... Objects keep the order of their keys. Time and output are
-  // bounded. A template that fails or raises is a RequestError (400), for the client to read. Thread-safe.
+  // bounded. A template that fails or raises is an `invalid` RequestError, for the client to read.
+  // Thread-safe.
   std::variant<std::string, RequestError> render(std::string_view variables_json) const;
 
  private:

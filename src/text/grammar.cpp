@@ -41,11 +41,13 @@ int32_t to_crate(GrammarKind kind) {
 }
 
 RequestError compile_error(std::string_view reason) {
-  return RequestError{400, fmt::format("The grammar cannot be used: {}", reason), ""};
+  return RequestError{.kind = RequestError::Kind::invalid,
+                      .message = fmt::format("The grammar cannot be used: {}", reason)};
 }
 
 RequestError matcher_error(std::string_view reason) {
-  return RequestError{400, fmt::format("The text cannot go on in its grammar: {}", reason), ""};
+  return RequestError{.kind = RequestError::Kind::invalid,
+                      .message = fmt::format("The text cannot go on in its grammar: {}", reason)};
 }
 
 }  // namespace

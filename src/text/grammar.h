@@ -69,7 +69,7 @@ class GrammarMatcher {
   // Sets bit id % 32 of mask[id / 32] for each token that may come next and clears all others. The mask has
   // GrammarCompiler::mask_words() words. At least one token is allowed. The tokens that end a generation are
   // allowed when the text so far is complete, and alone are when it cannot go on. A grammar that turns out to
-  // be too complex, or to lead nowhere, is a RequestError (400), now and from then on.
+  // be too complex, or to lead nowhere, is an `invalid` RequestError, now and from then on.
   std::optional<RequestError> compute_mask(std::span<uint32_t> mask);
 
   // Goes on by one token. False for a token that may not come next; nothing changes then. Errors as above.
@@ -104,8 +104,8 @@ class GrammarCompiler {
   GrammarCompiler& operator=(const GrammarCompiler&) = delete;
 
   // The compiled grammar, from the cache where it is there. A source with mistakes or with unsupported parts
-  // is a RequestError (400) that says which. May take a second of one core: not for a thread that steps the
-  // model. Threads that ask for the same new source at a time each compile it.
+  // is an `invalid` RequestError that says which. May take a second of one core: not for a thread that steps
+  // the model. Threads that ask for the same new source at a time each compile it.
   std::variant<std::shared_ptr<const Grammar>, RequestError> compile(const GrammarSource& source);
 
   // What compile() would find in the cache; nullptr: it would have to compile.

@@ -1,17 +1,17 @@
 """What the tests of the command line share: the binary, the bundled model, and the reference results."""
 
 import json
-import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("CHORALE_BINARY", ROOT / "build" / "chorale"))
-MODEL = ROOT / "models" / "tales-moe"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from program import BINARY, MODEL, MPIRUN, ROOT, mpi  # noqa: E402, F401
+
 ONE_EXPERT = ROOT / "models" / "tales-moe-1e"
 GOLDEN = ROOT / "tests" / "golden"
 

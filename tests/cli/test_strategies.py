@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import BINARY, GOLDEN, MODEL, ONE_EXPERT
-
-MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n")
+from conftest import BINARY, GOLDEN, MODEL, MPIRUN, ONE_EXPERT
 
 
 class Model(NamedTuple):
@@ -228,17 +225,6 @@ def test_answers_differ_where_they_should(case, models):
     for i, (logits, ids) in enumerate(answers):
         assert len(ids) == 32
         assert all(logits != other for other, _ in answers[:i])
-
-
-@pytest.fixture(scope="session")
-def mpi(tmp_path_factory):
-    """Skips where there is no MPI to start processes with; setup.sh installs it."""
-    if shutil.which("mpirun") is None:
-        pytest.skip("there is no mpirun")
-    file = tmp_path_factory.mktemp("mpi") / "logits.safetensors"
-    flags = ("--model-path", MODEL, "--input-ids", "1", "--output", file, "--communicator", "mpi")
-    if "this build has no MPI" in subprocess.run([BINARY, "logits", *flags], capture_output=True, text=True).stderr:
-        pytest.skip("this build has no MPI")
 
 
 PROCESSES = {  # by case: strategies and their numbers of ranks

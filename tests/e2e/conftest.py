@@ -1,11 +1,10 @@
 """Starts the real server as a process of its own, and reads its ready line and its metrics."""
 
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,11 +13,10 @@ import httpx
 import openai
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BINARY = Path(os.environ.get("CHORALE_BINARY", ROOT / "build" / "chorale"))
-MODEL = ROOT / "models" / "tales-moe"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from program import BINARY, MODEL, MPIRUN, ROOT, mpi  # noqa: E402, F401
+
 READY = re.compile(r"Chorale is ready: (http://\S+)")
-MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n")
 
 
 class Server:
@@ -106,17 +104,6 @@ class Server:
         status = self.process.wait(60)
         self._reader.join(10)
         return status
-
-
-@pytest.fixture(scope="session")
-def mpi(tmp_path_factory):
-    """Skips where there is no MPI to start processes with; setup.sh installs it."""
-    if shutil.which("mpirun") is None:
-        pytest.skip("there is no mpirun")
-    file = tmp_path_factory.mktemp("mpi") / "logits.safetensors"
-    flags = ("--model-path", MODEL, "--input-ids", "1", "--output", file, "--communicator", "mpi")
-    if "this build has no MPI" in subprocess.run([BINARY, "logits", *flags], capture_output=True, text=True).stderr:
-        pytest.skip("this build has no MPI")
 
 
 @pytest.fixture

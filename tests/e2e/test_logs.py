@@ -1,11 +1,14 @@
 """The server's log: formats, a line for each request, and what is running."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import time
 
 import httpx
+import pytest
 
 from conftest import BINARY, MODEL
 from test_service import connect
@@ -40,6 +43,74 @@ def test_a_line_for_each_request(serve):
     connection.close()
     server.wait_until_empty()
     assert ended(server, 3)[2]["finish_reason"] == "abort"
+
+
+class Piped:
+    """A server whose log goes into a pipe that the test reads as it likes."""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [BINARY, "serve", "--model-path", MODEL, "--port", "0", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        self.url = None
+        for line in self.process.stderr:
+            if match := re.search(rb"Chorale is ready: (http://\S+)", line):
+                self.url = match[1].decode()
+                break
+        assert self.url
+
+    def ask(self):
+        body = {"prompt": [258], "max_tokens": 1}
+        return httpx.post(self.url + "/v1/completions", json=body, timeout=20).status_code
+
+    def stop(self):
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20), time.monotonic() - start
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--log-format", "json"], ["--log-requests", "--log-level", "debug"]])
+def test_the_reader_of_the_log_leaves(arguments):
+    with Piped(*arguments) as server:
+        server.process.stderr.close()
+        assert [server.ask() for _ in range(20)] == [200] * 20
+        status, seconds = server.stop()
+        assert status == 0 and seconds < 5
+
+
+def test_a_reader_that_stops_reading_holds_up_nobody():
+    with Piped("--log-requests") as server:
+        # Names that nobody has sent before are 60 kB of log each; the pipe holds 64 KiB, the queue 1 MiB.
+        for i in range(40):
+            path = f"/{i}" + "%41" * 5000
+            assert httpx.get(server.url + path, timeout=20).status_code in (404, 414)
+        for _ in range(300):
+            assert httpx.get(server.url + "/no-such-path-" + "x" * 5000, timeout=20).status_code in (404, 414)
+        assert httpx.get(server.url + "/health", timeout=20).status_code == 200
+        assert server.ask() == 200
+        # Once it reads again, it is told what it has missed.
+        text = b""
+        while b"lines of the log were dropped here" not in text:
+            text += os.read(server.process.stderr.fileno(), 1 << 16)
+        status, seconds = server.stop()
+        assert status == 0 and seconds < 5
+
+
+def test_a_log_that_nobody_reads_does_not_hold_up_the_end():
+    with Piped() as server:
+        for _ in range(400):
+            httpx.get(server.url + "/no-such-path-" + "x" * 5000, timeout=20)
+        status, seconds = server.stop()
+        assert status == 0 and seconds < 5
 
 
 def test_requests_are_not_logged_unless_asked_for(serve):

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "server/http_request_parser.h"
+#include "server/http/request_parser.h"
 
 namespace {
 

@@ -64,8 +64,8 @@ class MpiTransport final : public Transport {
   std::vector<int> members_;
   int rank_ = 0;
   std::vector<MPI_Request> requests_;
-  std::vector<int64_t> partial_sums_;  // of the other ranks
-  std::vector<int64_t> shares_;        // of the ranks in an all_reduce: values, then bytes
+  std::vector<int64_t> partial_sums_;  // the other ranks' sums
+  std::vector<int64_t> shares_;        // what each rank adds up in an all_reduce: values, then bytes
 };
 
 }  // namespace chorale::comm::mpi

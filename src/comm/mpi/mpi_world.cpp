@@ -63,7 +63,7 @@ struct MpiWorld::Impl {
   std::vector<std::string> hosts;
   std::shared_ptr<mpi::Context> context;
   std::shared_ptr<mpi::MpiTransport> transport;
-  std::mutex mutex;      // of closing
+  std::mutex mutex;      // guards closing
   bool closing = false;  // from then on the others may end
   const int exceptions = std::uncaught_exceptions();
 };

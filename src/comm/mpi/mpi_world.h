@@ -7,7 +7,7 @@
 //
 // Errors: operations throw CollectiveError when MPI fails, when a rank does not come in time, and at once
 // when a process on this host ends. From then on every operation throws it. A process that cannot go on ends
-// itself (fatal(), abort()), and mpirun then ends the others.
+// itself, and mpirun then ends the others.
 //
 // A build without MPI has these functions too; they throw Error.
 #pragma once

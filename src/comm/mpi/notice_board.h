@@ -31,7 +31,7 @@ class NoticeBoard {
   uint64_t arrive(int group);
   void set_waiting(bool waiting);
 
-  // Of the members of a group (ranks of the world), the one that keeps the rest waiting: a rank that has come
+  // The member of a group (ranks of the world) that keeps the rest waiting: a rank that has come
   // to fewer operations than `arrivals` and does not itself wait in another group; else any rank of this host
   // that waits for nobody; else a rank that has not come. None when all members on this host have come.
   std::optional<int> missing(int group, const std::vector<int>& members, uint64_t arrivals) const;
@@ -49,8 +49,8 @@ class NoticeBoard {
 
   MPI_Win window_ = MPI_WIN_NULL;
   Board* board_ = nullptr;
-  Entry* entries_ = nullptr;  // of the ranks of this host
-  std::vector<int> places_;   // of the ranks of the world in entries_; -1: on another host
+  Entry* entries_ = nullptr;  // one for each rank of this host
+  std::vector<int> places_;   // where each rank of the world stands in entries_; -1: on another host
   Entry* mine_ = nullptr;
 };
 

@@ -1,4 +1,16 @@
 // adam.h on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/row_walk.inl"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 void adam_step(ThreadPool& pool, const cpu::AdamArgs& args) {
   const Vec beta1 = splat(args.beta1);
@@ -21,3 +33,6 @@ void adam_step(ThreadPool& pool, const cpu::AdamArgs& args) {
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

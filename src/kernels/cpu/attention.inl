@@ -1,12 +1,26 @@
 // attention.h on the CPU.
+#pragma once
 
-constexpr int64_t kBlockTokens = 32;                   // kKvBlockTokens, in a header this file does not share
-constexpr int64_t kChunkColumns = 4;                   // ChunkColumn::count
-constexpr int64_t kMaxQueryRows = 24;                  // rows of a query tile: a multiple of kTileRows
-constexpr int64_t kRowLanes = 32;                      // one lane for each of them
-constexpr int64_t kAccumulatorFloats = 8192;           // kMaxHeadDim, or more rows of smaller heads
-constexpr int64_t kMostWidened = 1024 * kBlockTokens;  // kMaxInt8HeadDim: the keys of a block
-constexpr float kTinyHead = 0x1p-100F;                 // an int8 head whose values are below is zeros
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/tile.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
+
+constexpr int64_t kBlockTokens = kKvBlockTokens;
+constexpr int64_t kMaxQueryRows = 24;                // rows of a query tile: a multiple of kTileRows
+constexpr int64_t kRowLanes = 32;                    // one lane for each of them
+constexpr int64_t kAccumulatorFloats = kMaxHeadDim;  // one row, or more of smaller heads
+constexpr int64_t kMaxWidened = kMaxInt8HeadDim * kBlockTokens;  // the keys of a block
 
 // How a cache keeps keys and values, and what they are multiplied with.
 template <cpu::KvFormat format>
@@ -15,23 +29,23 @@ template <>
 struct Kv<cpu::KvFormat::f32> {
   using Stored = float;
   using Activation = float;
-  using Step = F32Step;
+  using Product = F32Product;
 };
 template <>
 struct Kv<cpu::KvFormat::bf16> {
   using Stored = bf16;
   using Activation = bf16;
-  using Step = Bf16Step;
+  using Product = Bf16Product;
 };
 template <>
 struct Kv<cpu::KvFormat::i8> {
   using Stored = int8_t;
   using Activation = bf16;
-  using Step = Bf16Step;
+  using Product = Bf16Product;
 };
 template <typename AnyKv>
 constexpr bool kHasScales = sizeof(typename AnyKv::Stored) == 1;
-template <typename AnyKv>  // elements that a step of K takes from each output
+template <typename AnyKv>  // elements in a word
 constexpr int64_t kPair = sizeof(typename AnyKv::Activation) == 2 ? 2 : 1;
 
 // Calls run() with the Kv of a format.
@@ -42,14 +56,15 @@ void with_kv(cpu::KvFormat format, const Run& run) {
   if (format == cpu::KvFormat::i8) run(Kv<cpu::KvFormat::i8>{});
 }
 
-struct Chunk {
+struct Segment {
   int64_t first_token, num_tokens, first_position;
   const int32_t* blocks;
 };
 
-inline Chunk chunk_at(const cpu::AttentionArgs& args, int64_t c) {
-  const int32_t* row = args.chunks + c * kChunkColumns;
-  return {row[0], row[1], row[2], args.block_tables + row[3]};
+inline Segment segment_at(const cpu::KvArgs& kv, int64_t index) {
+  const int32_t* row = kv.segments + index * SegmentColumn::count;
+  return {row[SegmentColumn::first_token], row[SegmentColumn::num_tokens], row[SegmentColumn::first_position],
+          kv.block_tables + row[SegmentColumn::first_block]};
 }
 
 // Fetches a run of memory, some lines at a time: of a decoding sequence, whose cache comes from memory, the
@@ -63,10 +78,10 @@ struct Fetcher {
     for (; most > 0 && at < end; --most, at += kLineBytes) __builtin_prefetch(at, 0, 2);
   }
 };
-struct FetchSome {  // at each step of a tile
+struct FetchSome {  // at each word of a tile
   Fetcher* fetcher;
   int64_t lines;
-  void operator()(int64_t /*step*/) const { fetcher->fetch(lines); }
+  void operator()(int64_t /*word*/) const { fetcher->fetch(lines); }
 };
 
 // What a block keeps of one KV head.
@@ -77,10 +92,10 @@ struct HeadBlock {
   float* value_scales;
 };
 
-inline HeadBlock head_in_block(const cpu::AttentionArgs& args, int32_t block, int64_t head) {
-  std::byte* keys = args.cache + (block * args.num_kv_heads + head) * args.head_bytes;
-  auto* scales = reinterpret_cast<float*>(keys + args.key_bytes + args.value_bytes);
-  return {keys, keys + args.key_bytes, scales, scales + kBlockTokens};
+inline HeadBlock head_in_block(const cpu::KvArgs& kv, int32_t block, int64_t head) {
+  std::byte* keys = kv.cache + (block * kv.num_kv_heads + head) * kv.head_bytes;
+  auto* scales = reinterpret_cast<float*>(keys + kv.key_bytes + kv.value_bytes);
+  return {keys, keys + kv.key_bytes, scales, scales + kBlockTokens};
 }
 
 // Where element (dimension d, token t) of a block's keys, or values, lies. A pair is two dimensions of a key,
@@ -118,9 +133,9 @@ float largest_magnitude(const T* head, int64_t head_dim) {
 template <typename T, typename Put>
 float quantize_head(const T* head, int64_t head_dim, const Put& put) {
   const float largest = largest_magnitude(head, head_dim);
-  if (!(largest >= kTinyHead)) {  // or NaN
+  if (!(largest >= kTinyInt8)) {  // or NaN
     for (int64_t d = 0; d < head_dim; ++d) put(d, int8_t{0});
-    return largest < kTinyHead ? 0.0F : largest;
+    return largest < kTinyInt8 ? 0.0F : largest;
   }
   const Vec inverse = splat(127.0F / largest);
   for (int64_t d = 0; d < head_dim; d += 16) {
@@ -133,45 +148,44 @@ float quantize_head(const T* head, int64_t head_dim, const Put& put) {
 }
 
 template <typename AnyKv>
-void append_token(const cpu::AttentionArgs& args, const Chunk& chunk, int64_t i, int64_t head) {
+void append_token(const cpu::AppendKvArgs& args, const Segment& segment, int64_t i, int64_t head) {
   using Stored = typename AnyKv::Stored;
-  const int64_t position = chunk.first_position + i;
-  const int64_t slot = position % kBlockTokens;
-  const HeadBlock block = head_in_block(args, chunk.blocks[position / kBlockTokens], head);
+  const int64_t position = segment.first_position + i;
+  const int64_t in_block = position % kBlockTokens;
+  const HeadBlock block = head_in_block(args.kv, segment.blocks[position / kBlockTokens], head);
   auto* keys = reinterpret_cast<Stored*>(block.keys);
   auto* values = reinterpret_cast<Stored*>(block.values);
   // The scales lie behind the values.
-  if (slot == 0) std::memset(values, 0, static_cast<size_t>(args.head_bytes - args.key_bytes));
-  const int64_t token = chunk.first_token + i;
-  const auto* k =
-      reinterpret_cast<const typename AnyKv::Activation*>(args.q_or_k + token * args.q_or_k_stride_bytes) +
-      head * args.head_dim;
-  const float* v = args.v + token * args.v_stride + head * args.head_dim;
-  const auto key_at = [&](int64_t d) { return key_index<kPair<AnyKv>>(d, slot, args.head_dim); };
-  const auto value_at = [&](int64_t d) { return value_index<kPair<AnyKv>>(d, slot); };
+  if (in_block == 0) std::memset(values, 0, static_cast<size_t>(args.kv.head_bytes - args.kv.key_bytes));
+  const int64_t token = segment.first_token + i;
+  const auto* k = reinterpret_cast<const typename AnyKv::Activation*>(args.k + token * args.k_stride_bytes) +
+                  head * args.kv.head_dim;
+  const float* v = args.v + token * args.v_stride + head * args.kv.head_dim;
+  const auto key_at = [&](int64_t d) { return key_index<kPair<AnyKv>>(d, in_block, args.kv.head_dim); };
+  const auto value_at = [&](int64_t d) { return value_index<kPair<AnyKv>>(d, in_block); };
   if constexpr (kHasScales<AnyKv>) {
-    block.key_scales[slot] =
-        quantize_head(k, args.head_dim, [&](int64_t d, int8_t x) { keys[key_at(d)] = x; });
-    block.value_scales[slot] =
-        quantize_head(v, args.head_dim, [&](int64_t d, int8_t x) { values[value_at(d)] = x; });
+    block.key_scales[in_block] =
+        quantize_head(k, args.kv.head_dim, [&](int64_t d, int8_t x) { keys[key_at(d)] = x; });
+    block.value_scales[in_block] =
+        quantize_head(v, args.kv.head_dim, [&](int64_t d, int8_t x) { values[value_at(d)] = x; });
   } else {
-    for (int64_t d = 0; d < args.head_dim; ++d) keys[key_at(d)] = k[d];
-    for (int64_t d = 0; d < args.head_dim; ++d) narrow(v[d], &values[value_at(d)]);
+    for (int64_t d = 0; d < args.kv.head_dim; ++d) keys[key_at(d)] = k[d];
+    for (int64_t d = 0; d < args.kv.head_dim; ++d) narrow(v[d], &values[value_at(d)]);
   }
 }
 
-void append_kv(ThreadPool& pool, const cpu::AttentionArgs& args) {
-  pool.parallel(args.num_chunks * args.num_kv_heads, [&](int64_t task) {
-    const Chunk chunk = chunk_at(args, task / args.num_kv_heads);
-    with_kv(args.format, [&](auto kv) {
-      for (int64_t i = 0; i < chunk.num_tokens; ++i)
-        append_token<decltype(kv)>(args, chunk, i, task % args.num_kv_heads);
+void append_kv(ThreadPool& pool, const cpu::AppendKvArgs& args) {
+  pool.parallel(args.kv.num_segments * args.kv.num_kv_heads, [&](int64_t task) {
+    const Segment segment = segment_at(args.kv, task / args.kv.num_kv_heads);
+    with_kv(args.kv.format, [&](auto format) {
+      for (int64_t i = 0; i < segment.num_tokens; ++i)
+        append_token<decltype(format)>(args, segment, i, task % args.kv.num_kv_heads);
     });
   });
 }
 
-// A tile of query rows of one KV head: (token, query head of the group) pairs, tokens first. The state of the
-// online softmax of each row, and room for one block's scores and probabilities.
+// A tile of query rows of one KV head: (token, query head that shares it) pairs, tokens first. The state of
+// the online softmax of each row, and room for one block's scores and probabilities.
 template <typename AnyKv>
 struct QueryTile {
   int64_t position[kMaxQueryRows];
@@ -179,39 +193,39 @@ struct QueryTile {
   float sum[kRowLanes];
   float rescale[kRowLanes];
   float total[kRowLanes];                            // of one block's probabilities
-  alignas(64) uint32_t queries[kAccumulatorFloats];  // [steps of D, rows]: one address for all rows
+  alignas(64) uint32_t queries[kAccumulatorFloats];  // [words of D, rows]: one address for all rows
   alignas(64) float factors[kBlockTokens];           // of one block's scores
   alignas(64) float scores[kMaxQueryRows][kBlockTokens];
   alignas(64) typename AnyKv::Activation probabilities[kMaxQueryRows][kBlockTokens];
   alignas(64) float accumulated[kAccumulatorFloats];  // [rows, head_dim rounded up to panels]
-  alignas(64) bf16 widened[kHasScales<AnyKv> ? kMostWidened : 1];
+  alignas(64) bf16 widened[kHasScales<AnyKv> ? kMaxWidened : 1];
 };
 
 // Panels of int8, which are widened when their turn comes.
 struct Int8Panels {
   const int8_t* data;
-  int64_t panel_steps;
-  int64_t steps;  // those that are multiplied, the first ones
+  int64_t panel_words;
+  int64_t words;  // those that are multiplied, the first ones
   bf16* widened;
   Panels from(int64_t first, int64_t count) const {
-    constexpr int64_t kStepElements = 32;
+    constexpr int64_t kWordElements = 32;
     bf16* out = widened;
     for (int64_t panel = first; panel < first + count; ++panel) {
-      const int8_t* in = data + panel * panel_steps * kStepElements;
-      for (int64_t s = 0; s < steps; ++s, out += kStepElements)
-        store_pairs(out, widen_pairs(in + s * kStepElements));
+      const int8_t* in = data + panel * panel_words * kWordElements;
+      for (int64_t s = 0; s < words; ++s, out += kWordElements)
+        store_pairs(out, widen_pairs(in + s * kWordElements));
     }
-    return {reinterpret_cast<const std::byte*>(widened), steps * kStepBytes, steps};
+    return {reinterpret_cast<const std::byte*>(widened), words * kPanelWordBytes, words};
   }
 };
 
-// The first `steps` steps of panels of `panel_steps`.
+// The first `words` words of panels of `panel_words`.
 template <typename AnyKv>
-auto panels_of(QueryTile<AnyKv>& tile, const std::byte* data, int64_t panel_steps, int64_t steps) {
+auto panels_of(QueryTile<AnyKv>& tile, const std::byte* data, int64_t panel_words, int64_t words) {
   if constexpr (kHasScales<AnyKv>)
-    return Int8Panels{reinterpret_cast<const int8_t*>(data), panel_steps, steps, tile.widened};
+    return Int8Panels{reinterpret_cast<const int8_t*>(data), panel_words, words, tile.widened};
   else
-    return Panels{data, panel_steps * kStepBytes, steps};
+    return Panels{data, panel_words * kPanelWordBytes, words};
 }
 
 // What the products with a block's keys are multiplied by to be scores.
@@ -261,18 +275,18 @@ void rescale_rows(QueryTile<AnyKv>& tile, int64_t first, int64_t end) {
 template <typename AnyKv>
 void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_t first, int64_t rows,
                   const HeadBlock& block, int64_t first_position, Fetcher& fetcher) {
-  using Step = typename AnyKv::Step;
+  using Product = typename AnyKv::Product;
   const auto visible_to = [&](int64_t row) {
     return smaller(kBlockTokens, tile.position[row] + 1 - first_position);
   };
   const int64_t visible = visible_to(rows - 1);
   const int64_t lines = fetcher.lines();
-  const int64_t key_steps = args.head_dim / kPair<AnyKv>;
-  const auto keys = panels_of(tile, block.keys, key_steps, key_steps);
+  const int64_t key_words = args.kv.head_dim / kPair<AnyKv>;
+  const auto keys = panels_of(tile, block.keys, key_words, key_words);
   const SideBySideRows q{reinterpret_cast<const std::byte*>(tile.queries), rows * 4};
-  set_factors(tile, block, 1.0F / __builtin_sqrtf(static_cast<float>(args.head_dim)));
-  const auto fetch_in = [&](int64_t steps, int64_t share) {
-    return FetchSome{&fetcher, (share + steps - 1) / steps};
+  set_factors(tile, block, 1.0F / __builtin_sqrtf(static_cast<float>(args.kv.head_dim)));
+  const auto fetch_in = [&](int64_t words, int64_t share) {
+    return FetchSome{&fetcher, (share + words - 1) / words};
   };
   const auto scores = [&](int64_t p) {
     return [&tile, p](int64_t m, const auto& acc) {
@@ -285,9 +299,9 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
   };
   const int64_t key_panels = (visible + 15) / 16;
   if (lines > 0)
-    panel_loop<Step>(q, first, rows, keys, key_panels, scores, fetch_in(key_steps, lines / 4));
+    panel_loop<Product>(q, first, rows, keys, key_panels, scores, fetch_in(key_words, lines / 4));
   else
-    panel_loop<Step>(q, first, rows, keys, key_panels, scores);
+    panel_loop<Product>(q, first, rows, keys, key_panels, scores);
 
   for (int64_t r = first; r < rows; ++r) {
     softmax_block(tile, r, visible_to(r), block);
@@ -295,10 +309,10 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
   }
   rescale_rows(tile, first, rows);
 
-  const int64_t value_steps = (visible + kPair<AnyKv> - 1) / kPair<AnyKv>;
-  const int64_t value_panels = (args.head_dim + 15) / 16;
+  const int64_t value_words = (visible + kPair<AnyKv> - 1) / kPair<AnyKv>;
+  const int64_t value_panels = (args.kv.head_dim + 15) / 16;
   const EvenRows<sizeof(tile.probabilities[0])> p{reinterpret_cast<const std::byte*>(tile.probabilities)};
-  const auto values = panels_of(tile, block.values, kBlockTokens / kPair<AnyKv>, value_steps);
+  const auto values = panels_of(tile, block.values, kBlockTokens / kPair<AnyKv>, value_words);
   const auto accumulate = [&](int64_t panel) {
     return [&tile, panel, value_panels](int64_t row, const auto& acc) {
       float* out = tile.accumulated + (row * value_panels + panel) * 16;
@@ -309,58 +323,58 @@ void attend_block(const cpu::AttentionArgs& args, QueryTile<AnyKv>& tile, int64_
     };
   };
   if (fetcher.lines() > 0) {
-    const int64_t steps =
-        tiles_of<kTilePanels>(rows - first) * ((value_panels + kTilePanels - 1) / kTilePanels) * value_steps;
-    panel_loop<Step>(p, first, rows, values, value_panels, accumulate, fetch_in(steps, fetcher.lines()));
+    const int64_t words =
+        tiles_of<kTilePanels>(rows - first) * ((value_panels + kTilePanels - 1) / kTilePanels) * value_words;
+    panel_loop<Product>(p, first, rows, values, value_panels, accumulate, fetch_in(words, fetcher.lines()));
   } else {
-    panel_loop<Step>(p, first, rows, values, value_panels, accumulate);
+    panel_loop<Product>(p, first, rows, values, value_panels, accumulate);
   }
 }
 
 // The part of a KV head's block that has the first `tokens` tokens. A few tokens have values here and there.
-inline Fetcher fetcher_of(const cpu::AttentionArgs& args, int32_t block, int64_t head, int64_t tokens) {
-  const HeadBlock in = head_in_block(args, block, head);
-  if (tokens > kBlockTokens / 2) return {in.keys, in.keys + args.head_bytes};
-  return {in.keys, in.keys + args.key_bytes / 2};
+inline Fetcher fetcher_of(const cpu::KvArgs& kv, int32_t block, int64_t head, int64_t tokens) {
+  const HeadBlock in = head_in_block(kv, block, head);
+  if (tokens > kBlockTokens / 2) return {in.keys, in.keys + kv.head_bytes};
+  return {in.keys, in.keys + kv.key_bytes / 2};
 }
 
 // A sequence that decodes reads its cache once, from memory; the tiles of a prompt find it in a cache.
-inline bool is_decoding(const Chunk& chunk) {
-  return chunk.num_tokens <= 2;
+inline bool is_decoding(const Segment& segment) {
+  return segment.num_tokens <= 2;
 }
 
-// What to fetch while block `b` of a chunk's KV head is computed with: the next one or, after the last, the
-// first of the next head or chunk, with which a thread will probably go on.
-inline Fetcher fetcher_after(const cpu::AttentionArgs& args, int64_t pair, int64_t b) {
-  Chunk chunk = chunk_at(args, pair / args.num_kv_heads);
-  if (!is_decoding(chunk)) return {};
-  if ((b + 1) * kBlockTokens > chunk.first_position + chunk.num_tokens - 1) {
+// What to fetch while block `b` of a segment's KV head is computed with: the next one or, after the last, the
+// first of the next head or segment, with which a thread will probably go on.
+inline Fetcher fetcher_after(const cpu::KvArgs& kv, int64_t pair, int64_t b) {
+  Segment segment = segment_at(kv, pair / kv.num_kv_heads);
+  if (!is_decoding(segment)) return {};
+  if ((b + 1) * kBlockTokens > segment.first_position + segment.num_tokens - 1) {
     b = -1;
-    if (++pair == args.num_chunks * args.num_kv_heads) return {};
-    chunk = chunk_at(args, pair / args.num_kv_heads);
+    if (++pair == kv.num_segments * kv.num_kv_heads) return {};
+    segment = segment_at(kv, pair / kv.num_kv_heads);
   }
-  const int64_t left = chunk.first_position + chunk.num_tokens - (b + 1) * kBlockTokens;
-  if (left <= 0) return {};  // an empty chunk
-  return fetcher_of(args, chunk.blocks[b + 1], pair % args.num_kv_heads, smaller(left, kBlockTokens));
+  const int64_t left = segment.first_position + segment.num_tokens - (b + 1) * kBlockTokens;
+  if (left <= 0) return {};  // an empty segment
+  return fetcher_of(kv, segment.blocks[b + 1], pair % kv.num_kv_heads, smaller(left, kBlockTokens));
 }
 
 template <typename AnyKv>
 void attend_tile(const cpu::AttentionArgs& args, int64_t pair, int64_t first_row, int64_t rows) {
   using T = typename AnyKv::Activation;
-  const Chunk chunk = chunk_at(args, pair / args.num_kv_heads);
-  const int64_t head = pair % args.num_kv_heads;
-  const int64_t group = args.num_heads / args.num_kv_heads;
-  const int64_t width = (args.head_dim + 15) / 16 * 16;
+  const Segment segment = segment_at(args.kv, pair / args.kv.num_kv_heads);
+  const int64_t head = pair % args.kv.num_kv_heads;
+  const int64_t heads_per_kv = args.num_heads / args.kv.num_kv_heads;
+  const int64_t width = (args.kv.head_dim + 15) / 16 * 16;
   QueryTile<AnyKv> tile;  // not zeroed: only the rows in use are set
   for (int64_t r = 0; r < kRowLanes; ++r) tile.sum[r] = tile.rescale[r] = tile.total[r] = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t token = (first_row + r) / group;
-    const int64_t query_head = head * group + (first_row + r) % group;
-    const std::byte* query = args.q_or_k + (chunk.first_token + token) * args.q_or_k_stride_bytes +
-                             query_head * args.head_dim * static_cast<int64_t>(sizeof(T));
-    for (int64_t s = 0; s < args.head_dim / kPair<AnyKv>; ++s)
+    const int64_t token = (first_row + r) / heads_per_kv;
+    const int64_t query_head = head * heads_per_kv + (first_row + r) % heads_per_kv;
+    const std::byte* query = args.q + (segment.first_token + token) * args.q_stride_bytes +
+                             query_head * args.kv.head_dim * static_cast<int64_t>(sizeof(T));
+    for (int64_t s = 0; s < args.kv.head_dim / kPair<AnyKv>; ++s)
       std::memcpy(tile.queries + s * rows + r, query + 4 * s, 4);
-    tile.position[r] = chunk.first_position + token;
+    tile.position[r] = segment.first_position + token;
     tile.maximum[r] = -__builtin_inff();
   }
   std::memset(tile.accumulated, 0, static_cast<size_t>(rows * width) * sizeof(float));
@@ -368,35 +382,38 @@ void attend_tile(const cpu::AttentionArgs& args, int64_t pair, int64_t first_row
   int64_t first = 0;
   for (int64_t b = 0; b * kBlockTokens <= last_position; ++b) {
     while (tile.position[first] < b * kBlockTokens) ++first;
-    Fetcher fetcher = fetcher_after(args, pair, b);
-    attend_block(args, tile, first, rows, head_in_block(args, chunk.blocks[b], head), b * kBlockTokens,
+    Fetcher fetcher = fetcher_after(args.kv, pair, b);
+    attend_block(args, tile, first, rows, head_in_block(args.kv, segment.blocks[b], head), b * kBlockTokens,
                  fetcher);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t token = chunk.first_token + (first_row + r) / group;
-    const int64_t query_head = head * group + (first_row + r) % group;
-    T* out = static_cast<T*>(args.out) + token * args.out_stride + query_head * args.head_dim;
-    for (int64_t d = 0; d < args.head_dim; d += 16)
+    const int64_t token = segment.first_token + (first_row + r) / heads_per_kv;
+    const int64_t query_head = head * heads_per_kv + (first_row + r) % heads_per_kv;
+    T* out = static_cast<T*>(args.out) + token * args.out_stride + query_head * args.kv.head_dim;
+    for (int64_t d = 0; d < args.kv.head_dim; d += 16)
       store_activation(out + d, div(load(tile.accumulated + r * width + d), splat(tile.sum[r])),
-                       smaller(16, args.head_dim - d));
+                       smaller(16, args.kv.head_dim - d));
   }
 }
 
 void attention(ThreadPool& pool, const cpu::AttentionArgs& args) {
-  const int64_t group = args.num_heads / args.num_kv_heads;
-  const int64_t width = (args.head_dim + 15) / 16 * 16;
+  const int64_t heads_per_kv = args.num_heads / args.kv.num_kv_heads;
+  const int64_t width = (args.kv.head_dim + 15) / 16 * 16;
   const int64_t tile_rows = larger(1, smaller(kMaxQueryRows, kAccumulatorFloats / width));
-  const int64_t pairs = args.num_chunks * args.num_kv_heads;
-  // Tiles of one (chunk, head) are dealt round-robin to a few tasks, so that late tiles, which see more
+  const int64_t pairs = args.kv.num_segments * args.kv.num_kv_heads;
+  // Tiles of one (segment, head) are dealt round-robin to a few tasks, so that late tiles, which see more
   // of the cache, are spread evenly.
-  const int64_t most_tiles = (args.longest_chunk * group + tile_rows - 1) / tile_rows;
+  const int64_t most_tiles = (args.longest_segment * heads_per_kv + tile_rows - 1) / tile_rows;
   const int64_t splits = larger(1, smaller(most_tiles, 8 * pool.size() / pairs));
   pool.parallel(pairs * splits, [&](int64_t task) {
     const int64_t pair = task / splits;
-    const int64_t rows = chunk_at(args, pair / args.num_kv_heads).num_tokens * group;
-    with_kv(args.format, [&](auto kv) {
+    const int64_t rows = segment_at(args.kv, pair / args.kv.num_kv_heads).num_tokens * heads_per_kv;
+    with_kv(args.kv.format, [&](auto format) {
       for (int64_t first = task % splits * tile_rows; first < rows; first += splits * tile_rows)
-        attend_tile<decltype(kv)>(args, pair, first, smaller(tile_rows, rows - first));
+        attend_tile<decltype(format)>(args, pair, first, smaller(tile_rows, rows - first));
     });
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

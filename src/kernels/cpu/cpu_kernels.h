@@ -1,8 +1,8 @@
 // The kernels that are compiled once per instruction set, as a table of functions over plain memory.
 //
 // The arguments are raw on purpose: files compiled for AVX-512 must not instantiate shared inline code, which
-// the linker could then hand to processors without it. The dispatch file of each op checks the tensors and
-// unpacks them.
+// the linker could then hand to processors without it (tests/isa_symbols). Constants and functions that are
+// always inlined may be shared. Each op's dispatch file checks the tensors, its file in cpu/ unpacks them.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,12 @@
 
 #include "base/instruction_set.h"
 #include "base/thread_pool.h"
+#include "kernels/packed_strides.h"
 #include "kernels/weight_format.h"
 
 namespace chorale::cpu {
 
-// Rows of 4-byte steps: two bf16, one float32, or four int8 of a quantized row.
+// Rows of 4-byte words: two bf16, one float32, or four int8 of a quantized row.
 struct Rows {
   const std::byte* data;
   int64_t stride_bytes;
@@ -26,14 +27,12 @@ struct Weight {
   const std::byte* data;
   WeightFormat format;
   int64_t n;            // outputs of a chunk
-  int64_t k_steps;      // steps of a chunk
-  int64_t group_steps;  // of quantized formats: steps of a group without its scales
+  int64_t k_words;      // words of a chunk
+  int64_t group_words;  // quantized formats: words of a group without its scales
   int64_t k_bytes;      // bytes of a chunk in a row of the input
-  int64_t chunks;       // of outputs or of inputs
-  int64_t panels;       // of a chunk
-  // Chunks of inputs that a strip has in memory, which may be more than this matrix's, and its first one.
-  int64_t strip_chunks;
-  int64_t first_chunk;
+  int64_t chunks;       // by outputs or by inputs
+  int64_t panels;       // in a chunk
+  PackedStrides strides;
 };
 
 struct MatmulOut {
@@ -44,37 +43,48 @@ struct MatmulOut {
 };
 
 struct MatmulArgs {
-  WeightFormat format;  // of all targets
+  WeightFormat format;  // all targets have it
   Rows x;
   int64_t m;
   const MatmulOut* targets;
   int64_t num_targets;
 };
 
+// What both products of experts read.
 struct ExpertArgs {
   const std::byte* x;
   int64_t x_stride_bytes;
-  Weight weight;                    // of every expert; its data is not used
+  Weight weight;                    // every expert's; its data is not used
   const std::byte* const* experts;  // [E]
   int64_t num_rows;                 // when offsets is nullptr
   const int32_t* offsets;           // [E + 1] or nullptr: one expert takes all rows
   const int32_t* active;            // [E + 1]: how many, then which; or nullptr
   const int32_t* tokens;            // [rows] or nullptr: row = token
-  const float* gate_weights;        // [rows] or nullptr: 1
-  void* out;                        // gated: activations [rows, I]; order-free: int64 sums [T, N + 1]
-  int64_t out_stride;               // in elements
-  bool out_is_bf16;                 // gated
-  bool assigns;                     // order-free: the sums are replaced; a token has one row
 };
 
-// The rows of a panel, in 4-byte steps: at most 16 lanes, the others become zeros.
+struct GatedMatmulArgs {
+  ExpertArgs in;
+  void* out;  // activations [rows, I]
+  int64_t out_stride;
+  bool out_is_bf16;
+};
+
+struct OrderFreeMatmulArgs {
+  ExpertArgs in;
+  const float* gate_weights;  // [rows] or nullptr: 1
+  int64_t* sums;              // [T, N + 1]
+  int64_t sums_stride;
+  bool assigns;  // the sums are replaced; a token has one row
+};
+
+// The rows of a panel, in 4-byte words: at most 16 lanes, the others become zeros.
 struct InterleaveArgs {
   const std::byte* rows;
   int64_t row_bytes;
   int64_t lanes;
-  int64_t steps;
+  int64_t words;
   std::byte* panel;
-  int64_t step_bytes;  // from one step of the panel to the next
+  int64_t word_stride;  // bytes from one word of the panel to the next
   bool counts_bf16_nan;
 };
 
@@ -98,32 +108,48 @@ struct RowArgs {
   bool out_is_bf16;
 };
 
-struct NormArgs {
+struct RmsNormArgs {
   RowArgs rows;
   const float* weight;
   float eps;
-  // Only for norm_rope: the heads of a row, each of head_dim columns, and the table [T, head_dim].
+};
+
+struct NormRopeArgs {
+  RowArgs rows;  // of heads, each of head_dim columns
+  const float* weight;
+  float eps;
   int64_t head_dim;
-  const float* cos_sin;
+  const float* cos_sin;  // [T, head_dim]
   int64_t cos_sin_stride;
 };
 
 enum class KvFormat : uint8_t { f32, bf16, i8 };
 
-struct AttentionArgs {
+// One layer's cache, and which of its blocks a step uses.
+struct KvArgs {
   KvFormat format;
-  int64_t num_heads, num_kv_heads, head_dim;
-  int64_t key_bytes, value_bytes, head_bytes;  // of one head in one block
+  int64_t num_kv_heads, head_dim;
+  int64_t key_bytes, value_bytes, head_bytes;  // in one block, for one head
   std::byte* cache;
-  const int32_t* chunks;  // [num_chunks, ChunkColumn::count], dense
-  int64_t num_chunks;
-  int64_t longest_chunk;
+  const int32_t* segments;  // [num_segments, SegmentColumn::count], dense
+  int64_t num_segments;
   const int32_t* block_tables;
-  // append: k and v; attend: q and out.
-  const std::byte* q_or_k;
-  int64_t q_or_k_stride_bytes;
+};
+
+struct AppendKvArgs {
+  KvArgs kv;
+  const std::byte* k;
+  int64_t k_stride_bytes;
   const float* v;
   int64_t v_stride;
+};
+
+struct AttentionArgs {
+  KvArgs kv;
+  int64_t num_heads;
+  int64_t longest_segment;
+  const std::byte* q;
+  int64_t q_stride_bytes;
   void* out;
   int64_t out_stride;
 };
@@ -157,8 +183,13 @@ struct FloatMatrix {
 struct GatedActivationArgs {
   int64_t rows, columns;
   FloatMatrix gate, up;
-  FloatMatrix out;                  // forward
-  FloatMatrix d_out, d_gate, d_up;  // backward
+  FloatMatrix out;
+};
+
+struct GatedActivationBackwardArgs {
+  int64_t rows, columns;
+  FloatMatrix gate, up;
+  FloatMatrix d_out, d_gate, d_up;
 };
 
 struct NormBackwardArgs {
@@ -178,18 +209,18 @@ struct AdamArgs {
 
 struct CpuKernels {
   void (*matmul)(ThreadPool&, const MatmulArgs&);
-  void (*gated_matmul)(ThreadPool&, const ExpertArgs&);
-  void (*order_free_matmul)(ThreadPool&, const ExpertArgs&);
+  void (*gated_matmul)(ThreadPool&, const GatedMatmulArgs&);
+  void (*order_free_matmul)(ThreadPool&, const OrderFreeMatmulArgs&);
   int64_t (*interleave)(const InterleaveArgs&);  // returns how many are NaN
   void (*quantize_rows)(ThreadPool&, const QuantizeArgs&);
-  void (*rms_norm)(ThreadPool&, const NormArgs&);
-  void (*norm_rope)(ThreadPool&, const NormArgs&);
-  void (*append_kv)(ThreadPool&, const AttentionArgs&);
+  void (*rms_norm)(ThreadPool&, const RmsNormArgs&);
+  void (*norm_rope)(ThreadPool&, const NormRopeArgs&);
+  void (*append_kv)(ThreadPool&, const AppendKvArgs&);
   void (*attention)(ThreadPool&, const AttentionArgs&);
   void (*pack_rhs)(ThreadPool&, const PackRhsArgs&);
   void (*gemm)(ThreadPool&, const GemmArgs&);
   void (*gated_activation)(ThreadPool&, const GatedActivationArgs&);
-  void (*gated_activation_backward)(ThreadPool&, const GatedActivationArgs&);
+  void (*gated_activation_backward)(ThreadPool&, const GatedActivationBackwardArgs&);
   void (*softmax_rows)(ThreadPool&, FloatMatrix, int64_t rows, int64_t columns);
   void (*rms_norm_backward)(ThreadPool&, const NormBackwardArgs&);
   void (*adam_step)(ThreadPool&, const AdamArgs&);

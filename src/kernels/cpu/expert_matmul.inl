@@ -1,4 +1,19 @@
 // expert_matmul.h on the CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/strip.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 struct RowRange {
   int64_t begin, end;
@@ -19,15 +34,16 @@ inline int64_t active_expert(const cpu::ExpertArgs& args, int64_t i) {
 // Gate and up panels alternate, so a tile holds whole pairs.
 constexpr int kGatedPanels = kTilePanels < 2 ? 2 : kTilePanels;
 
-template <typename Step, typename Activation>
-void gated_task(const cpu::ExpertArgs& args, int64_t expert, int64_t strip_index) {
-  const cpu::Weight& w = args.weight;
-  const RowRange range = rows_of(args, expert);
+template <typename Product, typename Activation>
+void gated_task(const cpu::GatedMatmulArgs& args, int64_t expert, int64_t strip_index) {
+  const cpu::ExpertArgs& in = args.in;
+  const cpu::Weight& w = in.weight;
+  const RowRange range = rows_of(in, expert);
   const int64_t chunk = strip_index / strips_of(w), index = strip_index % strips_of(w);
-  Strip strip = strip_of(w, args.experts[expert], chunk, index);
+  Strip strip = strip_of(w, in.experts[expert], chunk, index);
   strip.upcoming = strip.data + strip.bytes();  // a thread goes on with the next strip
-  const cpu::Rows x{args.x, args.x_stride_bytes, args.tokens};
-  strip_loop<Step, kGatedPanels>(x, range.begin, range.end, strip, [&](int64_t p) {
+  const cpu::Rows x{in.x, in.x_stride_bytes, in.tokens};
+  strip_loop<Product, kGatedPanels>(x, range.begin, range.end, strip, [&](int64_t p) {
     const int64_t lane = (index * kStripPanels + p) / 2 * 16;
     auto* out = static_cast<Activation*>(args.out) + chunk * w.n + lane;
     return [out, &args, left = w.n - lane](int64_t row, const auto& acc) {
@@ -41,26 +57,24 @@ void gated_task(const cpu::ExpertArgs& args, int64_t expert, int64_t strip_index
   });
 }
 
-void gated_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
-  const int64_t strips = args.weight.chunks * strips_of(args.weight);
-  pool.parallel(num_active(args) * strips, [&](int64_t task) {
-    const int64_t expert = active_expert(args, task / strips);
-    with_step(args.weight.format, [&](auto step) {
-      using Step = decltype(step);
-      if constexpr (!std::is_same_v<Step, F32Step>) {
-        if (args.out_is_bf16) return gated_task<Step, bf16>(args, expert, task % strips);
+void gated_matmul(ThreadPool& pool, const cpu::GatedMatmulArgs& args) {
+  const cpu::Weight& w = args.in.weight;
+  const int64_t strips = w.chunks * strips_of(w);
+  pool.parallel(num_active(args.in) * strips, [&](int64_t task) {
+    const int64_t expert = active_expert(args.in, task / strips);
+    with_product(w.format, [&](auto product) {
+      using Product = decltype(product);
+      if constexpr (!std::is_same_v<Product, F32Product>) {
+        if (args.out_is_bf16) return gated_task<Product, bf16>(args, expert, task % strips);
       }
-      if constexpr (!std::is_same_v<Step, Bf16Step>) {
-        gated_task<Step, float>(args, expert, task % strips);
+      if constexpr (!std::is_same_v<Product, Bf16Product>) {
+        gated_task<Product, float>(args, expert, task % strips);
       }
     });
   });
 }
 
-// Fixed point, as in fixed_point.h.
-constexpr float kFixedScale = 0x1p36F;
-constexpr float kFixedSaturation = 0x1p18F;
-constexpr float kFixedConstants[] = {kFixedScale, kFixedSaturation* kFixedScale};
+constexpr float kFixedConstants[] = {kFixedOne, kFixedSaturation* kFixedOne};
 
 // Adds 16 partial sums of which some saturate or are not finite; the latter among the first n are counted in
 // the row's last column.
@@ -73,7 +87,7 @@ __attribute__((noinline)) inline void accumulate_saturated(int64_t* sums, int64_
   float kept[16];
   store(kept, min(max(value, splat(-kFixedSaturation)), splat(kFixedSaturation)));
   for (uint32_t i = 0; i < 16; ++i) kept[i] = (bad >> i & 1U) != 0 ? 0.0F : kept[i];
-  accumulate_rounded(sums, mul(load(kept), splat(kFixedScale)));
+  accumulate_rounded(sums, mul(load(kept), splat(kFixedOne)));
 }
 
 // Rounds a row's partial sums of some panels, times its gate weight, to fixed point and adds them to
@@ -106,15 +120,15 @@ constexpr int64_t kStripColumns = kStripPanels * 16;
 // Rows whose sums with a strip a task keeps: 24 KiB, which stay in the first-level cache.
 constexpr int64_t kOrderFreeRows = 48;
 
-inline int64_t* sums_of_row(const cpu::ExpertArgs& args, int64_t row) {
-  const int64_t token = args.tokens != nullptr ? args.tokens[row] : row;
-  return static_cast<int64_t*>(args.out) + token * args.out_stride;
+inline int64_t* sums_of_row(const cpu::OrderFreeMatmulArgs& args, int64_t row) {
+  const int64_t token = args.in.tokens != nullptr ? args.in.tokens[row] : row;
+  return args.sums + token * args.sums_stride;
 }
 
-inline void write_sums(const cpu::ExpertArgs& args, int64_t strip, RowRange range,
+inline void write_sums(const cpu::OrderFreeMatmulArgs& args, int64_t strip, RowRange range,
                        const int64_t (*sums)[kStripColumns]) {
   const int64_t column = strip * kStripColumns;
-  const int64_t width = smaller(kStripColumns, args.weight.n - column);
+  const int64_t width = smaller(kStripColumns, args.in.weight.n - column);
   for (int64_t row = range.begin; row < range.end; ++row, ++sums) {
     int64_t* to = sums_of_row(args, row) + column;
     if (args.assigns)
@@ -126,10 +140,10 @@ inline void write_sums(const cpu::ExpertArgs& args, int64_t strip, RowRange rang
 
 // At most kOrderFreeRows rows times a strip of an expert's matrix. `upcoming` is what the thread will
 // probably read next.
-template <typename Step>
-void order_free_block(const cpu::ExpertArgs& args, const std::byte* matrix, int64_t index, RowRange range,
-                      const std::byte* upcoming) {
-  const cpu::Weight& w = args.weight;
+template <typename Product>
+void order_free_block(const cpu::OrderFreeMatmulArgs& args, const std::byte* matrix, int64_t index,
+                      RowRange range, const std::byte* upcoming) {
+  const cpu::Weight& w = args.in.weight;
   alignas(64) int64_t sums[kOrderFreeRows][kStripColumns];
   for (int64_t i = 0; i < range.end - range.begin; ++i)
     for (int64_t j = 0; j < kStripColumns; j += 16) clear_fixed(sums[i] + j);
@@ -137,8 +151,8 @@ void order_free_block(const cpu::ExpertArgs& args, const std::byte* matrix, int6
   for (int64_t c = 0; c < w.chunks; ++c) {
     Strip strip = strip_of(w, matrix, c, index);
     strip.upcoming = c + 1 < w.chunks ? strip.data + strip.bytes() : upcoming;
-    const cpu::Rows x{args.x + c * w.k_bytes, args.x_stride_bytes, nullptr};
-    strip_loop<Step>(x, range.begin, range.end, strip, [&](int64_t p) {
+    const cpu::Rows x{args.in.x + c * w.k_bytes, args.in.x_stride_bytes, nullptr};
+    strip_loop<Product>(x, range.begin, range.end, strip, [&](int64_t p) {
       const int64_t left = w.n - index * kStripColumns - 16 * p;
       return [&args, &w, &sums, left, p, begin = range.begin ](int64_t row, const auto& acc)
           __attribute__((always_inline)) {
@@ -151,46 +165,49 @@ void order_free_block(const cpu::ExpertArgs& args, const std::byte* matrix, int6
 }
 
 // Into how many tasks the strips are cut. Few rows wait for memory, which is read fastest in long runs.
-inline int64_t order_free_tasks(const cpu::ExpertArgs& args, int64_t most_rows, int64_t num_threads) {
+inline int64_t order_free_tasks(const cpu::Weight& w, int64_t most_rows, int64_t num_threads) {
   constexpr int64_t kLongRun = 512 << 10;
-  const cpu::Weight& w = args.weight;
   const int64_t strips = strips_of(w);
   if (most_rows > kOrderFreeRows) return strips;
-  const int64_t bytes = w.chunks * w.panels * w.k_steps * kStepBytes;
+  const int64_t bytes = w.chunks * w.panels * w.k_words * kPanelWordBytes;
   const int64_t tasks = larger(1, bytes / kLongRun);
   return smaller(strips, (tasks + num_threads - 1) / num_threads * num_threads);
 }
 
 // A task owns some strips of output columns for all experts and rows, so no two tasks add to one sum.
-void order_free_matmul(ThreadPool& pool, const cpu::ExpertArgs& args) {
-  const cpu::Weight& w = args.weight;
+void order_free_matmul(ThreadPool& pool, const cpu::OrderFreeMatmulArgs& args) {
+  const cpu::ExpertArgs& in = args.in;
+  const cpu::Weight& w = in.weight;
   if (args.assigns) {
-    for (int64_t row = 0; row < args.num_rows; ++row) sums_of_row(args, row)[w.n] = 0;
+    for (int64_t row = 0; row < in.num_rows; ++row) sums_of_row(args, row)[w.n] = 0;
   }
-  const int64_t active = num_active(args);
+  const int64_t active = num_active(in);
   int64_t most_rows = 0;
   for (int64_t i = 0; i < active; ++i) {
-    const RowRange range = rows_of(args, active_expert(args, i));
+    const RowRange range = rows_of(in, active_expert(in, i));
     most_rows = larger(most_rows, range.end - range.begin);
   }
-  const int64_t tasks = order_free_tasks(args, most_rows, pool.size());
+  const int64_t tasks = order_free_tasks(w, most_rows, pool.size());
   pool.parallel(tasks, [&](int64_t task) {
     const int64_t first = task * strips_of(w) / tasks, end = (task + 1) * strips_of(w) / tasks;
     for (int64_t i = 0; i < active; ++i) {
-      const std::byte* matrix = args.experts[active_expert(args, i)];
+      const std::byte* matrix = in.experts[active_expert(in, i)];
       // After the last expert the first one again, with the next strips.
       const bool last = i + 1 == active;
       const std::byte* next =
-          strip_of(w, args.experts[active_expert(args, last ? 0 : i + 1)], 0, last ? end : first).data;
-      const RowRange rows = rows_of(args, active_expert(args, i));
-      with_step(w.format, [&](auto step) {
+          strip_of(w, in.experts[active_expert(in, last ? 0 : i + 1)], 0, last ? end : first).data;
+      const RowRange rows = rows_of(in, active_expert(in, i));
+      with_product(w.format, [&](auto product) {
         for (int64_t index = first; index < end; ++index) {
           const std::byte* upcoming = index + 1 < end ? strip_of(w, matrix, 0, index + 1).data : next;
           for (int64_t begin = rows.begin; begin < rows.end; begin += kOrderFreeRows)
-            order_free_block<decltype(step)>(args, matrix, index,
-                                             {begin, smaller(rows.end, begin + kOrderFreeRows)}, upcoming);
+            order_free_block<decltype(product)>(args, matrix, index,
+                                                {begin, smaller(rows.end, begin + kOrderFreeRows)}, upcoming);
         }
       });
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,5 +1,17 @@
 // gated_activation.h on the CPU. All of an element's inputs are read before its outputs are written, so that
 // the outputs may take their place.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/row_walk.inl"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 void gated_activation(ThreadPool& pool, const cpu::GatedActivationArgs& args) {
   for_each_row(pool, args.rows, args.columns, [&](int64_t row) {
@@ -13,7 +25,7 @@ void gated_activation(ThreadPool& pool, const cpu::GatedActivationArgs& args) {
   });
 }
 
-void gated_activation_backward(ThreadPool& pool, const cpu::GatedActivationArgs& args) {
+void gated_activation_backward(ThreadPool& pool, const cpu::GatedActivationBackwardArgs& args) {
   for_each_row(pool, args.rows, args.columns, [&](int64_t row) {
     const float* gate = row_of(args.gate, row);
     const float* up = row_of(args.up, row);
@@ -33,3 +45,6 @@ void gated_activation_backward(ThreadPool& pool, const cpu::GatedActivationArgs&
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

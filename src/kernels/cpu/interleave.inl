@@ -1,4 +1,15 @@
-// How rows of 4-byte steps become a panel of a packed matrix.
+// How rows of 4-byte words become a panel of a packed matrix.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // Full vectors are transposed in registers; what is left of a row goes element by element.
 template <bool counts_nan>
@@ -8,25 +19,25 @@ int64_t interleave_panel(const cpu::InterleaveArgs& args) {
   };
   int64_t nans = 0;
   int64_t s = 0;
-  for (; s + 16 <= args.steps; s += 16) {
+  for (; s + 16 <= args.words; s += 16) {
     Vec block[16];
     for (int lane = 0; lane < 16; ++lane) {
       block[lane] = lane < args.lanes ? load(row(lane) + s) : zero();
       if constexpr (counts_nan) nans += count_bf16_nan(block[lane]);
     }
     transpose(block);
-    for (int step = 0; step < 16; ++step)
-      store(reinterpret_cast<float*>(args.panel + (s + step) * args.step_bytes), block[step]);
+    for (int word = 0; word < 16; ++word)
+      store(reinterpret_cast<float*>(args.panel + (s + word) * args.word_stride), block[word]);
   }
-  for (; s < args.steps; ++s) {
-    uint32_t step[16] = {};
+  for (; s < args.words; ++s) {
+    uint32_t word[16] = {};
     for (int64_t lane = 0; lane < args.lanes; ++lane) {
-      std::memcpy(&step[lane], row(lane) + s, 4);
+      std::memcpy(&word[lane], row(lane) + s, 4);
       if constexpr (counts_nan) {
-        for (const uint32_t half : {step[lane], step[lane] >> 16}) nans += (half & 0x7FFFU) > 0x7F80U ? 1 : 0;
+        for (const uint32_t half : {word[lane], word[lane] >> 16}) nans += (half & 0x7FFFU) > 0x7F80U ? 1 : 0;
       }
     }
-    std::memcpy(args.panel + s * args.step_bytes, step, sizeof(step));
+    std::memcpy(args.panel + s * args.word_stride, word, sizeof(word));
   }
   return nans;
 }
@@ -34,3 +45,6 @@ int64_t interleave_panel(const cpu::InterleaveArgs& args) {
 int64_t interleave(const cpu::InterleaveArgs& args) {
   return args.counts_bf16_nan ? interleave_panel<true>(args) : interleave_panel<false>(args);
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,9 +1,22 @@
 // matmul.h on the CPU. A task is a strip of one target times a block of rows.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/strip.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 // Rows per task: enough tiles to reuse the panels while they are in the second-level cache.
 constexpr int64_t kMatmulRows = 96;
 
-template <typename Step>
+template <typename Product>
 void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int64_t strip_index,
                  int64_t row_block) {
   const cpu::Weight& w = target.weight;
@@ -14,9 +27,9 @@ void matmul_task(const cpu::MatmulOut& target, const cpu::MatmulArgs& args, int6
   const int64_t begin = row_block * kMatmulRows;
   const int64_t end = smaller(args.m, begin + kMatmulRows);
 
-  strip_loop<Step>(args.x, begin, end, strip, [&](int64_t p) {
-    const int64_t lane = (index * kStripPanels + p) * 16;  // of the chunk
-    const int64_t column = chunk * w.n + lane;             // of the output
+  strip_loop<Product>(args.x, begin, end, strip, [&](int64_t p) {
+    const int64_t lane = (index * kStripPanels + p) * 16;  // in the chunk
+    const int64_t column = chunk * w.n + lane;             // in the output
     return [&target, column, left = w.n - lane](int64_t m, const auto& acc) {
       float* out = target.out + m * target.out_stride + column;
       constexpr int64_t kPanels = sizeof(acc) / sizeof(acc[0]);
@@ -54,8 +67,11 @@ void matmul(ThreadPool& pool, const cpu::MatmulArgs& args) {
       task -= of_target;
     }
     const cpu::MatmulOut& target = args.targets[t];
-    with_step(args.format, [&](auto step) {
-      matmul_task<decltype(step)>(target, args, task / row_blocks, task % row_blocks);
+    with_product(args.format, [&](auto product) {
+      matmul_task<decltype(product)>(target, args, task / row_blocks, task % row_blocks);
     });
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,5 +1,16 @@
 // rms_norm (rows.h) and norm_rope (rope.h) on the CPU. Sums of squares run over 16 lanes in order of the
 // columns and then over the lanes, whatever the number of rows.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 inline float inverse_rms(const float* x, int64_t columns, float eps) {
   Vec squares = zero();
@@ -19,7 +30,7 @@ void norm_row(const float* x, const float* weight, int64_t columns, float eps, O
   }
 }
 
-void rms_norm(ThreadPool& pool, const cpu::NormArgs& args) {
+void rms_norm(ThreadPool& pool, const cpu::RmsNormArgs& args) {
   const cpu::RowArgs& r = args.rows;
   pool.parallel(r.rows, [&](int64_t row) {
     const float* x = r.x + row * r.x_stride;
@@ -32,7 +43,7 @@ void rms_norm(ThreadPool& pool, const cpu::NormArgs& args) {
 
 // One head: normalise, then rotate (x[i], x[i + D/2]) by the token's angle i.
 template <typename Out>
-void norm_rope_head(const float* x, const cpu::NormArgs& args, const float* cos_sin, Out* out) {
+void norm_rope_head(const float* x, const cpu::NormRopeArgs& args, const float* cos_sin, Out* out) {
   const int64_t half = args.head_dim / 2;
   const Vec scale = splat(inverse_rms(x, args.head_dim, args.eps));
   for (int64_t i = 0; i < half; i += 16) {
@@ -46,7 +57,7 @@ void norm_rope_head(const float* x, const cpu::NormArgs& args, const float* cos_
   }
 }
 
-void norm_rope(ThreadPool& pool, const cpu::NormArgs& args) {
+void norm_rope(ThreadPool& pool, const cpu::NormRopeArgs& args) {
   const cpu::RowArgs& r = args.rows;
   pool.parallel(r.rows, [&](int64_t row) {
     const float* cos_sin = args.cos_sin + row * args.cos_sin_stride;
@@ -60,3 +71,6 @@ void norm_rope(ThreadPool& pool, const cpu::NormArgs& args) {
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -1,4 +1,17 @@
 // rms_norm_backward.h on the CPU. Sums run over 16 lanes in order of the columns and then over the lanes.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/norm.inl"
+#include "kernels/cpu/row_walk.inl"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 void rms_norm_backward(ThreadPool& pool, const cpu::NormBackwardArgs& args) {
   for_each_row(pool, args.rows, args.columns, [&](int64_t row) {
@@ -22,3 +35,6 @@ void rms_norm_backward(ThreadPool& pool, const cpu::NormBackwardArgs& args) {
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

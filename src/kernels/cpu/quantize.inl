@@ -1,4 +1,20 @@
 // quantize.h on the CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/tile.inl"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/vec_int.h"
+#include "kernels/shapes.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 constexpr int64_t kQuantizeTogether = 1 << 13;  // elements that are not worth other threads
 
@@ -13,10 +29,10 @@ void quantize_group(const T* x, int64_t count, int64_t group_k, std::byte* out) 
     largest = max(max(v, sub(zero(), v)), largest);
   }
   const float bound = bad != 0 ? 0.0F : largest_lane(largest);
-  const float inverse = bound < 0x1p-100F ? 0.0F : 127.0F / bound;
+  const float inverse = bound < kTinyInt8 ? 0.0F : 127.0F / bound;
   const float scale = bad != 0 ? __builtin_nanf("") : inverse == 0.0F ? 0.0F : bound / 127.0F;
   int32_t sum = 0;
-  auto* values = reinterpret_cast<int8_t*>(out + 8);
+  auto* values = reinterpret_cast<int8_t*>(out + kGroupHeaderBytes);
   for (int64_t i = 0; i < group_k; i += 16) {
     if (i >= count || inverse == 0.0F) {
       std::memset(values + i, 0, static_cast<size_t>(smaller(16, group_k - i)));
@@ -39,7 +55,7 @@ void quantize_row(const cpu::QuantizeArgs& args, int64_t row) {
   for (int64_t c = 0; c < args.chunks; ++c, x += args.chunk_k) {
     for (int64_t begin = 0; begin < args.chunk_k; begin += args.group_k) {
       quantize_group(x + begin, smaller(args.group_k, args.chunk_k - begin), args.group_k, out);
-      out += kGroupHeader + args.group_k;
+      out += kGroupHeaderBytes + args.group_k;
     }
   }
 }
@@ -57,3 +73,6 @@ void quantize_rows(ThreadPool& pool, const cpu::QuantizeArgs& args) {
     for (int64_t row = 0; row < args.rows; ++row) quantize(row);
   }
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

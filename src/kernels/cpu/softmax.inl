@@ -1,4 +1,16 @@
 // softmax.h on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/min_max.inl"
+#include "kernels/cpu/row_walk.inl"
+#include "kernels/cpu/vec.h"
+
+namespace chorale::CHORALE_ISA {
+namespace {
 
 inline float maximum_of(const float* x, int64_t columns) {
   float maximum = x[0];
@@ -28,3 +40,6 @@ void softmax_rows(ThreadPool& pool, cpu::FloatMatrix logits, int64_t rows, int64
     }
   });
 }
+
+}  // namespace
+}  // namespace chorale::CHORALE_ISA

@@ -233,7 +233,7 @@ inline BfPairs widen_pairs(const int8_t* p) {
 #endif
 
 // Four signed bytes of a row, in every lane.
-inline Int splat_step(const std::byte* p) {
+inline Int splat_word(const std::byte* p) {
   int32_t bytes;
   std::memcpy(&bytes, p, 4);
   return splat_int(bytes);

@@ -4,13 +4,13 @@
 #include "base/tensor.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/packed_matrix.h"
+#include "kernels/quantize.h"
 
 namespace chorale::cpu {
 
-// Of an input row of the matrix.
+// Bytes of one chunk in a row of the matrix's input.
 inline int64_t row_bytes_of_chunk(const PackedLayout& layout) {
-  constexpr int64_t kGroupHeader = 8;  // scale and sum
-  if (is_quantized(layout.format)) return layout.groups_per_chunk() * (kGroupHeader + layout.group_k);
+  if (is_quantized(layout.format)) return quantized_row_bytes(layout) / layout.k_chunks;
   return layout.chunk_k() * static_cast<int64_t>(size_of(element_dtype(layout.format)));
 }
 
@@ -18,13 +18,12 @@ inline Weight to_weight(const PackedLayout& layout, const std::byte* data) {
   return {.data = data,
           .format = layout.format,
           .n = layout.chunk_n(),
-          .k_steps = layout.chunk_k_steps(),
-          .group_steps = is_quantized(layout.format) ? layout.group_steps() : 0,
+          .k_words = layout.chunk_k_words(),
+          .group_words = is_quantized(layout.format) ? layout.group_words() : 0,
           .k_bytes = row_bytes_of_chunk(layout),
           .chunks = layout.n_chunks * layout.k_chunks,
           .panels = layout.panels_per_chunk(),
-          .strip_chunks = layout.k_chunks_of_strip(),
-          .first_chunk = layout.first_k_chunk};
+          .strides = layout.strides()};
 }
 
 // The memory of bf16 or float32 activations, or of quantized rows, and the distance of two rows.
@@ -41,20 +40,14 @@ inline int64_t stride_bytes(const Tensor& t) {
   return t.row_stride() * static_cast<int64_t>(size_of(t.dtype()));
 }
 
-// For rms_norm; norm_rope adds the heads and angles.
-inline NormArgs norm_args(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
-  return {.rows = {.x = x.data<float>(),
-                   .x_stride = x.row_stride(),
-                   .rows = x.rows(),
-                   .columns = x.columns(),
-                   .out = mutable_bytes_of(out),
-                   .out_stride = out.row_stride(),
-                   .out_is_bf16 = out.dtype() == DType::bf16},
-          .weight = weight.data<float>(),
-          .eps = eps,
-          .head_dim = 0,
-          .cos_sin = nullptr,
-          .cos_sin_stride = 0};
+inline RowArgs row_args(const Tensor& x, const Tensor& out) {
+  return {.x = x.data<float>(),
+          .x_stride = x.row_stride(),
+          .rows = x.rows(),
+          .columns = x.columns(),
+          .out = mutable_bytes_of(out),
+          .out_stride = out.row_stride(),
+          .out_is_bf16 = out.dtype() == DType::bf16};
 }
 
 }  // namespace chorale::cpu

@@ -47,8 +47,8 @@ struct Chunk {
 
   static __device__ __forceinline__ Chunk at(const AttentionArgs& args, int index) {
     const int32_t* row = args.chunks + index * args.chunk_stride;
-    return {row[ChunkColumn::first_token], row[ChunkColumn::num_tokens], row[ChunkColumn::first_position],
-            row[ChunkColumn::first_block]};
+    return {row[SegmentColumn::first_token], row[SegmentColumn::num_tokens],
+            row[SegmentColumn::first_position], row[SegmentColumn::first_block]};
   }
   __device__ __forceinline__ int num_blocks() const {
     return (first_position + num_tokens + kTokens - 1) / kTokens;
@@ -283,7 +283,7 @@ __device__ __forceinline__ int chunk_of_block(const AttentionArgs& args, int tab
   int low = 0, high = args.num_chunks - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;
-    if (args.chunks[middle * args.chunk_stride + ChunkColumn::first_block] <= table_block)
+    if (args.chunks[middle * args.chunk_stride + SegmentColumn::first_block] <= table_block)
       low = middle;
     else
       high = middle - 1;
@@ -411,13 +411,13 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
             kFewBytes},
            args);
     const auto rows =
-        static_cast<unsigned>(std::min<int64_t>(batch.longest_chunk, args.few_tokens) * args.group);
+        static_cast<unsigned>(std::min<int64_t>(batch.longest_segment, args.few_tokens) * args.group);
     launch(queue, "merge_few", merge_few<DimBlocks>, {dim3(chunks, heads, rows), T::kDim, 0}, args);
   }
-  if (batch.longest_chunk > args.few_tokens) {
+  if (batch.longest_segment > args.few_tokens) {
     allow(attend_many<DimBlocks>, kManyBytes);
     launch(queue, "attend_many", attend_many<DimBlocks>,
-           {dim3(blocks_for(batch.longest_chunk * args.group, kManyRows), heads, chunks), kManyThreads,
+           {dim3(blocks_for(batch.longest_segment * args.group, kManyRows), heads, chunks), kManyThreads,
             kManyBytes},
            args);
   }
@@ -436,7 +436,7 @@ void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, co
   check_matrix(out, DType::bf16, q.rows(), q.columns(), "out");
   CHORALE_CHECK(num_heads % tiles.num_kv_heads == 0);
   CHORALE_CHECK(q.row_stride() % 2 == 0 && out.row_stride() % 2 == 0);
-  if (q.empty() || batch.chunks.empty()) return;
+  if (q.empty() || batch.segments.empty()) return;
   const int64_t table_blocks = batch.block_tables.columns(), group = num_heads / tiles.num_kv_heads;
   check_vector(scratch, DType::f32, attention_scratch_floats(tiles, table_blocks), "scratch");
   const AttentionArgs args{
@@ -446,9 +446,9 @@ void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, co
       .out_stride = out.row_stride(),
       .cache = cache.data,
       .block_bytes = tiles.block_bytes(),
-      .chunks = batch.chunks.data<int32_t>(),
-      .chunk_stride = batch.chunks.row_stride(),
-      .num_chunks = static_cast<int>(batch.chunks.rows()),
+      .chunks = batch.segments.data<int32_t>(),
+      .chunk_stride = batch.segments.row_stride(),
+      .num_chunks = static_cast<int>(batch.segments.rows()),
       .block_tables = batch.block_tables.data<int32_t>(),
       .num_table_blocks = static_cast<int>(table_blocks),
       .partials = scratch.data<float>(),

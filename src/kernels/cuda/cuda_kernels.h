@@ -33,8 +33,8 @@ void choose_experts(const Queue& queue, const Tensor& logits, const RouteOptions
                     const ChosenExperts& chosen);
 void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows);
 
-// choose_experts, sort_by_expert and, unless counts are empty, count_experts; the same bits as these three. One kernel for
-// up to 32 tokens. All experts are here.
+// choose_experts, sort_by_expert and, unless counts are empty, count_experts; the same bits as these three.
+// One kernel for up to 32 tokens. All experts are here.
 void route(const Queue& queue, const Tensor& logits, const RouteOptions& options, const ChosenExperts& chosen,
            const ExpertRows& rows, const Tensor& counts);
 

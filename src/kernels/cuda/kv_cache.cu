@@ -1,4 +1,4 @@
-// The writing of the KV cache: a warp has one head of one token.
+// The writing of the KV cache: a warp has one head, or a few, of one token.
 #include "base/error.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/launch.cuh"
@@ -14,15 +14,15 @@ constexpr int kRun = 2;  // neighbouring dimensions of a thread; head_dim is eve
 struct CacheArgs {
   KvTiles tiles;
   std::byte* data;
-  const int32_t* chunks;  // [num_chunks][ChunkColumn::count]
+  const int32_t* chunks;  // [num_chunks][SegmentColumn::count]
   int num_chunks;
   const int32_t* block_tables;
 };
 
 CacheArgs cache_args(const AttentionBatch& batch, const KvTilesView& cache) {
-  CHORALE_CHECK(batch.chunks.row_stride() == ChunkColumn::count, "chunks must be dense");
+  CHORALE_CHECK(batch.segments.row_stride() == SegmentColumn::count, "chunks must be dense");
   CHORALE_CHECK(cache.tiles.head_dim % 2 == 0, "head_dim {}", cache.tiles.head_dim);
-  return {cache.tiles, cache.data, batch.chunks.data<int32_t>(), static_cast<int>(batch.chunks.rows()),
+  return {cache.tiles, cache.data, batch.segments.data<int32_t>(), static_cast<int>(batch.segments.rows()),
           batch.block_tables.data<int32_t>()};
 }
 
@@ -41,8 +41,9 @@ __device__ __forceinline__ Place place_of(const CacheArgs& args, int token) {
   while (count > 0) {
     const int step = (count + kWarp - 1) / kWarp;
     const int probe = lane * step;
-    const bool before = probe < count &&
-                        args.chunks[(first + probe) * ChunkColumn::count + ChunkColumn::first_token] <= token;
+    const bool before =
+        probe < count &&
+        args.chunks[(first + probe) * SegmentColumn::count + SegmentColumn::first_token] <= token;
     const int below = __popc(__ballot_sync(kAllLanes, before));
     if (below == 0) return {nullptr, 0, 0};
     first += (below - 1) * step;
@@ -50,13 +51,13 @@ __device__ __forceinline__ Place place_of(const CacheArgs& args, int token) {
     count = min(step, count - (below - 1) * step);
   }
   if (args.num_chunks == 0) return {nullptr, 0, 0};
-  const int32_t* chunk = args.chunks + first * ChunkColumn::count;
-  const int64_t within = token - chunk[ChunkColumn::first_token];
-  const int64_t num_tokens = chunk[ChunkColumn::num_tokens];
+  const int32_t* chunk = args.chunks + first * SegmentColumn::count;
+  const int64_t within = token - chunk[SegmentColumn::first_token];
+  const int64_t num_tokens = chunk[SegmentColumn::num_tokens];
   if (within >= num_tokens) return {nullptr, 0, 0};
-  const int64_t position = chunk[ChunkColumn::first_position] + within;
+  const int64_t position = chunk[SegmentColumn::first_position] + within;
   const int64_t slot = position % kKvTokens;
-  const int64_t block = args.block_tables[chunk[ChunkColumn::first_block] + position / kKvTokens];
+  const int64_t block = args.block_tables[chunk[SegmentColumn::first_block] + position / kKvTokens];
   const int64_t left = num_tokens - within;
   return {args.data + block * args.tiles.block_bytes(), slot, min(slot + left, kKvTokens)};
 }
@@ -110,43 +111,51 @@ struct QkvArgs {
   RopeArgs q_norm, k_norm;
 };
 
-// Heads of q first, then those of k, then those of v.
+// Groups of heads of q first, then those of k, then those of v: a warp has a group.
 template <int run, bool whole>
 __global__ void __launch_bounds__(kWarps* kWarp) norm_rope_append_kernel(QkvArgs rows, CacheArgs args) {
   wait_for_previous();
   allow_next();
   const int64_t t = blockIdx.x;
   const int64_t head_dim = args.tiles.head_dim;
-  int64_t head = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp;
-  if (head < rows.num_heads) {
+  const int64_t q_groups = ceil_div(rows.num_heads, kHeadsPerWarp);
+  const int64_t kv_groups = ceil_div(args.tiles.num_kv_heads, kHeadsPerWarp);
+  int64_t group = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp;
+  if (group < q_groups) {
+    const int64_t head = group * kHeadsPerWarp;
+    const int count = static_cast<int>(min(rows.num_heads - head, int64_t{kHeadsPerWarp}));
     __nv_bfloat16* to = rows.q_out.row(t) + head * head_dim;
-    norm_rope_head<run, whole>(rows.q.row(t) + head * head_dim, rows.q_norm, t,
-                               [&](int64_t dim, const Vector<float, run>& values) {
-                                 Vector<__nv_bfloat16, run> y;
+    norm_rope_heads<run, whole>(rows.q.row(t) + head * head_dim, rows.q_norm, t, count,
+                                [&](int h, int64_t dim, const Vector<float, run>& values) {
+                                  Vector<__nv_bfloat16, run> y;
 #pragma unroll
-                                 for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
-                                 store<run, whole>(to + dim, y);
-                               });
+                                  for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
+                                  store<run, whole>(to + h * head_dim + dim, y);
+                                });
     return;
   }
-  head -= rows.num_heads;
-  const bool is_value = head >= args.tiles.num_kv_heads;
-  if (is_value) head -= args.tiles.num_kv_heads;
-  if (head >= args.tiles.num_kv_heads) return;
+  group -= q_groups;
+  const bool is_value = group >= kv_groups;
+  if (is_value) group -= kv_groups;
+  if (group >= kv_groups) return;
   const Place place = place_of(args, static_cast<int>(t));
   if (place.block == nullptr) return;
+  const int64_t head = group * kHeadsPerWarp;
+  const int count = static_cast<int>(min(args.tiles.num_kv_heads - head, int64_t{kHeadsPerWarp}));
   if (is_value) {
-    append_value<whole>(rows.v.row(t) + head * head_dim, args, head, place);
+    for (int h = 0; h < count; ++h)
+      append_value<whole>(rows.v.row(t) + (head + h) * head_dim, args, head + h, place);
     return;
   }
-  norm_rope_head<run, whole>(rows.k.row(t) + head * head_dim, rows.k_norm, t,
-                             [&](int64_t dim, const Vector<float, run>& values) {
-                               write_bf16(place.block + args.tiles.key_offset(head, place.slot, dim), values);
-                             });
+  norm_rope_heads<run, whole>(rows.k.row(t) + head * head_dim, rows.k_norm, t, count,
+                              [&](int h, int64_t dim, const Vector<float, run>& values) {
+                                write_bf16(place.block + args.tiles.key_offset(head + h, place.slot, dim),
+                                           values);
+                              });
 }
 
-LaunchShape shape_for(int64_t tokens, int64_t heads) {
-  return {dim3(static_cast<unsigned>(tokens), blocks_for(heads, kWarps)), kWarps * kWarp};
+LaunchShape shape_for(int64_t tokens, int64_t warps) {
+  return {dim3(static_cast<unsigned>(tokens), blocks_for(warps, kWarps)), kWarps * kWarp};
 }
 
 }  // namespace
@@ -174,7 +183,9 @@ void norm_rope_append(const Queue& queue, const QkvRows& rows, const HeadNorms& 
                      rope_args(norms.k_weight, norms.eps, norms.cos_sin)};
   const bool is_whole = args.q_norm.aligned && args.k_norm.aligned && rows_aligned(rows.q, kRun) &&
                         rows_aligned(rows.k, kRun) && rows_aligned(rows.v, kRun) && rows_aligned(q_out, kRun);
-  const LaunchShape shape = shape_for(rows.q.rows(), num_heads + 2 * cache.tiles.num_kv_heads);
+  const LaunchShape shape =
+      shape_for(rows.q.rows(),
+                ceil_div(num_heads, kHeadsPerWarp) + 2 * ceil_div(cache.tiles.num_kv_heads, kHeadsPerWarp));
   with_flag(is_whole, [&](auto whole) {
     const auto kernel = head_run(cache.tiles.head_dim) == 2 ? norm_rope_append_kernel<2, whole()>
                                                             : norm_rope_append_kernel<1, false>;

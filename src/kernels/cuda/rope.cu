@@ -1,4 +1,4 @@
-// Ops of rope.h. A head is a warp's.
+// Ops of rope.h. A warp has a few heads of one token.
 #include "base/error.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.cuh"
@@ -9,7 +9,7 @@ namespace chorale::cuda {
 namespace {
 
 constexpr int kTableThreads = 64;
-constexpr int kHeadsPerBlock = 4;
+constexpr int kWarps = 4;
 
 __global__ void __launch_bounds__(kTableThreads)
     table_kernel(const int32_t* positions, const float* frequencies, float scale, int64_t half,
@@ -29,21 +29,22 @@ __global__ void __launch_bounds__(kTableThreads)
 }
 
 template <typename Out, int run, bool whole>
-__global__ void __launch_bounds__(kHeadsPerBlock* kWarp)
+__global__ void __launch_bounds__(kWarps* kWarp)
     norm_rope_kernel(Rows<const float> x, RopeArgs args, int64_t heads, Rows<Out> out) {
   wait_for_previous();
   allow_next();
-  const int64_t head = int64_t{blockIdx.y} * kHeadsPerBlock + threadIdx.x / kWarp;
+  const int64_t head = (int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp) * kHeadsPerWarp;
   if (head >= heads) return;
   const int64_t t = blockIdx.x;
+  const int count = static_cast<int>(min(heads - head, int64_t{kHeadsPerWarp}));
   Out* to = out.row(t) + head * args.head_dim;
-  norm_rope_head<run, whole>(x.row(t) + head * args.head_dim, args, t,
-                             [&](int64_t dim, const Vector<float, run>& values) {
-                               Vector<Out, run> y;
+  norm_rope_heads<run, whole>(x.row(t) + head * args.head_dim, args, t, count,
+                              [&](int h, int64_t dim, const Vector<float, run>& values) {
+                                Vector<Out, run> y;
 #pragma unroll
-                               for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
-                               store<run, whole>(to + dim, y);
-                             });
+                                for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
+                                store<run, whole>(to + h * args.head_dim + dim, y);
+                              });
 }
 
 }  // namespace
@@ -61,8 +62,8 @@ void norm_rope(const Queue& queue, const Tensor& x, const Tensor& weight, float 
                const Tensor& out) {
   const RopeArgs args = rope_args(weight, eps, cos_sin);
   const int64_t heads = x.columns() / args.head_dim;
-  const LaunchShape shape{dim3(static_cast<unsigned>(x.rows()), blocks_for(heads, kHeadsPerBlock)),
-                          kHeadsPerBlock * kWarp};
+  const LaunchShape shape{dim3(static_cast<unsigned>(x.rows()), blocks_for(heads, kWarps * kHeadsPerWarp)),
+                          kWarps * kWarp};
   const bool is_whole = args.aligned && rows_aligned(x, 2) && rows_aligned(out, 2);
   with_activation(out.dtype(), [&](auto element) {
     with_flag(is_whole, [&](auto whole) {

@@ -1,4 +1,4 @@
-// Norm and rotation of one head by a warp.
+// Norm and rotation of heads by a warp.
 #pragma once
 
 #include "kernels/cuda/norm.cuh"
@@ -19,42 +19,71 @@ inline RopeArgs rope_args(const Tensor& weight, float eps, const Tensor& cos_sin
           rows_aligned(weight, 2) && rows_aligned(cos_sin, 2)};
 }
 
-// Calls write(dim, values) for each run of `run` dimensions of token t's head at x.
+inline constexpr int kHeadsPerWarp = 4;
+
+// Up to kHeadsPerWarp neighbouring heads of token t, of which `count` are there, at x. Calls write(head, dim,
+// values) for each run of `run` dimensions. What all heads of a token share is read once, and what a thread
+// reads of them at once.
 template <int run, bool whole, typename Write>
-__device__ __forceinline__ void norm_rope_head(const float* x, const RopeArgs& args, int64_t t,
-                                               const Write& write) {
+__device__ __forceinline__ void norm_rope_heads(const float* x, const RopeArgs& args, int64_t t, int count,
+                                                const Write& write) {
+  using Run = Vector<float, run>;
   const int64_t half = args.head_dim / 2;
   const int64_t first = int64_t{threadIdx.x % kWarp} * run;
   constexpr int64_t step = int64_t{kWarp} * run;
-  float squares = 0;
-  for (int64_t i = first; i < half; i += step) {
-    const Vector<float, run> a = load<run, whole>(x + i);
-    const Vector<float, run> b = load<run, whole>(x + half + i);
+  Run low[kHeadsPerWarp];  // a thread's first runs; of longer heads the others are read twice
+  Run high[kHeadsPerWarp];
+  float squares[kHeadsPerWarp];
 #pragma unroll
-    for (int j = 0; j < run; ++j) squares = __fmaf_rn(a.at[j], a.at[j], squares);
-#pragma unroll
-    for (int j = 0; j < run; ++j) squares = __fmaf_rn(b.at[j], b.at[j], squares);
+  for (int h = 0; h < kHeadsPerWarp; ++h) {
+    low[h] = Run{};
+    high[h] = Run{};
+    if (h >= count || first >= half) continue;
+    low[h] = load<run, whole>(x + h * args.head_dim + first);
+    high[h] = load<run, whole>(x + h * args.head_dim + half + first);
   }
-  const float scale = inverse_rms(add_over_warp(squares), args.head_dim, args.eps);
+#pragma unroll
+  for (int h = 0; h < kHeadsPerWarp; ++h) {
+    squares[h] = 0;
+    if (h >= count) continue;
+    const float* head = x + h * args.head_dim;
+    for (int64_t i = first; i < half; i += step) {
+      const Run a = i == first ? low[h] : load<run, whole>(head + i);
+      const Run b = i == first ? high[h] : load<run, whole>(head + half + i);
+#pragma unroll
+      for (int j = 0; j < run; ++j) squares[h] = __fmaf_rn(a.at[j], a.at[j], squares[h]);
+#pragma unroll
+      for (int j = 0; j < run; ++j) squares[h] = __fmaf_rn(b.at[j], b.at[j], squares[h]);
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kHeadsPerWarp; ++h) squares[h] = add_over_warp(squares[h]);
+
   const float* cosines = args.cos_sin.row(t);
   for (int64_t i = first; i < half; i += step) {
-    const Vector<float, run> a = load<run, whole>(x + i);
-    const Vector<float, run> b = load<run, whole>(x + half + i);
-    const Vector<float, run> wa = load<run, whole>(args.weight + i);
-    const Vector<float, run> wb = load<run, whole>(args.weight + half + i);
-    const Vector<float, run> cosine = load<run, whole>(cosines + i);
-    const Vector<float, run> sine = load<run, whole>(cosines + half + i);
-    Vector<float, run> low;
-    Vector<float, run> high;
+    const Run wa = load<run, whole>(args.weight + i);
+    const Run wb = load<run, whole>(args.weight + half + i);
+    const Run cosine = load<run, whole>(cosines + i);
+    const Run sine = load<run, whole>(cosines + half + i);
 #pragma unroll
-    for (int j = 0; j < run; ++j) {
-      const float p = wa.at[j] * (a.at[j] * scale);
-      const float q = wb.at[j] * (b.at[j] * scale);
-      low.at[j] = p * cosine.at[j] - q * sine.at[j];
-      high.at[j] = q * cosine.at[j] + p * sine.at[j];
+    for (int h = 0; h < kHeadsPerWarp; ++h) {
+      if (h >= count) continue;
+      const float scale = inverse_rms(squares[h], args.head_dim, args.eps);
+      const float* head = x + h * args.head_dim;
+      const Run a = i == first ? low[h] : load<run, whole>(head + i);
+      const Run b = i == first ? high[h] : load<run, whole>(head + half + i);
+      Run rotated_low;
+      Run rotated_high;
+#pragma unroll
+      for (int j = 0; j < run; ++j) {
+        const float p = wa.at[j] * (a.at[j] * scale);
+        const float q = wb.at[j] * (b.at[j] * scale);
+        rotated_low.at[j] = p * cosine.at[j] - q * sine.at[j];
+        rotated_high.at[j] = q * cosine.at[j] + p * sine.at[j];
+      }
+      write(h, i, rotated_low);
+      write(h, half + i, rotated_high);
     }
-    write(i, low);
-    write(half + i, high);
   }
 }
 

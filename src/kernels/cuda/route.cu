@@ -12,8 +12,9 @@ namespace {
 constexpr int kChooseWarps = 4;
 constexpr int kRouteWarps = 32;             // of the one block, as many tokens
 constexpr int64_t kMostFusedExperts = 256;  // for more there are no registers
-constexpr int kSortThreads = 256;
+constexpr int kSortThreads = 1024;          // as many as there may be experts
 constexpr int kSortWarps = kSortThreads / kWarp;
+static_assert(kSortThreads >= kMaxRoutedExperts && kSortWarps <= kWarp);
 constexpr int kCountThreads = 256;
 constexpr int64_t kPairsPerCountBlock = 4096;
 
@@ -105,8 +106,6 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp)
   }
 }
 
-// A block finds the rows of one expert by walking all pairs, so that no block waits for another; one block
-// more writes what follows the last expert. Tokens [first, last) are a warp's, in order.
 struct SortArgs {
   Rows<const int32_t> experts;
   Rows<const float> weights;
@@ -116,72 +115,103 @@ struct SortArgs {
   SortedRows rows;
 };
 
+// Calls visit(i, expert) for each choice of a token. quads: four at a time.
+template <bool quads, typename Visit>
+__device__ __forceinline__ void visit_choices(const SortArgs& args, int64_t t, const Visit& visit) {
+  const int32_t* chosen = args.experts.row(t);
+  if constexpr (quads) {
+    for (int i = 0; i < args.top_k; i += 4) {
+      const Vector<int32_t, 4> four = load<4, true>(chosen + i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) visit(i + j, four.at[j]);
+    }
+  } else {
+    for (int i = 0; i < args.top_k; ++i) visit(i, chosen[i]);
+  }
+}
+
+// Adds up over the block; every thread gets the sum. sums: a word for each warp.
+__device__ __forceinline__ int add_integers_over_block(int value, int* sums) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  value = __reduce_add_sync(kAllLanes, value);
+  __syncthreads();
+  if (lane == 0) sums[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  return __reduce_add_sync(kAllLanes, lane < kSortWarps ? sums[lane] : 0);
+}
+
+// The experts that have rows, and where the last one's end.
+template <bool quads>
+__device__ __forceinline__ void find_active(const SortArgs& args, int* has_rows, int* sums) {
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int e = thread; e < args.num_experts; e += kSortThreads) has_rows[e] = 0;
+  __syncthreads();
+  int pairs = 0;
+  for (int64_t t = thread; t < args.num_tokens; t += kSortThreads) {
+    visit_choices<quads>(args, t, [&](int, int e) {
+      if (e < 0 || e >= args.num_experts) return;
+      has_rows[e] = 1;
+      ++pairs;
+    });
+  }
+  pairs = add_integers_over_block(pairs, sums);
+  const int is_active = thread < args.num_experts ? has_rows[thread] : 0;
+  const int up_to = add_lanes_up_to(is_active);
+  __syncthreads();
+  if (thread % kWarp == kWarp - 1) sums[thread / kWarp] = up_to;
+  __syncthreads();
+  int before = up_to - is_active;
+  int total = 0;
+  for (int w = 0; w < kSortWarps; ++w) {
+    before += w < thread / kWarp ? sums[w] : 0;
+    total += sums[w];
+  }
+  if (is_active != 0) args.rows.active[1 + before] = thread;
+  if (thread == 0) {
+    args.rows.active[0] = total;
+    args.rows.offsets[args.num_experts] = pairs;
+  }
+}
+
+// A block finds the rows of one expert by walking all pairs, so that no block waits for another; one block
+// more finds what concerns all experts. A warp has a range of tokens, in order.
+template <bool quads>
 __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
   wait_for_previous();
   allow_next();
   extern __shared__ int has_rows[];  // [E]
-  __shared__ int mine_of_warp[kSortWarps];
-  __shared__ int before_of_warp[kSortWarps];
+  __shared__ int sums[kSortWarps];
   const int expert = static_cast<int>(blockIdx.x);
+  if (expert == args.num_experts) {
+    find_active<quads>(args, has_rows, sums);
+    return;
+  }
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int e = static_cast<int>(threadIdx.x); e < args.num_experts; e += kSortThreads) has_rows[e] = 0;
-  __syncthreads();
-
   const int64_t share = (args.num_tokens + kSortThreads - 1) / kSortThreads * kWarp;
   const int64_t first = warp * share;
   const int64_t last = first + share < args.num_tokens ? first + share : args.num_tokens;
   int before = 0;  // pairs of lower experts
   int mine = 0;
   for (int64_t t = first + lane; t < last; t += kWarp) {
-    const int32_t* chosen = args.experts.row(t);
-    for (int i = 0; i < args.top_k; ++i) {
-      const int e = chosen[i];
-      if (e < 0 || e >= args.num_experts) continue;
-      has_rows[e] = 1;
-      before += e < expert ? 1 : 0;
+    visit_choices<quads>(args, t, [&](int, int e) {
+      before += e >= 0 && e < expert ? 1 : 0;
       mine += e == expert ? 1 : 0;
-    }
+    });
   }
-  before = __reduce_add_sync(kAllLanes, before);
+  const int offset = add_integers_over_block(before, sums);
+  if (threadIdx.x == 0) args.rows.offsets[expert] = offset;
   mine = __reduce_add_sync(kAllLanes, mine);
-  if (lane == 0) {
-    before_of_warp[warp] = before;
-    mine_of_warp[warp] = mine;
-  }
   __syncthreads();
+  if (lane == 0) sums[warp] = mine;
+  __syncthreads();
+  int row = offset + __reduce_add_sync(kAllLanes, lane < warp ? sums[lane] : 0);
+  if (mine == 0) return;
 
-  int offset = 0;  // the expert's first row
-  int row = 0;     // the warp's first row among them
-  int count = 0;
-#pragma unroll
-  for (int w = 0; w < kSortWarps; ++w) {
-    offset += before_of_warp[w];
-    row += w < warp ? mine_of_warp[w] : 0;
-    count += mine_of_warp[w];
-  }
-  int rank = 0;  // lower experts that have rows
-  for (int e = 0; e < expert; e += kSortThreads) {
-    const int other = e + static_cast<int>(threadIdx.x);
-    rank += __syncthreads_count(other < expert && has_rows[other] != 0);
-  }
-  if (threadIdx.x == 0) {
-    args.rows.offsets[expert] = offset;
-    if (expert == args.num_experts)
-      args.rows.active[0] = rank;
-    else if (count > 0)
-      args.rows.active[1 + rank] = expert;
-  }
-  if (count == 0) return;
-
-  row += offset;
   for (int64_t begin = first; begin < last; begin += kWarp) {
     const int64_t t = begin + lane;
     int at = -1;  // a token's experts differ
-    if (t < last) {
-      const int32_t* chosen = args.experts.row(t);
-      for (int i = 0; i < args.top_k; ++i) at = chosen[i] == expert ? i : at;
-    }
+    if (t < last) visit_choices<quads>(args, t, [&](int i, int e) { at = e == expert ? i : at; });
     const unsigned with_it = __ballot_sync(kAllLanes, at >= 0);
     if (at >= 0) {
       const int to = row + __popc(with_it & ((1U << lane) - 1));
@@ -259,7 +289,9 @@ void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const Exper
       static_cast<int>(chosen.experts.columns()), static_cast<int>(num_experts),        sorted_rows(rows)};
   const LaunchShape shape{dim3(static_cast<unsigned>(num_experts + 1)), kSortThreads,
                           static_cast<size_t>(num_experts) * sizeof(int)};
-  launch(queue, "sort_by_expert", sort_kernel, shape, args);
+  const bool is_quads = chosen.experts.columns() % 4 == 0 && rows_aligned(chosen.experts, 4);
+  with_flag(is_quads,
+            [&](auto quads) { launch(queue, "sort_by_expert", sort_kernel<quads()>, shape, args); });
 }
 
 void count_experts(const Queue& queue, const Tensor& experts, const Tensor& counts) {

@@ -49,23 +49,18 @@ __device__ __forceinline__ ChosenExpert choose_for_token(const float* logits, co
   float logit[per_lane];
   unsigned rank[per_lane];  // 0: there is no such expert, or it has been chosen
   float largest = -INFINITY;
+  bool has_nan = false;
 #pragma unroll
   for (int j = 0; j < per_lane; ++j) {
     const int e = j * kWarp + lane;
     logit[j] = e < args.num_experts ? logits[e] : -INFINITY;
     rank[j] = e < args.num_experts ? rank_of(logit[j]) : 0;
     largest = fmaxf(largest, logit[j]);
+    has_nan = has_nan || isnan(logit[j]);
   }
 #pragma unroll
   for (int bit = kWarp / 2; bit > 0; bit /= 2)
     largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, bit));
-
-  double sum = 0;
-#pragma unroll
-  for (int j = 0; j < per_lane; ++j) {
-    if (j * kWarp + lane < args.num_experts) sum += exp(double{logit[j]} - double{largest});
-  }
-  sum = add_over_warp(sum);
 
   ChosenExpert own{0, 0.0F};
   for (int i = 0; i < args.top_k; ++i) {
@@ -86,12 +81,21 @@ __device__ __forceinline__ ChosenExpert choose_for_token(const float* logits, co
     }
     if (lane == i) own.expert = winner;
   }
-  if (lane < args.top_k)
-    own.weight = static_cast<float>(exp(double{logits[own.expert]} - double{largest}) / sum);
+  // The weights among the chosen alone need no sum over the others, but are NaN when one of these is.
+  const bool chosen = lane < args.top_k;
+  const double exponential = chosen ? exp(double{logits[own.expert]} - double{largest}) : 0.0;
+  double sum = 0;
   if (args.normalize) {
-    const double chosen = add_over_warp(lane < args.top_k ? double{own.weight} : 0.0);
-    own.weight = static_cast<float>(double{own.weight} / chosen);
+    sum = add_over_warp(exponential);
+    if (__any_sync(kAllLanes, has_nan)) sum = double{NAN};
+  } else {
+#pragma unroll
+    for (int j = 0; j < per_lane; ++j) {
+      if (j * kWarp + lane < args.num_experts) sum += exp(double{logit[j]} - double{largest});
+    }
+    sum = add_over_warp(sum);
   }
+  if (chosen) own.weight = static_cast<float>(exponential / sum);
   return own;
 }
 

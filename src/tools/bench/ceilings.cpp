@@ -15,7 +15,7 @@
 namespace chorale::bench {
 namespace {
 
-constexpr uint64_t kMostBytes = uint64_t{3} << 30;
+constexpr uint64_t kMaxBytes = uint64_t{3} << 30;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 constexpr int kPasses = 3;
 constexpr int64_t kRounds = 4'000'000;
@@ -190,7 +190,7 @@ double operations_per_round(InstructionSet isa, WeightFormat format) {
 
 // A quarter of the memory that is free at most: a large model may have taken the rest.
 ReadBandwidth::ReadBandwidth()
-    : buffer_(std::min(kMostBytes, available_memory() / 4) / kPieceBytes * kPieceBytes) {
+    : buffer_(std::min(kMaxBytes, available_memory() / 4) / kPieceBytes * kPieceBytes) {
   for (size_t i = 0; i < buffer_.size(); i += 4096)
     buffer_.data()[i] = std::byte{1};  // pages of its own, not the zero page
 }

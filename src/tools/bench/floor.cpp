@@ -6,19 +6,19 @@
 namespace chorale::bench {
 namespace {
 
-double stored_bytes(const model::WeightSlot& slot) {
-  switch (slot.form) {
-    case model::WeightSlot::Form::vector:
-      return static_cast<double>(slot.part.size()) * sizeof(float);
-    case model::WeightSlot::Form::rows:
+double stored_bytes(const model::WeightPlace& place) {
+  switch (place.form) {
+    case model::WeightPlace::Form::vector:
+      return static_cast<double>(place.part.size()) * sizeof(float);
+    case model::WeightPlace::Form::rows:
       return 0;  // the embedding: a row for each token
-    case model::WeightSlot::Form::packed:
-      return static_cast<double>(slot.layout.bytes()) / (slot.layout.fused_pair ? 2 : 1);
+    case model::WeightPlace::Form::packed:
+      return static_cast<double>(place.layout.bytes()) / (place.layout.fused_pair ? 2 : 1);
   }
   return 0;
 }
 
-// Of the key, or the value, of one token.
+// What the key, or the value, of one token takes.
 double kv_head_bytes(int64_t head_dim, DType dtype) {
   const size_t scale = dtype == DType::i8 ? sizeof(float) : 0;
   return static_cast<double>(static_cast<size_t>(head_dim) * size_of(dtype) + scale);
@@ -31,16 +31,16 @@ WeightBytes weight_bytes(const io::ModelConfig& config, const model::WeightPlan&
   double experts = 0;
   int64_t sparse_layers = 0;
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) sparse_layers += config.is_sparse_layer(l) ? 1 : 0;
-  for (const model::WeightSlot& slot : plan.slots) {
-    const std::string_view name = slot.name;
+  for (const model::WeightPlace& place : plan.places) {
+    const std::string_view name = place.name;
     const bool is_router = name.ends_with("mlp.gate.weight");
     if (is_router && config.num_experts == 1) continue;  // never read: nothing is routed
     if (name.find(".experts.") != std::string_view::npos)
-      experts += stored_bytes(slot);
+      experts += stored_bytes(place);
     else if (name.find(".layers.") != std::string_view::npos)
-      bytes.layers += stored_bytes(slot);
+      bytes.layers += stored_bytes(place);
     else
-      bytes.head += stored_bytes(slot);  // with the last norm
+      bytes.head += stored_bytes(place);  // with the last norm
   }
   if (sparse_layers > 0) bytes.per_expert = experts / static_cast<double>(sparse_layers * config.num_experts);
   return bytes;

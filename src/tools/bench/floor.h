@@ -13,8 +13,8 @@ namespace chorale::bench {
 
 // Bytes of the stored weights, by where they are used.
 struct WeightBytes {
-  double layers = 0;      // of all layers, without experts
-  double per_expert = 0;  // of one layer
+  double layers = 0;      // all layers', without experts
+  double per_expert = 0;  // one expert of one layer
   double head = 0;
 };
 // As the plan of a whole model stores them.

@@ -24,11 +24,12 @@ class Bench {
       : model_(model),
         options_(options),
         profile_(profile),
-        isa_(select_instruction_set(model.instruction_set_name())),
-        pool_(model.num_threads() * model.parallel_plan().strategy.world()),
-        groups_(model.runner().num_groups()),
-        weights_(weight_bytes(model.config(), model::plan_weights(model.config(), model.formats(),
-                                                                  model::whole_model(model.config())))) {}
+        isa_(model.info().instruction_set),
+        pool_(model.info().num_threads * model.info().parallel.strategy.world()),
+        groups_(model.runner().num_dp_groups()),
+        weights_(weight_bytes(model.info().config,
+                              model::plan_weights(model.info().config, model.info().formats,
+                                                  model::whole_model(model.info().config)))) {}
 
   StepResult prefill() {
     StepResult result{.phase = "prefill", .sequences = 1, .tokens = options_.prompt_tokens * groups_};
@@ -72,7 +73,7 @@ class Bench {
     touched_experts();
     const double seconds = time_step(model_.runner(), shape);
     seconds_.push_back(seconds);
-    const OpWork floor = step_floor(model_.config(), weights_, model_.kv_dtype(),
+    const OpWork floor = step_floor(model_.info().config, weights_, model_.info().kv_dtype,
                                     {.sequences = shape.sequences * groups_,
                                      .tokens_each = shape.tokens_each,
                                      .first_position = shape.first_position,
@@ -84,7 +85,7 @@ class Bench {
 
   void measure_ceilings() {
     bandwidths_.push_back(bandwidth_.measure(pool_));
-    peaks_.push_back(peak_operations(pool_, isa_, model_.formats().linear));
+    peaks_.push_back(peak_operations(pool_, isa_, model_.info().formats.linear));
   }
 
   StepResult finish(const BenchStep& shape, StepResult result) {
@@ -118,7 +119,7 @@ class Bench {
   int64_t groups_;
   WeightBytes weights_;
   std::vector<int64_t> load_;
-  std::vector<double> seconds_, bandwidths_, peaks_;  // of the steps being taken
+  std::vector<double> seconds_, bandwidths_, peaks_;  // one for each step being taken
 };
 
 }  // namespace

@@ -32,13 +32,13 @@ Spread spread_of(std::vector<double> values);
 struct StepResult {
   std::string phase;  // "prefill" or "decode"
   int64_t sequences = 1;
-  int64_t tokens = 0;        // of a step, of all data-parallel groups
-  Spread tokens_per_second;  // of which the median is compared
-  OpWork floor;              // of a step
+  int64_t tokens = 0;        // a step's, in all data-parallel groups together
+  Spread tokens_per_second;  // the median is what is compared
+  OpWork floor;              // a step's
   Ceilings ceilings;         // measured between these steps
-  double fraction = 0;       // of the ceiling: floor_seconds() over the median step's seconds
+  double fraction = 0;       // part of the ceiling reached: floor_seconds() over the median step's seconds
   bool bound_by_memory = false;
-  std::vector<OpRecord> ops;  // of one more step, when the model has a profile
+  std::vector<OpRecord> ops;  // what one more step did, when the model has a profile
 };
 
 // The options with which a model must be loaded so that run_model_bench() finds room.

@@ -10,14 +10,14 @@
 namespace chorale::bench {
 
 struct ModelBenchReport {
-  std::string version;  // of the program
+  std::string version;  // the program's
   std::string model;    // a preset or a folder
   std::string dtype, quantization, kv_cache_dtype, instruction_set, strategy;
-  int threads = 1;  // of each rank
+  int threads = 1;  // each rank's
   tools::Machine machine;
   double load_seconds = 0;
   uint64_t weight_bytes = 0;
-  uint64_t peak_memory = 0;  // of this process, in bytes
+  uint64_t peak_memory = 0;  // this process's, in bytes
   std::vector<StepResult> results;
 };
 

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "tools/compare_stats.h"
-#include "tools/report_charts.h"
+#include "tools/distribution.h"
+#include "tools/report/charts.h"
 
 namespace chorale::bench_serve {
 

@@ -25,7 +25,7 @@ using ErrorCode = boost::system::error_code;
 using Endpoints = tcp::resolver::results_type;
 
 constexpr size_t kReadBytes = 16384;
-constexpr size_t kMostAnswerBytes = size_t{1} << 24;  // of ask()
+constexpr size_t kMaxAnswerBytes = size_t{1} << 24;  // what ask() takes
 
 http::request<http::string_body> make_request(const Url& url, const std::string& api_key, HttpCall& call) {
   http::request<http::string_body> request(http::string_to_verb(call.method), url.prefix + call.path, 11);
@@ -164,8 +164,7 @@ HttpAnswer ask(HttpClient& client, std::string method, std::string path) {
                .body = {},
                .on_body =
                    [&](const BodyPart& part) {
-                     if (answer.body.size() + part.bytes.size() <= kMostAnswerBytes)
-                       answer.body += part.bytes;
+                     if (answer.body.size() + part.bytes.size() <= kMaxAnswerBytes) answer.body += part.bytes;
                    },
                .on_end = [&](const HttpEnd& end) { answer.end = end; }});
   client.run();

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "tools/compare_stats.h"
+#include "tools/distribution.h"
 
 namespace chorale::bench_serve {
 namespace {

@@ -11,10 +11,10 @@
 
 namespace chorale::bench_serve {
 
-// Of some values, in milliseconds. Percentiles are interpolated, as numpy does.
+// What some values come to, in milliseconds. Percentiles are interpolated, as numpy does.
 struct Statistics {
   double mean = 0;
-  double standard_deviation = 0;  // of the whole population
+  double standard_deviation = 0;  // the whole population's
   double median = 0, p90 = 0, p95 = 0, p99 = 0;
   double max = 0;
 };
@@ -33,7 +33,7 @@ struct Samples {
 struct Metrics {
   int64_t completed = 0;
   int64_t failed = 0;
-  int64_t without_text = 0;  // of those completed: they have no TTFT, TPOT and ITL
+  int64_t without_text = 0;  // completed ones that have no TTFT, TPOT and ITL
   double duration = 0;       // seconds
   int64_t input_tokens = 0;
   int64_t output_tokens = 0;
@@ -55,7 +55,7 @@ struct CountedError {
   int64_t count = 0;
 };
 
-// Of the requests that failed, in the order in which the requests were made; at most `most` of them.
+// The errors of requests that failed, in the order in which the requests were made; at most `most` of them.
 std::vector<CountedError> first_errors(std::span<const RequestRecord> records, size_t most);
 
 }  // namespace chorale::bench_serve

@@ -13,7 +13,7 @@
 namespace chorale::bench_serve {
 
 struct Report {
-  std::string version;  // of this program
+  std::string version;  // this program's
   std::string date;
   tools::Machine machine;  // that the load came from
   std::string server;      // address

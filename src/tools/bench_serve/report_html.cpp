@@ -5,8 +5,8 @@
 
 #include "tools/bench_serve/histogram.h"
 #include "tools/bench_serve/report.h"
-#include "tools/report_charts.h"
-#include "tools/report_page.h"
+#include "tools/report/charts.h"
+#include "tools/report/page.h"
 
 namespace chorale::bench_serve {
 namespace {

@@ -10,7 +10,7 @@ namespace chorale::bench_serve {
 namespace {
 
 // Enough that prompts share no prefix by chance, few enough that they are found quickly.
-constexpr size_t kMostWords = 4096;
+constexpr size_t kMaxWords = 4096;
 
 // Evenly from [0, count).
 int64_t random_below(int64_t count, uint64_t seed, uint32_t stream, uint64_t index) {
@@ -47,7 +47,7 @@ bool looks_like_word(const std::string& text) {
 // Texts that are one token each.
 std::vector<std::string> find_words(const text::Tokenizer& tokenizer) {
   std::vector<std::string> words;
-  for (int32_t id = 0; id < tokenizer.vocab_size() && words.size() < kMostWords; ++id) {
+  for (int32_t id = 0; id < tokenizer.vocab_size() && words.size() < kMaxWords; ++id) {
     if (tokenizer.is_special(id)) continue;
     std::string text = tokenizer.token_bytes(id);
     if (looks_like_word(text) && tokenizer.encode(text, false) == std::vector{id})

@@ -18,7 +18,7 @@ using Json = nlohmann::json;
 
 // The well-known file has 94,145 conversations of up to some hundred turns.
 constexpr io::JsonLimits kLimits{.max_depth = 32, .max_values = 100'000'000};
-constexpr int64_t kLeastTokens = 2;  // of prompt and reply, where they are counted
+constexpr int64_t kLeastTokens = 2;  // a prompt's and a reply's, where they are counted
 
 std::string read_turn(const Json& turns, size_t index, const std::string& where) {
   const Json& turn = turns[index];

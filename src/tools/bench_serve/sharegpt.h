@@ -26,7 +26,7 @@ std::vector<Exchange> parse_sharegpt(std::string_view text, std::string_view sou
 
 struct ShareGptShape {
   int64_t requests = 0;        // at most
-  int64_t output_tokens = 0;   // of each request; 0: as many as its reply has
+  int64_t output_tokens = 0;   // each request's; 0: as many as its reply has
   int64_t context_tokens = 0;  // longer ones are left out; 0: none is
 };
 

@@ -11,8 +11,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kOk = 200;
-constexpr size_t kMostRefusalBytes = 65536;
-constexpr size_t kMostErrorBytes = 300;
+constexpr size_t kMaxRefusalBytes = 65536;
+constexpr size_t kMaxErrorBytes = 300;
 
 const Json* find(const Json& object, const char* name) {
   if (!object.is_object()) return nullptr;
@@ -32,8 +32,8 @@ std::optional<int64_t> count_of(const Json& object, const char* name) {
 }
 
 std::string shortened(std::string text) {
-  if (text.size() <= kMostErrorBytes) return text;
-  return text.substr(0, kMostErrorBytes) + "...";
+  if (text.size() <= kMaxErrorBytes) return text;
+  return text.substr(0, kMaxErrorBytes) + "...";
 }
 
 // What a server says of an error: OpenAI's {"error": {"message": ...}}, or what others make of it.
@@ -62,7 +62,7 @@ double seconds(Clock::duration duration) {
 
 void StreamAnswer::read(const BodyPart& part) {
   if (part.status != kOk) {
-    if (refusal_.size() < kMostRefusalBytes) refusal_ += part.bytes;
+    if (refusal_.size() < kMaxRefusalBytes) refusal_ += part.bytes;
     return;
   }
   const bool fits = parser_.push(part.bytes, [&](std::string_view data) { read_event(data, part.arrived); });

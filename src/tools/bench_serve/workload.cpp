@@ -11,8 +11,8 @@
 namespace chorale::bench_serve {
 namespace {
 
-constexpr uint64_t kMostFileBytes = uint64_t{1} << 32;
-constexpr int64_t kWarmupTokens = 32;  // of an answer, at most
+constexpr uint64_t kMaxFileBytes = uint64_t{1} << 32;
+constexpr int64_t kWarmupTokens = 32;  // an answer's, at most
 
 Workload random_workload(const WorkloadOptions& options, const text::Tokenizer* tokenizer,
                          const std::function<int64_t()>& vocab_size) {
@@ -36,7 +36,7 @@ Workload random_workload(const WorkloadOptions& options, const text::Tokenizer* 
 Workload sharegpt_workload(const WorkloadOptions& options, const text::Tokenizer* tokenizer) {
   const std::string source = "--dataset-path " + options.sharegpt_file.string();
   const std::vector<Exchange> exchanges =
-      parse_sharegpt(io::read_text_file(options.sharegpt_file, kMostFileBytes), source);
+      parse_sharegpt(io::read_text_file(options.sharegpt_file, kMaxFileBytes), source);
   Workload workload;
   workload.requests = sample_sharegpt(exchanges,
                                       {.requests = options.num_prompts + options.warmup_requests,

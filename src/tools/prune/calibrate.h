@@ -21,7 +21,7 @@ class ExpertScorer {
   // with_reap: the outputs of the experts are computed once more, one by one.
   ExpertScorer(const io::ModelConfig& config, const Stream& stream, bool with_reap);
 
-  // Of the layer whose steps follow. The layer must outlive them.
+  // Tells which layer's steps follow. The layer must outlive them.
   void begin(const model::LayerWeights& layer);
   void observe(const ExpertStep& step);
   ExpertScores finish();
@@ -35,7 +35,7 @@ class ExpertScorer {
   const model::LayerWeights* layer_ = nullptr;
   ExpertScores scores_;
   std::vector<int32_t> in_order_;  // 0, 1, 2, ...
-  std::vector<double> norms_;      // of each row's output
+  std::vector<double> norms_;      // one for each row's output
 };
 
 // The scores of every layer [layers], empty ones for dense layers. token_ids: whole windows, all ids in the

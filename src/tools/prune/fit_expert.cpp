@@ -18,8 +18,8 @@
 namespace chorale::tools {
 namespace {
 
-constexpr int64_t kTokensAtOnce = 8192;  // of a pass over all tokens
-constexpr double kRidge = 1e-5;          // of the mean squared norm of the neurons' activations
+constexpr int64_t kTokensAtOnce = 8192;  // in a pass over all tokens
+constexpr double kRidge = 1e-5;          // a part of the mean squared norm of the neurons' activations
 constexpr int64_t kWarmupSteps = 20;
 constexpr float kBeta1 = 0.9F;
 constexpr float kBeta2 = 0.95F;  // a batch is large and a run short

@@ -48,7 +48,7 @@ struct FitOptions {
   float learning_rate = 2e-3F;
   int64_t batch_tokens = 8192;
   uint64_t seed = 0;
-  uint32_t stream = 0;            // of random numbers: another for each layer
+  uint32_t stream = 0;            // the stream of random numbers: another for each layer
   std::function<void()> on_step;  // after each step; what it throws ends the work
 };
 

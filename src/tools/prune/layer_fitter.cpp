@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "base/element_rows.h"
 #include "base/error.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/rows.h"
@@ -17,7 +18,7 @@ namespace chorale::tools {
 namespace {
 
 // Of all experts' neurons, those with most energy are candidates; the Gram matrix is quadratic in them.
-constexpr int64_t kMostCandidates = 4096;
+constexpr int64_t kMaxCandidates = 4096;
 constexpr int64_t kBytesOfLogits = int64_t{1} << 28;
 // Passing a layer and choosing neurons takes about as long as this many steps.
 constexpr uint64_t kUnitsOfLayer = 200;
@@ -45,7 +46,7 @@ float element(const Tensor& matrix, int64_t row, int64_t column) {
 
 int64_t num_candidates(const io::ModelConfig& config, int64_t width) {
   const int64_t neurons = config.num_experts * config.moe_intermediate_size;
-  return std::min(neurons, std::max(kMostCandidates, 2 * width));
+  return std::min(neurons, std::max(kMaxCandidates, 2 * width));
 }
 
 bool needs_predictions(const LayerFitOptions& options) {
@@ -280,14 +281,14 @@ void LayerFitter::advance_student(const model::LayerWeights& original, int64_t l
   const model::ModelPart which{.kind = model::ModelPart::Kind::layer, .layer = layer};
   const model::WeightPlan plan = model::plan_part(fitted_config_, model_.dtype(), which);
   const Buffer memory(plan.bytes);
-  for (const model::WeightSlot& slot : plan.slots) {
-    if (slot.name.find(".mlp.experts.0.") == std::string::npos) continue;
-    const std::vector<std::byte>& bytes = slot.name.ends_with("gate_proj.weight") ? expert.gate
-                                          : slot.name.ends_with("up_proj.weight") ? expert.up
-                                                                                  : expert.down;
-    const SourceMatrix source{bytes.data(), dtype_, slot.shape[0], slot.shape[1]};
-    for (int64_t chunk = 0; chunk < slot.layout.n_chunks * slot.layout.k_chunks; ++chunk) {
-      pack_chunk(source, slot.layout, memory.data() + slot.offset, chunk, slot.half);
+  for (const model::WeightPlace& place : plan.places) {
+    if (place.name.find(".mlp.experts.0.") == std::string::npos) continue;
+    const std::vector<std::byte>& bytes = place.name.ends_with("gate_proj.weight") ? expert.gate
+                                          : place.name.ends_with("up_proj.weight") ? expert.up
+                                                                                   : expert.down;
+    const SourceMatrix source{bytes.data(), dtype_, place.shape[0], place.shape[1]};
+    for (int64_t chunk = 0; chunk < place.layout.n_chunks * place.layout.k_chunks; ++chunk) {
+      pack_chunk(source, place.layout, memory.data() + place.offset, chunk, place.half);
     }
   }
   model::ModelWeights weights = model::bind_part(fitted_config_, model_.dtype(), which, memory.data());

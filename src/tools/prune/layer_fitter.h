@@ -44,9 +44,7 @@ class LayerFitter {
   // The expert of a sparse layer: call it for each, in order.
   MergedExpert fit(int64_t layer);
 
-  // The configuration of the result.
-  const io::ModelConfig& fitted_config() const { return fitted_config_; }
-  // Of the layers done so far [layers]; 0 for the others.
+  // The error of each layer done so far, [layers]; 0 for the others.
   const std::vector<double>& relative_errors() const { return relative_errors_; }
   const std::vector<ExpertScores>& scores() const { return scores_; }
 

@@ -21,7 +21,7 @@ namespace chorale::tools {
 namespace {
 
 constexpr int64_t kTokensPerStep = 4096;
-constexpr int64_t kScoredRows = 128;  // of logits at a time; a vocabulary may be large
+constexpr int64_t kScoredRows = 128;  // rows of logits at a time; a vocabulary may be large
 
 // One layer is in memory, so its caches are all there is.
 io::ModelConfig one_layer_of(const io::ModelConfig& config) {
@@ -34,7 +34,7 @@ io::ModelConfig one_layer_of(const io::ModelConfig& config) {
 
 model::StepLimits limits_of(int64_t window, int64_t windows) {
   return {.max_tokens = window * windows,
-          .max_chunks = windows,
+          .max_segments = windows,
           .max_table_blocks = windows * ceil_div(window, kKvBlockTokens),
           .max_logits_rows = 1};
 }
@@ -51,9 +51,10 @@ LayerwiseModel::LayerwiseModel(const io::Checkpoint& checkpoint, const io::Model
       windows_per_step_(std::max<int64_t>(1, kTokensPerStep / window)),
       limits_(limits_of(window, windows_per_step_)),
       extent_(engine::plan_parallel(config, {.communicator = "local"}, limits_, {0}).ranks.front().extent),
-      inputs_(limits_, 1, 0),
-      cache_(one_layer_of(config), config.num_key_value_heads, dtype, limits_.max_table_blocks),
-      scratch_(config, dtype, limits_, extent_),
+      inputs_(limits_, 1, 0, stream.device()),
+      cache_(one_layer_of(config), config.num_key_value_heads, dtype, limits_.max_table_blocks,
+             stream.device()),
+      scratch_(config, dtype, limits_, extent_, stream.device()),
       tables_(Arena::matrix_bytes(DType::f32, 1, config.head_dim / 2)),
       rope_frequencies_(tables_.matrix(DType::f32, 1, config.head_dim / 2)) {
   const model::RopeFrequencies frequencies = model::rope_frequencies(config);
@@ -75,21 +76,21 @@ void LayerwiseModel::for_each_step(int64_t num_tokens, const Run& run) {
   const int64_t blocks_per_window = ceil_div(window_, kKvBlockTokens);
   for (int64_t first = 0; first < num_tokens; first += windows_per_step_ * window_) {
     const int64_t count = std::min(windows_per_step_ * window_, num_tokens - first);
-    chunks_.clear();
+    segments_.clear();
     for (int64_t start = 0; start < count; start += window_) {
-      chunks_.push_back({.first_token = start,
-                         .num_tokens = std::min(window_, count - start),
-                         .first_position = 0,
-                         .first_block = static_cast<int64_t>(chunks_.size()) * blocks_per_window});
+      segments_.push_back({.first_token = start,
+                           .num_tokens = std::min(window_, count - start),
+                           .first_position = 0,
+                           .first_block = static_cast<int64_t>(segments_.size()) * blocks_per_window});
     }
     token_ids_.assign(static_cast<size_t>(count), 0);  // only the embedding reads them, and it has its own
-    block_tables_.resize(chunks_.size() * static_cast<size_t>(blocks_per_window));
+    block_tables_.resize(segments_.size() * static_cast<size_t>(blocks_per_window));
     std::iota(block_tables_.begin(), block_tables_.end(), 0);
     run(Step{first, count,
-             inputs_.upload({.token_ids = token_ids_,
-                             .chunks = chunks_,
-                             .block_tables = block_tables_,
-                             .logits_tokens = {}})});
+             inputs_.upload(stream_, {.token_ids = token_ids_,
+                                      .segments = segments_,
+                                      .block_tables = block_tables_,
+                                      .logits_tokens = {}})});
   }
 }
 
@@ -134,7 +135,7 @@ void LayerwiseModel::feed_forward(const io::ModelConfig& config, const model::La
   if (config != config_) {
     const model::RankExtent extent =
         engine::plan_parallel(config, {.communicator = "local"}, limits_, {0}).ranks.front().extent;
-    own = std::make_unique<model::Workspace>(config, dtype_, limits_, extent);
+    own = std::make_unique<model::Workspace>(config, dtype_, limits_, extent, stream_.device());
   }
   const model::Workspace& scratch = own ? *own : scratch_;
 
@@ -172,10 +173,9 @@ EvalResult LayerwiseModel::score(const LoadedPart& head, std::span<const int32_t
                                  const Tensor& residual) const {
   const int64_t vocab = config_.vocab_size;
   Arena arena(Arena::matrix_bytes(dtype_, kScoredRows, config_.hidden_size) +
-              Arena::footprint(static_cast<size_t>(kScoredRows * vocab) * sizeof(float)));
+              Arena::dense_matrix_bytes(DType::f32, kScoredRows, vocab));
   const Tensor normed = arena.matrix(dtype_, kScoredRows, config_.hidden_size);
-  const Tensor logits(arena.take(static_cast<size_t>(kScoredRows * vocab) * sizeof(float)).data(), DType::f32,
-                      kScoredRows, vocab, vocab);
+  const Tensor logits = arena.dense_matrix(DType::f32, kScoredRows, vocab);
   EvalResult result;
   std::vector<double> nll(static_cast<size_t>(kScoredRows));
   double sum = 0;

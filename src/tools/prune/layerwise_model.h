@@ -102,7 +102,7 @@ class LayerwiseModel {
   Tensor rope_frequencies_;  // float32 [1, D / 2]
   float rope_scale_ = 1;
   std::vector<int32_t> token_ids_, block_tables_;
-  std::vector<model::HostChunk> chunks_;
+  std::vector<model::HostSegment> segments_;
 };
 
 // Cuts `token_ids` into windows as tools::evaluate does, and scores them; the result is the same to the bit.

@@ -180,7 +180,7 @@ class Pruner::Work {
         .first(static_cast<size_t>(tokens / options_.window * options_.window));
   }
 
-  // Of the held-out text, nats per token.
+  // The likelihood of the held-out text, in nats per token.
   EvalResult evaluate(const char* label, const io::Checkpoint& checkpoint, const io::ModelConfig& config) {
     LayerwiseModel model(checkpoint, config, options_.dtype, stream_, options_.window);
     ProgressBar bar = progress(label, static_cast<uint64_t>(config.num_hidden_layers), ProgressUnit::part);

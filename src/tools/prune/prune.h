@@ -23,7 +23,7 @@ inline constexpr int64_t kScoreTokens = 32768;  // default of calibration_tokens
 struct PruneVariant {
   PruneMethod method;
   std::optional<int64_t> num_experts;
-  int64_t expert_width = 0;  // of fit; 0: moe_intermediate_size
+  int64_t expert_width = 0;  // what fit makes; 0: moe_intermediate_size
   int64_t fit_steps = kFitSteps;
 };
 
@@ -37,7 +37,7 @@ struct PruneOptions {
   int64_t heldout_windows = 24;        // 0: all
   FitLoss fit_loss = FitLoss::logits;
   uint64_t seed = 0;
-  DType dtype = DType::f32;  // of the computation
+  DType dtype = DType::f32;  // what is computed in
   InstructionSet isa = InstructionSet::portable;
   int threads = 1;
   bool show_progress = false;

@@ -10,8 +10,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "tools/machine_json.h"
-#include "tools/report_charts.h"
-#include "tools/report_page.h"
+#include "tools/report/charts.h"
+#include "tools/report/page.h"
 
 namespace chorale::tools {
 namespace {

@@ -29,7 +29,7 @@ struct PruneReport {
     PruneResult result;
     double seconds = 0;
   };
-  std::string version;  // of Chorale
+  std::string version;  // Chorale's
   std::string date;
   Machine machine;
   std::string model;  // the folder's name

@@ -15,7 +15,7 @@ namespace chorale::tools {
 struct PruningRecord {
   struct Calibration {
     std::filesystem::path file;  // its name alone is recorded
-    std::string sha256;          // of the text, see base/sha256.h
+    std::string sha256;          // the text's, see base/sha256.h
     int64_t tokens = 0;
     int64_t window = 0;
   };

@@ -25,9 +25,9 @@ struct PruneMethod {
     fit,        // one expert, fitted to the output of all
   };
   Kind kind = Kind::first;
-  std::vector<int32_t> list;                    // of list:3,7: the same experts in every layer
-  std::vector<std::vector<int32_t>> file_list;  // of list:FILE: experts by layer
-  std::string file;                             // of list:FILE, else empty
+  std::vector<int32_t> list;                    // list:3,7: the same experts in every layer
+  std::vector<std::vector<int32_t>> file_list;  // list:FILE: experts by layer
+  std::string file;                             // FILE of list:FILE, else empty
 
   bool operator==(const PruneMethod&) const = default;
 };

@@ -24,7 +24,7 @@ inline LoadOptions decode_options() {
 class DecodeSteps {
  public:
   explicit DecodeSteps(ModelRunner& runner)
-      : runner_(runner), plans_(static_cast<size_t>(runner.num_groups()), &plan_), logits_(plans_.size()) {
+      : runner_(runner), plans_(static_cast<size_t>(runner.num_dp_groups()), &plan_), logits_(plans_.size()) {
     plan_.token_ids = {5};
     plan_.chunks = {{0, 1, 0, 0, 1}};
     plan_.block_tables = {0};
@@ -37,7 +37,7 @@ class DecodeSteps {
   void run(int32_t begin, int32_t end) {
     for (int32_t position = begin; position < end; ++position) {
       plan_.chunks[0].first_position = position;
-      runner_.run_groups(plans_, logits_);
+      runner_.run_dp_groups(plans_, logits_);
     }
   }
 

@@ -202,14 +202,14 @@ TEST_F(EngineTest, RefusesWhatCannotRun) {
     return error.value_or(RequestError{});
   };
   RequestError error = refused(request("long", 400, 1));
-  EXPECT_EQ(error.http_status, 400);
+  EXPECT_EQ(error.kind, RequestError::Kind::invalid);
   EXPECT_THAT(error.message, HasSubstr("400 tokens"));
   error = refused(request("empty", 0, 1));
-  EXPECT_EQ(error.http_status, 400);
+  EXPECT_EQ(error.kind, RequestError::Kind::invalid);
   GenerationRequest r = request("vocabulary", 3, 1);
   r.prompt_ids[1] = kVocab;
   error = refused(r);
-  EXPECT_EQ(error.http_status, 400);
+  EXPECT_EQ(error.kind, RequestError::Kind::invalid);
   EXPECT_THAT(error.message, HasSubstr("50"));
   r = request("temperature", 3, 1);
   r.sampling.temperature = -1;
@@ -219,7 +219,7 @@ TEST_F(EngineTest, RefusesWhatCannotRun) {
   options.max_total_tokens = 2 * kBlockTokens;
   start();
   error = refused(request("cache", 65, 1));
-  EXPECT_EQ(error.http_status, 400);
+  EXPECT_EQ(error.kind, RequestError::Kind::invalid);
   EXPECT_THAT(error.message, HasSubstr("65 tokens"));
   EXPECT_THAT(error.message, HasSubstr("64 tokens"));
 }
@@ -231,7 +231,7 @@ TEST_F(EngineTest, RefusesALiveIdAndTakesItAgainLater) {
   Recorder other;
   const auto error = engine->submit(request("a", 5, 3), other.listener("a"));
   ASSERT_TRUE(error.has_value());
-  EXPECT_EQ(error->http_status, 400);
+  EXPECT_EQ(error->kind, RequestError::Kind::invalid);
   EXPECT_EQ(error->param, "id");
   runner->open_gate();
   recorder.wait("a");
@@ -252,7 +252,7 @@ TEST_F(EngineTest, RefusesMoreThanTheQueueHolds) {
     accepted += error ? 0 : 1;
   }
   ASSERT_TRUE(error.has_value());
-  EXPECT_EQ(error->http_status, 503);
+  EXPECT_EQ(error->kind, RequestError::Kind::overloaded);
   EXPECT_LE(accepted, 3);
   EXPECT_GE(accepted, 2) << "the one that runs may still count as waiting";
   runner->open_gate();
@@ -283,10 +283,10 @@ TEST_F(EngineTest, RequestsThatComeTogetherAreQueuedTogetherOrNotAtAll) {
   ASSERT_FALSE(engine->submit(submissions("a", 2)));
   const auto full = engine->submit(submissions("b", 2));
   ASSERT_TRUE(full);
-  EXPECT_EQ(full->http_status, 503);
+  EXPECT_EQ(full->kind, RequestError::Kind::overloaded);
   const auto never = engine->submit(submissions("c", 5));
   ASSERT_TRUE(never);
-  EXPECT_EQ(never->http_status, 400);
+  EXPECT_EQ(never->kind, RequestError::Kind::invalid);
   auto faulty = submissions("e", 1);
   faulty.push_back({request("faulty", 500, 4), recorder.listener("faulty")});
   EXPECT_TRUE(engine->submit(std::move(faulty)));
@@ -408,7 +408,7 @@ TEST_F(EngineTest, NanEndsThatRequestAlone) {
     const Record record = recorder.wait(id);
     EXPECT_EQ(record.answer.finish, FinishReason::error);
     ASSERT_TRUE(record.error.has_value());
-    EXPECT_EQ(record.error->http_status, 500);
+    EXPECT_EQ(record.error->kind, RequestError::Kind::failed);
     EXPECT_EQ(record.error->message, "the model produced NaN logits");
     EXPECT_EQ(record.num_completion_tokens, 0);
   }
@@ -430,14 +430,14 @@ TEST_F(EngineTest, ARunnerThatThrowsEndsEverythingAndNothingNewIsTaken) {
     const Record record = recorder.wait(id);
     EXPECT_EQ(record.answer.finish, FinishReason::error);
     ASSERT_TRUE(record.error.has_value());
-    EXPECT_EQ(record.error->http_status, 500);
+    EXPECT_EQ(record.error->kind, RequestError::Kind::failed);
     EXPECT_THAT(record.error->message, HasSubstr("the fake model broke"));
   }
   expect_all_free();
   EXPECT_TRUE(engine->stats().failed);
   const auto error = submit(request("later", 5, 5));
   ASSERT_TRUE(error.has_value());
-  EXPECT_EQ(error->http_status, 503);
+  EXPECT_EQ(error->kind, RequestError::Kind::unavailable);
 }
 
 TEST_F(EngineTest, DrainsAfterStopAccepting) {
@@ -451,7 +451,7 @@ TEST_F(EngineTest, DrainsAfterStopAccepting) {
   engine->stop_accepting();
   const auto error = submit(request("late", 5, 5));
   ASSERT_TRUE(error.has_value());
-  EXPECT_EQ(error->http_status, 503);
+  EXPECT_EQ(error->kind, RequestError::Kind::unavailable);
   EXPECT_FALSE(engine->wait_idle(0.01));
   runner->open_gate();
   EXPECT_TRUE(engine->wait_idle(60));

@@ -49,11 +49,11 @@ LoadOptions load_options(const Mode& mode, int threads) {
 
 EngineOptions engine_options(const LoadedModel& model) {
   EngineOptions o;
-  o.max_total_tokens = model.max_total_tokens();
-  o.max_context_len = model.max_context_len();
+  o.max_total_tokens = model.info().max_total_tokens;
+  o.max_context_len = model.info().max_context_len;
   o.max_running_requests = kRequests;
   o.max_logits_rows = 256;
-  o.eos_token_ids = model.eos_token_ids();
+  o.eos_token_ids = model.info().eos_token_ids;
   return o;
 }
 
@@ -225,13 +225,13 @@ TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
     EXPECT_NE(record.error->message.find("rank 3"), std::string::npos) << record.error->message;
   }
   EXPECT_TRUE(engine.stats().failed);
-  EXPECT_EQ(engine.submit(requests[7], recorder.listener("late"))->http_status, 503);
+  EXPECT_EQ(engine.submit(requests[7], recorder.listener("late"))->kind, RequestError::Kind::unavailable);
 }
 
 // The same without sampling between: rows of logits, compared as bytes.
 TEST_P(NumericsOfInstructions, RowsOfLogitsAreTheSameBytesInAnyStep) {
   LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
-  const auto vocab = static_cast<size_t>(model.config().vocab_size);
+  const auto vocab = static_cast<size_t>(model.info().config.vocab_size);
   std::vector<int32_t> ids;
   for (int32_t t = 0; t < 90; ++t) ids.push_back((t * 131 + 7) % 4064);
 

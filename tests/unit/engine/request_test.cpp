@@ -26,7 +26,7 @@ std::string refused_field(const std::function<void(GenerationRequest&)>& change)
   change(request);
   const auto error = request.validate(kVocab);
   if (!error) return "";
-  EXPECT_EQ(error->http_status, 400);
+  EXPECT_EQ(error->kind, RequestError::Kind::invalid);
   EXPECT_FALSE(error->message.empty());
   return error->param;
 }

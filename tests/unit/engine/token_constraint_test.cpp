@@ -25,7 +25,9 @@ class EverySeventh : public TokenConstraint {
       : remainder_(remainder), length_(length), fails_after_(fails_after) {}
 
   std::optional<RequestError> next_mask(std::span<uint32_t> mask) override {
-    if (count_ == fails_after_) return RequestError{500, "the grammar is too hard", "regex"};
+    if (count_ == fails_after_)
+      return RequestError{
+          .kind = RequestError::Kind::failed, .message = "the grammar is too hard", .param = "regex"};
     for (uint32_t& word : mask) word = 0;
     for (int32_t t = 0; t < kVocab; ++t) {
       const bool allowed = count_ < length_ ? t % 7 == remainder_ && t != kEnd : t == kEnd;

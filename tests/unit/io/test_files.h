@@ -1,5 +1,4 @@
-// Helpers of the io tests: a folder that removes itself, files in it, and the text of the Error that a call
-// throws.
+// Helpers of the io tests: files, and the text of the Error that a call throws.
 #pragma once
 
 #include <cstddef>
@@ -10,47 +9,15 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include "base/error.h"
+#include "unit/temporary_folder.h"
 
 namespace chorale::io {
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "chorale-io-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw Error("cannot create a temporary folder");
-    path_ = name;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
-
-  void write(std::string_view name, std::string_view contents) const {
-    std::ofstream(path_ / name, std::ios::binary) << contents;
-  }
-
-  std::vector<std::string> names() const {
-    std::vector<std::string> out;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) {
-      out.push_back(entry.path().filename().string());
-    }
-    return out;
-  }
-
- private:
-  std::filesystem::path path_;
-};
+using chorale::TemporaryFolder;
 
 inline std::string read_all(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);

@@ -42,7 +42,7 @@ inline TestSequence random_sequence(Random& random, const HeadShape& shape, int6
           random_matrix(random, tokens, shape.kv_heads * shape.head_dim, DType::f32)};
 }
 
-// `count` tokens of a sequence from `first` on: one chunk of a step.
+// `count` tokens of a sequence from `first` on: one segment of a step.
 struct Piece {
   size_t sequence;
   int64_t first, count;
@@ -80,7 +80,7 @@ class AttentionRun {
     ref::Matrix q(tokens, shape_.heads() * shape_.head_dim);
     ref::Matrix k(tokens, shape_.kv_heads * shape_.head_dim);
     ref::Matrix v(tokens, shape_.kv_heads * shape_.head_dim);
-    std::vector<int32_t> chunks;
+    std::vector<int32_t> segments;
     std::vector<int32_t> tables;
     AttentionBatch batch;
     int64_t at = 0;
@@ -90,14 +90,14 @@ class AttentionRun {
       copy_rows(s.k, p, k, at);
       copy_rows(s.v, p, v, at);
       for (int64_t column : {at, p.count, p.first, std::ssize(tables)})
-        chunks.push_back(static_cast<int32_t>(column));
+        segments.push_back(static_cast<int32_t>(column));
       const std::vector<int32_t>& table = tables_[p.sequence];
       tables.insert(tables.end(), table.begin(), table.begin() + blocks_of(p.first + p.count));
-      batch.longest_chunk = std::max(batch.longest_chunk, p.count);
+      batch.longest_segment = std::max(batch.longest_segment, p.count);
       at += p.count;
     }
-    batch.chunks =
-        Tensor(chunks.data(), DType::i32, std::ssize(pieces), ChunkColumn::count, ChunkColumn::count);
+    batch.segments =
+        Tensor(segments.data(), DType::i32, std::ssize(pieces), SegmentColumn::count, SegmentColumn::count);
     batch.block_tables = Tensor(tables.data(), DType::i32, 1, std::ssize(tables), std::ssize(tables));
     const DType dtype = layout_.activation_dtype();
     const TestTensor q_tensor(dtype, q);

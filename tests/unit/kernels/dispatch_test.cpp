@@ -66,7 +66,9 @@ TEST_P(Dispatch, EveryTokenGoesOnceToEachOwnerOfItsExperts) {
   const Tensor tokens = arena.matrix(DType::i32, 1, most_rows);
   const Tensor scratch = arena.matrix(DType::i32, c.owners, c.tokens);
   const Tensor rows = arena.matrix(DType::u8, most_rows, format.bytes());
-  const int64_t total = dispatch_rows(stream, x, chosen, table, format, sent, tokens, scratch, rows);
+  const int64_t total =
+      dispatch_rows(stream, x, chosen, table, format,
+                    {.counts = sent, .tokens = tokens, .rows = rows, .owner_tokens = scratch});
 
   int64_t row = 0;
   for (int64_t rank = 0; rank < ranks; ++rank) {

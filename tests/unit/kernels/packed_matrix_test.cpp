@@ -185,12 +185,13 @@ void expect_same_steps(const PackedMatrix& slice, const TestWeights& expected) {
   ASSERT_EQ(slice.layout.bytes(), layout.bytes());
   for (int64_t chunk = 0; chunk < layout.n_chunks * layout.k_chunks; ++chunk) {
     for (int64_t panel = 0; panel < layout.panels_per_chunk(); ++panel) {
-      for (int64_t step = 0; step < layout.chunk_k_steps(); ++step) {
+      for (int64_t step = 0; step < layout.chunk_k_words(); ++step) {
         const auto at = [&](const PackedLayout& l) {
-          return l.panel_offset(chunk, panel) + step * l.step_stride(panel);
+          return l.panel_offset(chunk, panel) + step * l.word_stride(panel);
         };
-        ASSERT_EQ(std::memcmp(slice.data + at(slice.layout), expected.bytes.data() + at(layout), kStepBytes),
-                  0)
+        ASSERT_EQ(
+            std::memcmp(slice.data + at(slice.layout), expected.bytes.data() + at(layout), kPanelWordBytes),
+            0)
             << "chunk " << chunk << ", panel " << panel << ", step " << step;
       }
     }
@@ -244,52 +245,6 @@ TEST(PackedMatrix, ASliceOfAPairKeepsBothHalves) {
   ASSERT_TRUE(slice.layout.fused_pair);
   ASSERT_EQ(slice.layout.bytes(), expected.layout.bytes());
   EXPECT_EQ(std::memcmp(slice.data, expected.bytes.data(), static_cast<size_t>(slice.layout.bytes())), 0);
-}
-
-TEST(ConvertElements, RoundsEveryBitPatternOfTheNarrowTypes) {
-  for (DType from : {DType::bf16, DType::f16}) {
-    FileMatrix source(from, 1, 65536);
-    int64_t nans = 0;
-    for (int64_t i = 0; i < 65536; ++i) {
-      source.set_bits(i, static_cast<uint32_t>(i));
-      nans += std::isnan(source.value(i)) ? 1 : 0;
-    }
-    std::vector<float> wide(65536);
-    std::vector<bf16> narrow(65536);
-    EXPECT_EQ(convert_elements(source.view().data, from, reinterpret_cast<std::byte*>(wide.data()),
-                               DType::f32, 65536),
-              nans);
-    EXPECT_EQ(convert_elements(source.view().data, from, reinterpret_cast<std::byte*>(narrow.data()),
-                               DType::bf16, 65536),
-              nans);
-    int64_t wrong = 0;
-    for (int64_t i = 0; i < 65536; ++i) {
-      const auto at = static_cast<size_t>(i);
-      wrong += same_bits(wide[at], source.value(i)) ? 0 : 1;
-      wrong += same_bits(narrow[at], to_bf16(source.value(i))) ? 0 : 1;
-      if (from == DType::bf16) wrong += narrow[at].bits == i ? 0 : 1;  // a copy, NaN included
-    }
-    EXPECT_EQ(wrong, 0) << name_of(from);
-  }
-}
-
-TEST(ConvertElements, RoundsFloat32ToNearestEven) {
-  constexpr std::pair<uint32_t, uint16_t> kCases[] = {
-      {0x3F800000, 0x3F80}, {0x3F808000, 0x3F80}, {0x3F808001, 0x3F81}, {0x3F818000, 0x3F82},
-      {0x3F817FFF, 0x3F81}, {0xBF808001, 0xBF81}, {0x7F7FFFFF, 0x7F80}, {0x7F7F7FFF, 0x7F7F},
-      {0x00008000, 0x0000}, {0x00008001, 0x0001}, {0x80000000, 0x8000}, {0xFF800000, 0xFF80}};
-  for (const auto& [bits, expected] : kCases) {
-    bf16 out{};
-    EXPECT_EQ(convert_elements(reinterpret_cast<const std::byte*>(&bits), DType::f32,
-                               reinterpret_cast<std::byte*>(&out), DType::bf16, 1),
-              0);
-    EXPECT_EQ(out.bits, expected) << std::hex << bits;
-  }
-  bf16 out{};
-  EXPECT_EQ(convert_elements(reinterpret_cast<const std::byte*>(&kThinNan), DType::f32,
-                             reinterpret_cast<std::byte*>(&out), DType::bf16, 1),
-            1);
-  EXPECT_TRUE(std::isnan(to_float(out)));
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ inline PackedElement packed_element(const TestWeights& w, int64_t chunk, int64_t
                                     int64_t input) {
   const PackedLayout& l = w.layout;
   const bool int4 = l.format == WeightFormat::int4;
-  const int64_t group_steps = 1 + l.group_k / (int4 ? 8 : 4);
+  const int64_t group_words = 1 + l.group_k / (int4 ? 8 : 4);
   const int64_t groups = (l.k / l.k_chunks + l.group_k - 1) / l.group_k;
   const int64_t panels = (l.n / l.n_chunks + 15) / 16 * (l.fused_pair ? 2 : 1);
   const int64_t width = std::min<int64_t>(4, panels - panel / 4 * 4);
@@ -29,10 +29,10 @@ inline PackedElement packed_element(const TestWeights& w, int64_t chunk, int64_t
     // Chunks of outputs follow each other, those of inputs lie within a strip.
     const int64_t panels_before =
         l.k_chunks > 1 ? panel / 4 * 4 * l.k_chunks + chunk * width : chunk * panels + panel / 4 * 4;
-    const int64_t steps_before = panels_before * groups * group_steps + step * width;
+    const int64_t steps_before = panels_before * groups * group_words + step * width;
     return w.bytes.data() + (steps_before + panel % 4) * 64 + lane * 4;
   };
-  const int64_t first = input / l.group_k * group_steps;
+  const int64_t first = input / l.group_k * group_words;
   const int64_t i = input % l.group_k;
   PackedElement element;
   if (int4) {

@@ -14,7 +14,7 @@ TEST(QuantizedGroup, SizesDivideChunksAndStayWithinTheirBounds) {
     for (WeightFormat format : kFormats) {
       const int64_t group = choose_group(format, k);
       EXPECT_EQ(group % 8, 0);
-      EXPECT_LE(group, format == WeightFormat::int8 ? kMostInt8Group : kMostInt4Group);
+      EXPECT_LE(group, format == WeightFormat::int8 ? kMaxInt8Group : kMaxInt4Group);
       const int64_t groups = (k + group - 1) / group;
       EXPECT_LT(groups * group - k, 8 * groups) << k;  // padding: less than a step in each
     }

@@ -31,7 +31,7 @@ struct Loaded {
   static constexpr int64_t kTokens = 768;
 
   static StepLimits limits() {
-    return {.max_tokens = kTokens, .max_chunks = 8, .max_table_blocks = 64, .max_logits_rows = kTokens};
+    return {.max_tokens = kTokens, .max_segments = 8, .max_table_blocks = 64, .max_logits_rows = kTokens};
   }
 
   Loaded(io::ModelConfig c, DType dtype, const io::Checkpoint* checkpoint, int threads = 2)
@@ -40,8 +40,8 @@ struct Loaded {
         plan(plan_weights(config, dtype, stored)),
         pool(threads),
         weights(plan.bytes),
-        inputs(limits(), 1, 0),
-        cache(config, config.num_key_value_heads, dtype, kBlocks) {
+        inputs(limits(), 1, 0, Device()),
+        cache(config, config.num_key_value_heads, dtype, kBlocks, Device()) {
     ProgressBar progress("", plan.bytes, false);
     if (checkpoint != nullptr) {
       nan_tensors = load_weights(*checkpoint, plan, weights.data(), pool, progress);
@@ -53,12 +53,12 @@ struct Loaded {
         parallel::ExpertPlacement::trivial({.num_layers = static_cast<int>(config.num_hidden_layers),
                                             .num_experts = static_cast<int>(config.num_experts)});
     model = std::make_unique<Qwen3MoeModel>(
-        RankModel{.config = config,
-                  .weights = bind_weights(config, dtype, stored, weights.data()),
-                  .limits = limits(),
-                  .extent = rank_extent(config, topology, placement, limits()),
-                  .groups = {},
-                  .expert_slots = {}});
+        stream(), RankModel{.config = config,
+                            .weights = bind_weights(config, dtype, stored, weights.data()),
+                            .limits = limits(),
+                            .extent = rank_extent(config, topology, placement, limits()),
+                            .groups = {},
+                            .expert_slots = {}});
   }
 
   // The bundled model.
@@ -66,6 +66,8 @@ struct Loaded {
     const io::Checkpoint checkpoint = io::Checkpoint::open(bundled_model());
     return Loaded(io::load_model_config(bundled_model()), dtype, &checkpoint);
   }
+
+  Stream stream() { return Stream(pool, available_instruction_sets().back()); }
 
   // The logits of all tokens of one sequence, run in chunks.
   std::vector<float> logits(std::span<const int32_t> ids, int64_t chunk_size,
@@ -78,14 +80,14 @@ struct Loaded {
       const int64_t count = std::min(chunk_size, total - first);
       std::vector<int32_t> wanted(static_cast<size_t>(count));
       std::iota(wanted.begin(), wanted.end(), 0);
-      const HostChunk chunk{.first_token = 0, .num_tokens = count, .first_position = first, .first_block = 0};
+      const HostSegment segment{
+          .first_token = 0, .num_tokens = count, .first_position = first, .first_block = 0};
       const StepInputs in =
-          inputs.upload({.token_ids = ids.subspan(static_cast<size_t>(first), wanted.size()),
-                         .chunks = {&chunk, 1},
-                         .block_tables = table,
-                         .logits_tokens = wanted});
-      const Tensor rows =
-          model->forward(Stream(pool, available_instruction_sets().back()), in, cache, observer);
+          inputs.upload(stream(), {.token_ids = ids.subspan(static_cast<size_t>(first), wanted.size()),
+                                   .segments = {&segment, 1},
+                                   .block_tables = table,
+                                   .logits_tokens = wanted});
+      const Tensor rows = model->forward(stream(), in, cache, observer);
       all.insert(all.end(), rows.data<float>(), rows.data<float>() + rows.size());
     }
     return all;

@@ -34,10 +34,10 @@ TEST(WeightPlan, NamesEveryTensorOnceAndPlacesNoTwoTogether) {
   const io::ModelConfig config = small_config();
   const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   std::set<std::string> names;
-  for (const WeightSlot& slot : plan.slots) {
-    EXPECT_TRUE(names.insert(slot.name).second) << slot.name;
-    EXPECT_LT(slot.offset, plan.bytes);
-    EXPECT_EQ(slot.offset % 64, 0U);
+  for (const WeightPlace& place : plan.places) {
+    EXPECT_TRUE(names.insert(place.name).second) << place.name;
+    EXPECT_LT(place.offset, plan.bytes);
+    EXPECT_EQ(place.offset % 64, 0U);
   }
   // 2 sparse layers of a router and 5 experts, a dense one, attention with biases, norms, and the three of
   // the model.
@@ -66,9 +66,9 @@ TEST(WeightPlan, TiedEmbeddingsHaveTwoPlaces) {
   io::ModelConfig config = small_config();
   config.tie_word_embeddings = true;
   int places = 0;
-  for (const WeightSlot& slot : plan_weights(config, DType::bf16, whole_model(config)).slots) {
-    places += slot.name == "model.embed_tokens.weight" ? 1 : 0;
-    EXPECT_NE(slot.name, "lm_head.weight");
+  for (const WeightPlace& place : plan_weights(config, DType::bf16, whole_model(config)).places) {
+    places += place.name == "model.embed_tokens.weight" ? 1 : 0;
+    EXPECT_NE(place.name, "lm_head.weight");
   }
   EXPECT_EQ(places, 2);
 }

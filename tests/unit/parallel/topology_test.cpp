@@ -142,15 +142,6 @@ TEST(EvenRange, CoversAllInOrderAndDiffersByOneAtMost) {
     }
 }
 
-TEST(HomeTokens, EveryTokenHasOneHome) {
-  EXPECT_THAT(home_tokens(10, 4), ElementsAre(3, 3, 2, 2));
-  EXPECT_THAT(home_tokens(2, 4), ElementsAre(1, 1, 0, 0));
-  EXPECT_THAT(home_tokens(0, 2), ElementsAre(0, 0));
-  EXPECT_THAT(home_tokens(7, 1), ElementsAre(7));
-  const auto counts = home_tokens(int64_t{1} << 40, 1000);
-  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), int64_t{0}), int64_t{1} << 40);
-}
-
 TEST(Shards, OfQwen3_30BOnEightRanks) {
   const ShardedSizes sizes{
       .vocab = 151936, .query_heads = 32, .kv_heads = 4, .intermediate = 6144, .expert_intermediate = 768};

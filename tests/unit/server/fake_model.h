@@ -15,9 +15,9 @@
 
 namespace chorale::server {
 
-class FakeRunner : public engine::ModelRunner {
+class ScriptedRunner : public engine::ModelRunner {
  public:
-  explicit FakeRunner(int64_t vocab) : vocab_(vocab) {}
+  explicit ScriptedRunner(int64_t vocab) : vocab_(vocab) {}
 
   int64_t vocab_size() const override { return vocab_; }
 

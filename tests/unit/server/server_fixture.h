@@ -14,12 +14,12 @@
 
 #include "base/log.h"
 #include "engine/engine.h"
-#include "server/json_body.h"
 #include "server/server.h"
+#include "server/wire/json_body.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "unit/server/fake_model.h"
-#include "unit/server/raw_client.h"
+#include "unit/server/http/raw_client.h"
 
 namespace chorale::server {
 
@@ -35,7 +35,7 @@ class ServerTest : public ::testing::Test {
  protected:
   ServerTest() : runner(bundled_tokenizer().vocab_size()) {
     log::set_level(log::Level::error);
-    options.port = 0;
+    options.http.port = 0;
     options.handle_signals = false;
     options.served_model_name = "tales";
     engine_options.max_total_tokens = 8192;
@@ -116,7 +116,7 @@ class ServerTest : public ::testing::Test {
     return stats.running == 0 && stats.waiting == 0 && stats.kv_tokens_used == 0;
   }
 
-  FakeRunner runner;
+  ScriptedRunner runner;
   ServerOptions options;
   engine::EngineOptions engine_options;
   io::GenerationDefaults defaults;

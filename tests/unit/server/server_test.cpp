@@ -347,8 +347,8 @@ TEST_F(ServerTest, AClientThatGoesAwayFreesItsBlocks) {
 }
 
 TEST_F(ServerTest, AClientThatDoesNotReadIsCutOff) {
-  options.max_write_queue_bytes = 4096;
-  options.stall_timeout = std::chrono::milliseconds(50);
+  options.http.max_write_queue_bytes = 4096;
+  options.http.stall_timeout = std::chrono::milliseconds(50);
   start();
   RawClient client(port, 2048);
   const Json body = {{"prompt", std::vector<std::string>(64, "Once upon")},
@@ -364,7 +364,7 @@ TEST_F(ServerTest, AClientThatDoesNotReadIsCutOff) {
 
 // Sequences of one length end in one step, and each then tells all it has.
 TEST_F(ServerTest, AClientThatReadsIsNotCutOffByABurst) {
-  options.max_write_queue_bytes = 4096;
+  options.http.max_write_queue_bytes = 4096;
   start();
   const Json body = {{"text", std::vector<std::string>(64, "Once upon")},
                      {"sampling_params", {{"max_new_tokens", 100}, {"ignore_eos", true}}},

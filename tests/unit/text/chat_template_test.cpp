@@ -41,7 +41,7 @@ std::string error_of(const ChatTemplate& chat, std::string_view variables = "{}"
     ADD_FAILURE() << "expected an error, found " << std::get<std::string>(rendered).size() << " bytes";
     return "";
   }
-  EXPECT_EQ(error->http_status, 400);
+  EXPECT_EQ(error->kind, RequestError::Kind::invalid);
   EXPECT_EQ(error->param, "messages");
   return error->message;
 }

@@ -71,7 +71,7 @@ std::string error_of(GrammarKind kind, std::string text) {
   const auto result = bundled().compile({kind, std::move(text)});
   const auto* error = std::get_if<RequestError>(&result);
   if (error == nullptr) return "no error";
-  EXPECT_EQ(error->http_status, 400);
+  EXPECT_EQ(error->kind, RequestError::Kind::invalid);
   return error->message;
 }
 

@@ -1,4 +1,4 @@
-// What the text tests share: the two tokenizers, the reference results, and folders of files.
+// What the text tests share: the two tokenizers and the reference results.
 #pragma once
 
 #include <cstddef>
@@ -9,12 +9,11 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 
 #include <nlohmann/json.hpp>
-#include <stdlib.h>
 
 #include "text/tokenizer.h"
+#include "unit/temporary_folder.h"
 
 namespace chorale::text {
 
@@ -57,30 +56,6 @@ inline void PrintTo(const Reference& reference, std::ostream* out) {
 inline constexpr Reference kReferences[] = {
     {"Bundled", bundled_tokenizer, "demo_tokenizer_golden.json"},
     {"Qwen3", qwen3_tokenizer, "qwen3_tokenizer_golden.json"},
-};
-
-// A new folder that removes itself.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "chorale-text-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a temporary folder");
-    path_ = name;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-
-  const std::filesystem::path& path() const { return path_; }
-  void write(std::string_view name, std::string_view contents) const {
-    std::ofstream(path_ / name, std::ios::binary) << contents;
-  }
-
- private:
-  std::filesystem::path path_;
 };
 
 // Whether the bytes are whole characters of UTF-8, none too long, no surrogates.

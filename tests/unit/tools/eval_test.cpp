@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "unit/tools/fake_runner.h"
+#include "unit/tools/sine_runner.h"
 
 namespace chorale::tools {
 namespace {
@@ -33,8 +33,8 @@ double expected_nll(const std::vector<int32_t>& ids, size_t window, size_t max_t
     double normaliser = 0;
     const auto position = static_cast<int64_t>((i - 1) % window);
     for (int64_t v = 0; v < vocab; ++v)
-      normaliser += std::exp(double{FakeRunner::logit(ids[i - 1], position, v)});
-    sum += std::log(normaliser) - double{FakeRunner::logit(ids[i - 1], position, ids[i])};
+      normaliser += std::exp(double{SineRunner::logit(ids[i - 1], position, v)});
+    sum += std::log(normaliser) - double{SineRunner::logit(ids[i - 1], position, ids[i])};
     ++count;
   }
   return sum / static_cast<double>(count);
@@ -60,7 +60,7 @@ TEST(NegativeLogLikelihood, NanStaysVisible) {
 
 TEST(Evaluate, MatchesTheDefinition) {
   const std::vector<int32_t> ids = some_ids(100, 20);
-  FakeRunner runner(20);
+  SineRunner runner(20);
   const EvalResult result = evaluate(runner, ids, {.window = 25, .chunk_size = 10});
   EXPECT_EQ(result.windows, 4);
   EXPECT_EQ(result.tokens, 4 * 24);
@@ -71,17 +71,17 @@ TEST(Evaluate, MatchesTheDefinition) {
 
 TEST(Evaluate, ChunksDoNotMatter) {
   const std::vector<int32_t> ids = some_ids(90, 20);
-  FakeRunner first(20);
+  SineRunner first(20);
   const EvalResult whole = evaluate(first, ids, {.window = 40, .chunk_size = 512});
   for (const int64_t chunk : {1, 3, 39, 40}) {
-    FakeRunner runner(20);
+    SineRunner runner(20);
     EXPECT_EQ(evaluate(runner, ids, {.window = 40, .chunk_size = chunk}).nll, whole.nll);
   }
 }
 
 TEST(Evaluate, TakesTheFirstWindowsAndTheShortLastOne) {
   const std::vector<int32_t> ids = some_ids(27, 20);
-  FakeRunner runner(20);
+  SineRunner runner(20);
   EvalResult result = evaluate(runner, ids, {.window = 10});
   EXPECT_EQ(result.windows, 3);
   EXPECT_EQ(result.tokens, 9 + 9 + 6);
@@ -94,14 +94,14 @@ TEST(Evaluate, TakesTheFirstWindowsAndTheShortLastOne) {
 }
 
 TEST(Evaluate, LeavesOutALastWindowOfOneToken) {
-  FakeRunner runner(20);
+  SineRunner runner(20);
   const EvalResult result = evaluate(runner, some_ids(21, 20), {.window = 10});
   EXPECT_EQ(result.windows, 2);
   EXPECT_EQ(result.tokens, 18);
 }
 
 TEST(Evaluate, ReportsEachWindow) {
-  FakeRunner runner(20);
+  SineRunner runner(20);
   std::vector<std::pair<int64_t, int64_t>> calls;
   EvalOptions options{.window = 10, .max_windows = 3};
   options.on_window = [&](int64_t done, int64_t total) { calls.emplace_back(done, total); };
@@ -110,7 +110,7 @@ TEST(Evaluate, ReportsEachWindow) {
 }
 
 TEST(Evaluate, RefusesTooShortTextsAndNan) {
-  FakeRunner runner(20);
+  SineRunner runner(20);
   EXPECT_THROW(evaluate(runner, some_ids(1, 20), {}), Error);
   EXPECT_THROW(evaluate(runner, {}, {}), Error);
   runner.scale = std::numeric_limits<float>::quiet_NaN();

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "unit/tools/fake_runner.h"
+#include "unit/tools/sine_runner.h"
 
 namespace chorale::tools {
 namespace {
@@ -18,13 +18,13 @@ TEST(RunSequence, GivesEveryTokensLogitsWhateverTheChunks) {
   std::vector<int32_t> ids(100);
   std::iota(ids.begin(), ids.end(), 0);
   for (const int64_t chunk : {1, 7, 32, 33, 99, 100, 4096}) {
-    FakeRunner runner(128);
+    SineRunner runner(128);
     int64_t next = 0;
     run_sequence(runner, ids, chunk, [&](int64_t first, std::span<const float> logits) {
       EXPECT_EQ(first, next);
       for (size_t i = 0; i < logits.size(); ++i) {
         const auto row = static_cast<int64_t>(i) / 128;
-        ASSERT_EQ(logits[i], FakeRunner::logit(ids[static_cast<size_t>(first + row)], first + row,
+        ASSERT_EQ(logits[i], SineRunner::logit(ids[static_cast<size_t>(first + row)], first + row,
                                                static_cast<int64_t>(i) % 128));
       }
       next += static_cast<int64_t>(logits.size()) / 128;
@@ -34,14 +34,14 @@ TEST(RunSequence, GivesEveryTokensLogitsWhateverTheChunks) {
 }
 
 TEST(RunSequence, CutsChunksOfTheSizeAsked) {
-  FakeRunner runner(16);
+  SineRunner runner(16);
   run_sequence(runner, std::vector<int32_t>(10, 3), 4, [](int64_t, std::span<const float>) {});
   EXPECT_THAT(runner.chunk_sizes, ElementsAre(4, 4, 2));
 }
 
 TEST(RunSequence, RefusesIdsOutsideTheVocabularyBeforeRunning) {
   for (const int32_t bad : {-1, 16}) {
-    FakeRunner runner(16);
+    SineRunner runner(16);
     try {
       run_sequence(runner, std::vector<int32_t>{1, bad}, 1, [](int64_t, std::span<const float>) {});
       FAIL() << "expected an error";

@@ -1,0 +1,58 @@
+// A device: where memory lies and where ops run.
+//
+// A Device is a value: copies name the same device, and a default-constructed one is the CPU. What a device
+// can do comes from its DeviceDriver, of which there is one for each device that is open; a backend brings
+// the class (kernels/), and whoever opened the device keeps it until all memory and queues of the device are
+// gone.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace chorale {
+
+class Tensor;
+
+// What a backend brings for one device: its memory. Thread-safe.
+class DeviceDriver {
+ public:
+  virtual ~DeviceDriver() = default;
+  // As flags and messages name it, such as "cuda:0".
+  virtual std::string name() const = 0;
+  // Zeroed memory, aligned to 256 bytes at the least. Throws Error, which names the device, when there is not
+  // that much. The address is the device's own: the host computes with it and never follows it.
+  virtual std::byte* allocate(size_t bytes) = 0;
+  virtual void release(std::byte* data, size_t bytes) noexcept = 0;
+};
+
+class Device {
+ public:
+  Device() = default;  // the CPU
+  // The driver must outlive the device's memory and queues.
+  explicit Device(DeviceDriver& driver) : driver_(&driver) {}
+
+  bool is_cpu() const { return driver_ == nullptr; }
+  // The host may follow its addresses.
+  bool is_host_memory() const { return is_cpu(); }
+  std::string name() const { return is_cpu() ? "cpu" : driver_->name(); }
+  DeviceDriver* driver() const { return driver_; }  // null for the CPU
+  friend bool operator==(const Device&, const Device&) = default;
+
+ private:
+  DeviceDriver* driver_ = nullptr;
+};
+
+// Work of one device, done in the order in which it was given; a backend's own kernels know the class behind
+// it. Used by one thread at a time.
+class Queue {
+ public:
+  virtual ~Queue() = default;
+  virtual Device device() const = 0;
+  // Copies elements of a matrix between this device and the host, or within the device; shapes and dtypes are
+  // equal. Returns at once: host memory must stay as it is until the next synchronize().
+  virtual void copy(const Tensor& source, const Tensor& target) = 0;
+  // Returns when everything given so far has taken effect. Throws what has failed.
+  virtual void synchronize() = 0;
+};
+
+}  // namespace chorale

@@ -1,0 +1,39 @@
+// Where ranks are: all of them in this process, or one in each of the processes that MPI has started.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "comm/mpi/mpi_world.h"
+#include "engine/parallel_plan.h"
+#include "parallel/strategy.h"
+
+namespace chorale::engine {
+
+class RankProcesses {
+ public:
+  // Joins MPI's processes where the options, or the launcher, say so. Throws Error when their number is not
+  // that of the strategy's ranks.
+  RankProcesses(const ParallelOptions& options, const parallel::Strategy& strategy);
+
+  // Null when all ranks are in this process.
+  comm::MpiWorld* mpi() const { return mpi_.get(); }
+  // Whether requests enter at this process, which then also writes the log of all.
+  bool is_driver() const { return mpi_ == nullptr || mpi_->rank() == 0; }
+  // Ranks whose memory is this process's, in order.
+  const std::vector<int>& ranks_here() const { return ranks_here_; }
+  // Processes that share this host's memory and cores.
+  int num_on_this_host() const;
+  // [world]: a number per rank, the same for ranks of one host.
+  std::vector<int> host_numbers() const;
+  // What every rank can do: the smallest of their numbers. Collective.
+  int64_t least_of_all(int64_t mine) const;
+
+ private:
+  int world_;
+  std::unique_ptr<comm::MpiWorld> mpi_;
+  std::vector<int> ranks_here_;
+};
+
+}  // namespace chorale::engine

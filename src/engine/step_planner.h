@@ -1,0 +1,60 @@
+// What the next step computes, in all data-parallel groups: which sequences, and which part of each.
+//
+// Every group has sequences, a KV cache and a scheduler of its own. All of them take part in every step,
+// because their ranks share the experts. Pure bookkeeping, as the scheduler is. Not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/block_manager.h"
+#include "engine/engine.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+
+namespace chorale::engine {
+
+// One step of all groups.
+struct PlannedStep {
+  StepPhase phase = StepPhase::prefill;
+  std::vector<const ScheduledStep*> groups;  // [dp_size]
+  std::vector<const StepPlan*> plans;        // [dp_size], what the model has to know of them
+};
+
+class StepPlanner {
+ public:
+  StepPlanner(const EngineOptions& options, int64_t num_dp_groups);
+
+  // Gives a new sequence to the group that has the fewest; of equal ones to the first, so that requests go
+  // round. As Scheduler::add.
+  void add(Sequence& sequence);
+  // As Scheduler::remove.
+  void remove(Sequence& sequence);
+  bool has_work() const;
+
+  // The next step, valid until the next call. After the model has run it, call commit(); between the two no
+  // sequence may be added or removed.
+  const PlannedStep& plan();
+  void commit();
+
+  void flush_prefix_cache();
+
+  // Sets what is known here: how many sequences there are, what the KV caches hold, and what was admitted.
+  void report(EngineStats& stats) const;
+
+ private:
+  struct DpGroup {
+    DpGroup(const EngineOptions& options, int64_t num_dp_groups);
+    int64_t num_sequences() const { return scheduler.num_running() + scheduler.num_waiting(); }
+
+    BlockManager blocks;
+    Scheduler scheduler;
+  };
+
+  std::vector<std::unique_ptr<DpGroup>> dp_groups_;
+  PlannedStep step_;
+};
+
+}  // namespace chorale::engine

@@ -1,0 +1,192 @@
+#include "server/chat/answer_format.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/sha256.h"
+
+namespace chorale::server {
+namespace {
+
+Json entry_json(const text::Tokenizer& tokenizer, int32_t id, float logprob) {
+  const std::string bytes = tokenizer.token_bytes(id);
+  Json list = Json::array();
+  for (const char c : bytes) list.push_back(static_cast<unsigned char>(c));
+  return {
+      {"token", token_text(tokenizer, id)}, {"logprob", finite_logprob(logprob)}, {"bytes", std::move(list)}};
+}
+
+Json logprobs_json(const text::Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                   const std::vector<engine::TokenLogprobs>& logprobs) {
+  Json content = Json::array();
+  for (size_t i = 0; i < ids.size() && i < logprobs.size(); ++i) {
+    Json entry = entry_json(tokenizer, ids[i], logprobs[i].logprob);
+    Json top = Json::array();
+    for (const auto& [id, logprob] : logprobs[i].top) top.push_back(entry_json(tokenizer, id, logprob));
+    entry["top_logprobs"] = std::move(top);
+    content.push_back(std::move(entry));
+  }
+  return {{"content", std::move(content)}, {"refusal", nullptr}};
+}
+
+// Clients tell calls apart by their ids, also across answers.
+std::string call_id(const AnswerHead& head, int64_t choice, int64_t call) {
+  return "call_" + sha256_hex(fmt::format("{}/{}/{}", head.id, choice, call)).substr(0, 24);
+}
+
+// A call as far as it has come is a "tool_calls"; one that the length has cut off is not.
+const char* message_finish_name(engine::FinishReason finish, const MessageParser& parser) {
+  const bool cut_off = finish == engine::FinishReason::length && parser.cut_off_call();
+  return parser.made_calls() && !cut_off ? "tool_calls" : finish_name(finish);
+}
+
+void append(MessagePiece&& more, MessagePiece& piece) {
+  piece.reasoning += more.reasoning;
+  piece.content += more.content;
+  for (ToolCallDelta& call : more.calls) piece.calls.push_back(std::move(call));
+}
+
+class ChatFormat : public AnswerFormat {
+ public:
+  ChatFormat(AnswerHead head, const text::Tokenizer& tokenizer, ChatOptions options, size_t num_choices)
+      : head_(std::move(head)), tokenizer_(tokenizer), options_(std::move(options)) {
+    for (size_t i = 0; i < num_choices; ++i) parsers_.emplace_back(options_.message);
+  }
+
+  Json whole(const std::vector<ChoiceState>& choices) const override {
+    Json list = Json::array();
+    for (const ChoiceState& choice : choices) {
+      MessageParser parser(options_.message);
+      MessagePiece piece = parser.push(choice.text);
+      append(parser.finish(), piece);
+      list.push_back({{"index", choice.index},
+                      {"message", message(choice.index, std::move(piece))},
+                      {"logprobs", logprobs(choice.token_ids, choice.logprobs)},
+                      {"finish_reason", message_finish_name(choice.finish, parser)}});
+    }
+    Json answer = answer_json(head_, "chat.completion", std::move(list));
+    answer["usage"] = usage_json(choices);
+    return answer;
+  }
+
+  void open(size_t num_choices, const Sink& sink) const override {
+    for (size_t i = 0; i < num_choices; ++i) {
+      sink(chunk(static_cast<int64_t>(i), {{"role", "assistant"}, {"content", ""}}, nullptr, nullptr));
+    }
+  }
+
+  void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) override {
+    MessageParser& parser = parsers_[static_cast<size_t>(choice.index)];
+    const bool finished = piece.finish != engine::FinishReason::none;
+    MessagePiece parsed = parser.push(piece.text);
+    if (finished) append(parser.finish(), parsed);
+    std::vector<Json> deltas = this->deltas(choice.index, parsed);
+    // Logprobs come with their tokens, also of text that is held back.
+    Json list = nullptr;
+    if (options_.logprobs && !piece.logprobs.empty()) {
+      list = logprobs(piece.token_ids, piece.logprobs);
+      if (deltas.empty()) deltas.push_back({{"content", ""}});
+    }
+    for (Json& delta : deltas) {
+      sink(chunk(choice.index, std::move(delta), std::exchange(list, nullptr), nullptr));
+    }
+    if (finished)
+      sink(chunk(choice.index, Json::object(), nullptr, message_finish_name(choice.finish, parser)));
+  }
+
+  const char* finish_reason(const ChoiceState& before, const TextPiece& last) const override {
+    MessageParser parser(options_.message);
+    if (options_.message->parse_calls) {
+      parser.push(before.text);
+      parser.push(last.text);
+      parser.finish();
+    }
+    return message_finish_name(last.finish, parser);
+  }
+
+  void close(const std::vector<ChoiceState>& choices, const Sink& sink) const override {
+    if (!options_.include_usage) return;
+    Json last = answer_json(head_, "chat.completion.chunk", Json::array());
+    last["usage"] = usage_json(choices);
+    sink(last);
+  }
+
+ private:
+  Json logprobs(const std::vector<int32_t>& ids, const std::vector<engine::TokenLogprobs>& values) const {
+    return options_.logprobs ? logprobs_json(tokenizer_, ids, values) : Json(nullptr);
+  }
+
+  // The whole message; a call's deltas become one.
+  Json message(int64_t choice, MessagePiece piece) const {
+    const bool calls_alone = piece.content.empty() && !piece.calls.empty();
+    Json out = {{"role", "assistant"},
+                {"content", calls_alone ? Json(nullptr) : Json(std::move(piece.content))},
+                {"refusal", nullptr},
+                {"reasoning_content", piece.reasoning.empty() ? Json(nullptr) : Json(piece.reasoning)}};
+    if (piece.calls.empty()) return out;
+    Json calls = Json::array();
+    std::string arguments;
+    for (size_t i = 0; i < piece.calls.size(); ++i) {
+      const ToolCallDelta& delta = piece.calls[i];
+      if (delta.name) calls.push_back(begun_call(choice, delta));
+      arguments += delta.arguments;
+      if (i + 1 < piece.calls.size() && !piece.calls[i + 1].name) continue;
+      calls.back()["function"]["arguments"] = std::exchange(arguments, {});
+    }
+    out["tool_calls"] = std::move(calls);
+    return out;
+  }
+
+  Json begun_call(int64_t choice, const ToolCallDelta& delta) const {
+    return {{"id", call_id(head_, choice, delta.index)},
+            {"type", "function"},
+            {"function", {{"name", *delta.name}, {"arguments", ""}}}};
+  }
+
+  // One delta for the text and one for each part of a call.
+  std::vector<Json> deltas(int64_t choice, const MessagePiece& piece) const {
+    std::vector<Json> out;
+    Json text = Json::object();
+    if (!piece.reasoning.empty()) text["reasoning_content"] = piece.reasoning;
+    if (!piece.content.empty()) text["content"] = piece.content;
+    if (!text.empty()) out.push_back(std::move(text));
+    for (const ToolCallDelta& delta : piece.calls) {
+      Json call = {{"index", delta.index}};
+      if (delta.name) {
+        call.update(begun_call(choice, delta));
+      } else {
+        call["function"] = {{"arguments", delta.arguments}};
+      }
+      out.push_back({{"tool_calls", Json::array({std::move(call)})}});
+    }
+    return out;
+  }
+
+  Json chunk(int64_t index, Json delta, Json list, Json finish_reason) const {
+    Json choices = Json::array();
+    choices.push_back({{"index", index},
+                       {"delta", std::move(delta)},
+                       {"logprobs", std::move(list)},
+                       {"finish_reason", std::move(finish_reason)}});
+    Json out = answer_json(head_, "chat.completion.chunk", std::move(choices));
+    if (options_.include_usage) out["usage"] = nullptr;
+    return out;
+  }
+
+  AnswerHead head_;
+  const text::Tokenizer& tokenizer_;
+  ChatOptions options_;
+  std::vector<MessageParser> parsers_;  // of a stream, by choice
+};
+
+}  // namespace
+
+std::unique_ptr<AnswerFormat> make_chat_format(AnswerHead head, const text::Tokenizer& tokenizer,
+                                               ChatOptions options, size_t num_choices) {
+  return std::make_unique<ChatFormat>(std::move(head), tokenizer, std::move(options), num_choices);
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,78 @@
+#include "server/chat/prompt.h"
+
+#include <utility>
+#include <variant>
+
+#include "server/chat/messages.h"
+#include "server/chat/reasoning_parser.h"
+#include "server/wire/bad_request.h"
+
+namespace chorale::server {
+
+Json template_variables(Fields& fields, const ToolRequest& tools) {
+  const Json* messages = fields.get("messages");
+  if (messages == nullptr) bad_request("messages", "'messages' is missing");
+  Json variables = {{"messages", read_messages(*messages)},
+                    {"add_generation_prompt", fields.boolean("add_generation_prompt").value_or(true)}};
+  if (tools.may_call()) variables["tools"] = tools.list;
+  if (const Json* extra = fields.get("chat_template_kwargs")) {
+    if (!extra->is_object()) {
+      bad_request("chat_template_kwargs", "'chat_template_kwargs' must be an object, not {}",
+                  describe(*extra));
+    }
+    for (const auto& [name, value] : extra->items()) {
+      if (variables.contains(name) || name == "tools") {
+        const std::string param = "chat_template_kwargs." + cut_text(name, 80);
+        bad_request(param, "{} cannot be set here", quote(param));
+      }
+      variables[name] = value;
+    }
+  }
+  // Of the efforts, Qwen3's templates know none and the rest.
+  const auto effort = fields.string("reasoning_effort");
+  if (effort == "none" && !variables.contains("enable_thinking")) variables["enable_thinking"] = false;
+  return variables;
+}
+
+const text::ChatTemplate& chat_template(const RequestContext& context) {
+  const text::ChatTemplate* chat = context.model.chat;
+  if (chat == nullptr) bad_request("messages", "this model has no chat template; use /v1/completions");
+  if (chat->error()) {  // which the log tells at the start: it names files of the server
+    bad_request("messages", "the model's chat template cannot be used; use /v1/completions");
+  }
+  return *chat;
+}
+
+std::string render_template(const text::ChatTemplate& chat, const Json& variables) {
+  auto rendered = chat.render(to_text(variables));
+  if (auto* error = std::get_if<RequestError>(&rendered)) throw BadRequest(std::move(*error));
+  return std::move(std::get<std::string>(rendered));
+}
+
+const ToolCallFormat* tool_call_format_of(const text::ChatTemplate& chat) {
+  constexpr const char* kName = "a_tool_of_chorale";
+  const Json tool = {{"type", "function"},
+                     {"function",
+                      {{"name", kName},
+                       {"description", ""},
+                       {"parameters", {{"type", "object"}, {"properties", Json::object()}}}}}};
+  const auto rendered =
+      chat.render(to_text({{"messages", Json::array({{{"role", "user"}, {"content", "Hi"}}})},
+                           {"add_generation_prompt", true},
+                           {"tools", Json::array({tool})}}));
+  const auto* text = std::get_if<std::string>(&rendered);
+  if (text == nullptr || text->find(kName) == std::string::npos) return nullptr;
+  return &find_tool_call_format(*text);
+}
+
+ReasoningStart reasoning_start(std::string_view prompt) {
+  if (opens_reasoning(prompt)) return ReasoningStart::opened;
+  return closes_reasoning(prompt) ? ReasoningStart::none : ReasoningStart::allowed;
+}
+
+std::string render_chat(Fields& fields, const RequestContext& context) {
+  const Json variables = template_variables(fields, read_tools(fields));
+  return render_template(chat_template(context), variables);
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,36 @@
+// The prompt of a chat request, as the model's chat template writes it.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "server/chat/tool_call_format.h"
+#include "server/chat/tools.h"
+#include "server/generation/output_constraint.h"
+#include "server/generation/request_context.h"
+#include "server/wire/fields.h"
+#include "server/wire/json_body.h"
+#include "text/chat_template.h"
+
+namespace chorale::server {
+
+// The variables of the template: "messages", "tools" and the other fields that it reads. Throws BadRequest.
+Json template_variables(Fields& fields, const ToolRequest& tools);
+
+// The model's template. Throws BadRequest where it has none that can be used.
+const text::ChatTemplate& chat_template(const RequestContext& context);
+
+// Throws BadRequest where the template refuses its variables.
+std::string render_template(const text::ChatTemplate& chat, const Json& variables);
+
+// The form of calls that the template asks the model for, seen from what it writes about a tool; nullptr: it
+// does not write about tools.
+const ToolCallFormat* tool_call_format_of(const text::ChatTemplate& chat);
+
+// How the output begins after this prompt.
+ReasoningStart reasoning_start(std::string_view prompt);
+
+// All of it at once, for who wants the prompt alone. Throws BadRequest.
+std::string render_chat(Fields& fields, const RequestContext& context);
+
+}  // namespace chorale::server

@@ -1,0 +1,28 @@
+// The grammar that makes a model call a tool, in llguidance's dialect of Lark.
+#pragma once
+
+#include <string>
+
+#include "server/chat/tool_call_format.h"
+#include "server/chat/tools.h"
+#include "server/generation/output_constraint.h"
+#include "text/tokenizer.h"
+
+namespace chorale::server {
+
+struct ToolGrammarOptions {
+  const ToolCallFormat* format = &kJsonToolCalls;
+  ReasoningStart reasoning = ReasoningStart::none;
+  // The tags of reasoning and calls are tokens of their own, as in Qwen3's vocabularies. Such tokens are
+  // written as <think> in the grammar, not as "<think>", which would be the same text in other tokens.
+  bool tags_are_tokens = true;
+};
+
+// One call of a tool, or several when the request says so, in the model's form; nothing but the end of the
+// output after them. The tools are those that request.choice leaves. Reasoning is free text.
+std::string tool_grammar(const ToolRequest& request, const ToolGrammarOptions& options);
+
+// Whether the tags of reasoning and of that form's calls are tokens of their own.
+bool has_tag_tokens(const text::Tokenizer& tokenizer, const ToolCallFormat& format);
+
+}  // namespace chorale::server

@@ -1,0 +1,39 @@
+#include "server/chat/tool_grammar_writer.h"
+
+#include <fmt/format.h>
+
+namespace chorale::server {
+
+void ToolGrammarWriter::add(std::string_view head, std::string_view body) {
+  text_ += fmt::format("{}: {}\n", head, body);
+}
+
+void ToolGrammarWriter::add_once(std::string_view head, std::string_view body) {
+  if (text_.find(fmt::format("\n{}: {}\n", head, body)) == std::string::npos) add(head, body);
+}
+
+std::string ToolGrammarWriter::tag(std::string_view name) const {
+  return tags_are_tokens_ ? std::string(name) : grammar_literal(name);
+}
+
+std::string grammar_literal(std::string_view text) {
+  return to_text(Json(text));
+}
+
+std::string grammar_json(Json schema) {
+  if (schema.is_object()) {
+    schema["x-guidance"] = {{"whitespace_flexible", true}, {"whitespace_pattern", " "}};
+  }
+  return "%json " + to_text(schema);
+}
+
+Json arguments_schema(const Tool& tool) {
+  if (!tool.parameters.is_object()) {
+    return {{"type", "object"}, {"properties", Json::object()}, {"additionalProperties", false}};
+  }
+  Json schema = tool.parameters;
+  if (schema_types(schema, schema).empty()) schema["type"] = "object";
+  return schema;
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,128 @@
+#include "server/endpoints/chat_completions.h"
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "server/chat/answer_format.h"
+#include "server/chat/messages.h"
+#include "server/chat/prompt.h"
+#include "server/chat/tool_grammar.h"
+#include "server/generation/structured_output.h"
+#include "server/wire/bad_request.h"
+#include "server/wire/openai_fields.h"
+
+namespace chorale::server {
+namespace {
+
+void refuse_chat_fields(Fields& fields) {
+  fields.refuse("functions", "use tools", {Json::array()});
+  fields.refuse("function_call", "use tool_choice", {"none"});
+  fields.refuse("audio", "this model writes text only");
+  fields.refuse("modalities", "this model writes text only", {Json::array({"text"})});
+  fields.refuse("prediction", "predicted output is not used");
+  fields.refuse("web_search_options", "there is no web search");
+  fields.refuse("verbosity", "the model has no such setting", {"medium"});
+  fields.refuse("echo", "only /v1/completions has it", {false});
+  fields.refuse("continue_final_message", "an answer always begins anew", {false});
+  fields.refuse("add_special_tokens", "the chat template writes them", {false});
+  fields.refuse("documents", "the model has no such input", {Json::array()});
+  fields.refuse("chat_template", "the model's own is used");
+  fields.refuse("best_of", "only /v1/completions knows it", {1});
+}
+
+MessageOptions read_message_options(Fields& fields) {
+  MessageOptions options;
+  options.separate_reasoning = fields.boolean("separate_reasoning").value_or(true);
+  options.include_reasoning = fields.boolean("include_reasoning").value_or(true);
+  options.stream_reasoning = fields.boolean("stream_reasoning").value_or(true);
+  return options;
+}
+
+// What makes the model call a tool.
+RequestedFormat tool_format(const ToolRequest& tools, const ToolCallFormat& format, std::string_view prompt,
+                            const text::Tokenizer& tokenizer) {
+  const ToolGrammarOptions options{&format, reasoning_start(prompt), has_tag_tokens(tokenizer, format)};
+  return RequestedFormat{.constraint = {OutputConstraint::Kind::lark, tool_grammar(tools, options)},
+                         .param = "tool_choice"};
+}
+
+// A call that the model must make comes before a format, which is about the text of a message.
+std::shared_ptr<const OutputFormat> output_format(std::optional<RequestedFormat> calls,
+                                                  std::optional<RequestedFormat> format,
+                                                  std::string_view prompt) {
+  OutputFormat made;
+  if (calls) {
+    made.requested = std::move(*calls);  // whose grammar has the reasoning
+  } else if (format) {
+    made = {std::move(*format), reasoning_start(prompt)};
+  } else {
+    return nullptr;
+  }
+  return std::make_shared<const OutputFormat>(std::move(made));
+}
+
+}  // namespace
+
+AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& context) {
+  Fields fields(body, "");
+  check_model(fields, context);
+  SamplingRequest sampling = read_sampling(fields, kOpenAiChatSampling, context);
+  const StreamRequest stream = read_stream(fields);
+  const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
+  const bool logprobs = fields.boolean("logprobs").value_or(false);
+  const auto top_logprobs = fields.integer("top_logprobs", 0, context.limits.max_top_logprobs);
+  if (top_logprobs && !logprobs) bad_request("top_logprobs", "'top_logprobs' needs 'logprobs': true");
+  const ToolRequest tools = read_tools(fields);
+  MessageOptions message = read_message_options(fields);
+  Json variables = template_variables(fields, tools);
+  std::optional<RequestedFormat> text_format = read_output_format(fields);
+  accept_harmless_fields(fields);
+  refuse_chat_fields(fields);
+  refuse_unsupported_fields(fields);
+  fields.finish();
+
+  const text::ChatTemplate& chat = chat_template(context);
+  const bool has_calls = tools.may_call() || has_tool_calls(variables["messages"]);
+  const ToolCallFormat* call_format = has_calls ? tool_call_format_of(chat) : nullptr;
+  if (tools.may_call() && call_format == nullptr)
+    bad_request("tools", "the model's chat template does not show tools to the model");
+  if (call_format != nullptr && call_format->arguments_are_objects)
+    parse_tool_arguments(variables["messages"]);
+  const std::string text = render_template(chat, variables);
+  std::optional<RequestedFormat> calls;
+  if (tools.must_call()) calls = tool_format(tools, *call_format, text, context.model.tokenizer);
+  const auto format = output_format(std::move(calls), std::move(text_format), text);
+  message.reasoning_opened = opens_reasoning(text);
+  message.parse_calls = tools.may_call();
+  if (call_format != nullptr) message.calls = {call_format, tools.parallel};
+  message.tools = tools.tools;
+
+  const std::vector<int32_t> prompt = context.model.tokenizer.encode(text, false);
+  sampling.params.max_new_tokens =
+      plan_length(static_cast<int64_t>(prompt.size()), "messages", sampling, std::nullopt, context);
+  if (sampling.params.max_new_tokens == 0)
+    bad_request(sampling.max_tokens_param, "at least one token is made");
+
+  AnswerPlan plan;
+  plan.stream = stream.stream;
+  for (int64_t i = 0; i < n; ++i) {
+    PlannedChoice choice;
+    choice.request.id = fmt::format("{}-{}", head.id, i);
+    choice.request.prompt_ids = prompt;
+    choice.request.sampling = sampling.params;
+    choice.request.sampling.choice_index = static_cast<uint32_t>(i);
+    choice.public_id = head.id;
+    choice.request.num_top_logprobs = logprobs ? static_cast<int32_t>(top_logprobs.value_or(0)) : -1;
+    choice.text = sampling.text;
+    choice.output_format = format;
+    plan.choices.push_back(std::move(choice));
+  }
+  plan.format = make_chat_format(
+      std::move(head), context.model.tokenizer,
+      {logprobs, stream.include_usage, std::make_shared<const MessageOptions>(std::move(message))},
+      plan.choices.size());
+  return plan;
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,50 @@
+// What the endpoints of one server share.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/generation/live_requests.h"
+#include "server/generation/request_context.h"
+#include "server/metrics/activity.h"
+#include "server/metrics/expert_distribution.h"
+#include "server/metrics/metrics.h"
+
+namespace chorale::server {
+
+// How many tokens went to each expert.
+struct ExpertLoad {
+  explicit ExpertLoad(const parallel::ExpertPlacement* placement) : distribution(placement) {}
+  ExpertDistribution distribution;
+  std::mutex mutex;
+  std::vector<int64_t> latest;  // for /metrics, which does not wait for the engine
+};
+
+// Thread-safe; outlives all exchanges.
+class ServerState {
+ public:
+  ServerState(RequestContext request_context, MetricsOptions metrics_options);
+
+  // Unique in this process and, by its random part, most likely anywhere.
+  std::string new_id(std::string_view prefix);
+
+  const RequestContext context;
+  double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
+  std::atomic<bool> draining{false};         // /health and new requests get 503
+  const int64_t created;                     // Unix time
+  Metrics metrics;
+  Activity activity;
+  LiveRequests live;
+  const std::shared_ptr<ExpertLoad> expert_load;  // shared with callbacks that the engine may still hold
+
+ private:
+  const std::string id_base_;
+  std::atomic<uint32_t> next_id_{0};
+};
+
+}  // namespace chorale::server

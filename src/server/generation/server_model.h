@@ -1,0 +1,38 @@
+// What is served: the engine and what stands around it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "engine/engine.h"
+#include "io/model_config.h"
+#include "parallel/expert_placement.h"
+#include "text/chat_template.h"
+#include "text/grammar.h"
+#include "text/tokenizer.h"
+
+namespace chorale::server {
+
+// The model that is served. The references must outlive the server.
+struct ServerModel {
+  engine::Engine& engine;
+  const text::Tokenizer& tokenizer;
+  const text::ChatTemplate* chat = nullptr;   // nullptr: the checkpoint has none; chat requests get a 400
+  text::GrammarCompiler* grammars = nullptr;  // nullptr: output cannot be constrained
+  io::GenerationDefaults defaults;            // sampling where a request says nothing
+  int64_t max_context_len = 0;                // tokens, prompt plus output
+  int64_t vocab_size = 0;                     // rows of the embedding; bounds token ids. 0: the tokenizer's
+  std::string model_path;
+  const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
+  // For information:
+  std::string dtype;                  // "bfloat16" or "float32"
+  std::string quantization = "none";  // the weights' form
+  std::string instruction_set;
+  std::string version;   // Chorale's
+  std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"
+  int64_t num_layers = 0;
+  int64_t num_experts = 0;
+  int64_t num_experts_per_token = 0;
+};
+
+}  // namespace chorale::server

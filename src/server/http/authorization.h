@@ -1,0 +1,30 @@
+// Who may use the server: whoever presents one of its keys. Without keys, everybody.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/http/exchange.h"
+
+namespace chorale::server {
+
+// Thread-safe. Keeps digests of the keys, not the keys.
+class Authorization {
+ public:
+  explicit Authorization(const std::vector<std::string>& keys);
+
+  // The refusal, or nothing when the request may be read and answered. The time it takes tells neither a key
+  // nor its length.
+  std::optional<HttpRefusal> check(const HttpRequest& request) const;
+
+  // What monitoring and browsers ask for without a key: "/", "/health" and "/metrics". Everything else is
+  // guarded, also what does not exist.
+  static bool is_open(std::string_view path);
+
+ private:
+  std::vector<std::string> digests_;
+};
+
+}  // namespace chorale::server

@@ -1,0 +1,63 @@
+#include "server/routes.h"
+
+#include <algorithm>
+#include <array>
+
+#include "server/endpoints/chat_completions.h"
+#include "server/endpoints/completions.h"
+#include "server/endpoints/control.h"
+#include "server/endpoints/expert_distribution.h"
+#include "server/endpoints/generate.h"
+#include "server/endpoints/health.h"
+#include "server/endpoints/info.h"
+#include "server/endpoints/metrics.h"
+#include "server/endpoints/models.h"
+#include "server/endpoints/openapi.h"
+#include "server/endpoints/page.h"
+#include "server/endpoints/tokenize.h"
+
+namespace chorale::server {
+namespace {
+
+constexpr std::string_view kName = "{name}";
+
+bool matches(const Route& route, std::string_view path) {
+  if (!route.path.ends_with(kName)) return path == route.path;
+  return path.starts_with(route.path.substr(0, route.path.size() - kName.size()));
+}
+
+}  // namespace
+
+std::span<const Route> routes() {
+  static constexpr std::array kRoutes = std::to_array<Route>({
+      {"/", Methods::get, &page},
+      {"/health", Methods::get, &health},
+      {"/health_generate", Methods::get, &health_generate},
+      {"/metrics", Methods::get, &metrics_text},
+      {"/openapi.json", Methods::get, &openapi},
+      {"/v1/models", Methods::get, &list_models},
+      {"/v1/models/{name}", Methods::get, &describe_model},
+      {"/get_model_info", Methods::get, &model_info},
+      {"/model_info", Methods::get, &model_info},
+      {"/get_server_info", Methods::get, &server_info},
+      {"/server_info", Methods::get, &server_info},
+      {"/v1/chat/completions", Methods::post, Generate{"chatcmpl-", &plan_chat}},
+      {"/v1/completions", Methods::post, Generate{"cmpl-", &plan_completions}},
+      {"/generate", Methods::post, Generate{"gen-", &plan_generate}},
+      {"/abort_request", Methods::post, &abort_request},
+      {"/flush_cache", Methods::get_and_post, &flush_cache},
+      {"/tokenize", Methods::post, &tokenize},
+      {"/detokenize", Methods::post, &detokenize},
+      {"/start_expert_distribution_record", Methods::get_and_post, &start_recording_experts},
+      {"/stop_expert_distribution_record", Methods::get_and_post, &stop_recording_experts},
+      {"/dump_expert_distribution_record", Methods::get_and_post, &dump_recorded_experts},
+  });
+  return kRoutes;
+}
+
+const Route* find_route(std::string_view path) {
+  const auto found = std::ranges::find_if(routes(), [&](const Route& route) { return matches(route, path); });
+  return found == routes().end() ? nullptr : &*found;
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,51 @@
+// The table of endpoints: which path and method does what.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+#include <variant>
+
+#include "server/endpoints/server_state.h"
+#include "server/generation/answer.h"
+#include "server/generation/openai_answer.h"
+#include "server/generation/request_context.h"
+#include "server/http/exchange.h"
+#include "server/wire/json_body.h"
+
+namespace chorale::server {
+
+// HEAD goes where GET goes. What changes something, or costs much, is not a GET, but for what clients of
+// SGLang send.
+enum class Methods { get, post, get_and_post };
+
+// The kinds of work that an endpoint is. All of it may throw BadRequest.
+//
+// What is done at once, on the thread that serves the connection:
+using RespondNow = HttpResponse (*)(ServerState&, const HttpRequest&);
+// What begins there, and answers when something has come about:
+using RespondLater = void (*)(ServerState&, const HttpRequest&, const std::shared_ptr<Exchange>&);
+// What takes time for a large body, and so has a thread that serves no connection; not while draining:
+using RespondToBody = Json (*)(const Json& body, const RequestContext&);
+// And what generates text. The planner has such a thread, too.
+struct Generate {
+  std::string_view id_prefix;  // what the ids that clients are told begin with
+  AnswerPlan (*plan)(const Json& body, AnswerHead head, const RequestContext&);
+};
+
+struct Route {
+  std::string_view path;  // one that ends with "{name}" takes any text in its place
+  Methods methods;
+  std::variant<RespondNow, RespondLater, RespondToBody, Generate> work;
+
+  bool takes_get() const { return methods != Methods::post; }
+  bool takes_post() const { return methods != Methods::get; }
+};
+
+// openapi.json describes every one, which a test checks.
+std::span<const Route> routes();
+
+// nullptr: there is no such path.
+const Route* find_route(std::string_view path);
+
+}  // namespace chorale::server

@@ -1,0 +1,39 @@
+// The exception by which the parts that read a request say that it is the request's fault. It never leaves
+// the server: failure_response() makes it an HTTP answer.
+#pragma once
+
+#include <exception>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "server/wire/error_answer.h"
+
+namespace chorale::server {
+
+class BadRequest : public std::exception {
+ public:
+  explicit BadRequest(ErrorAnswer answer) : answer_(std::move(answer)) {}
+  explicit BadRequest(RequestError error) : answer_(answer_to(std::move(error))) {}
+  const char* what() const noexcept override { return answer_.message.c_str(); }
+  const ErrorAnswer& answer() const { return answer_; }
+
+ private:
+  ErrorAnswer answer_;
+};
+
+// A 400 about the field `param` (empty: about the request as a whole).
+template <typename... Args>
+[[noreturn]] void bad_request(std::string param, fmt::format_string<Args...> format, Args&&... args) {
+  throw BadRequest(
+      ErrorAnswer{.message = fmt::format(format, std::forward<Args>(args)...), .param = std::move(param)});
+}
+
+// The answer to the exception that is being handled. One that is no BadRequest is the server's own fault: the
+// client learns no more than that, the log all, under the name `what`.
+HttpResponse failure_response(std::string_view what);
+
+}  // namespace chorale::server

@@ -1,0 +1,67 @@
+#include "server/wire/error_answer.h"
+
+#include <utility>
+
+namespace chorale::server {
+namespace {
+
+constexpr size_t kMaxMessageBytes = 2000;
+
+int status_of(RequestError::Kind kind) {
+  switch (kind) {
+    case RequestError::Kind::invalid:
+      return 400;
+    case RequestError::Kind::overloaded:
+    case RequestError::Kind::unavailable:
+      return 503;
+    case RequestError::Kind::failed:
+      return 500;
+  }
+  return 500;
+}
+
+const char* error_type(int status) {
+  switch (status) {
+    case 400:
+      return "invalid_request_error";
+    case 404:
+      return "not_found_error";
+    case 405:
+      return "method_not_allowed";
+    case 408:
+      return "timeout_error";
+    case 413:
+      return "request_too_large";
+    case 415:
+      return "unsupported_media_type";
+    case 503:
+      return "service_unavailable_error";
+    default:
+      return status >= 500 ? "internal_server_error" : "invalid_request_error";
+  }
+}
+
+}  // namespace
+
+ErrorAnswer answer_to(RequestError error) {
+  return {
+      .status = status_of(error.kind), .message = std::move(error.message), .param = std::move(error.param)};
+}
+
+Json error_json(const ErrorAnswer& error) {
+  return {{"error",
+           {{"message", cut_text(error.message, kMaxMessageBytes)},
+            {"type", error_type(error.status)},
+            {"param", error.param.empty() ? Json(nullptr) : Json(error.param)},
+            {"code", error.status}}}};
+}
+
+HttpResponse error_response(const ErrorAnswer& error) {
+  HttpResponse response;
+  response.status = error.status;
+  response.body = to_text(error_json(error));
+  if (error.status == 503) response.headers.emplace_back("Retry-After", "1");
+  return response;
+}
+
+}  // namespace chorale::server

@@ -1,0 +1,25 @@
+// What a client is told when its request fails.
+#pragma once
+
+#include <string>
+
+#include "base/error.h"
+#include "server/http/exchange.h"
+#include "server/wire/json_body.h"
+
+namespace chorale::server {
+
+struct ErrorAnswer {
+  int status = 400;  // the HTTP status
+  std::string message;
+  std::string param;  // the name of the offending field; empty: about the request as a whole
+};
+
+// The one place where a kind of error becomes a status.
+ErrorAnswer answer_to(RequestError error);
+
+// The error object of all endpoints: {"error": {"message", "type", "param", "code"}}.
+Json error_json(const ErrorAnswer& error);
+HttpResponse error_response(const ErrorAnswer& error);
+
+}  // namespace chorale::server

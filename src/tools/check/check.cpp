@@ -1,0 +1,94 @@
+#include "tools/check/check.h"
+
+#include <variant>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "io/checkpoint.h"
+#include "io/linear_source.h"
+#include "model/weight_loader.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+#include "tools/check/nan_scan.h"
+#include "tools/load_tokenizer.h"
+
+namespace chorale::tools {
+namespace {
+
+constexpr size_t kMaxNamedTensors = 8;  // in one message
+
+// Runs one part of the check; what makes the files unusable becomes an error of the report.
+template <typename Part>
+void run_part(CheckReport& report, const Part& part) {
+  try {
+    part();
+  } catch (const Error& error) {
+    report.errors.emplace_back(error.what());
+  }
+}
+
+void check_weights(CheckReport& report, const std::filesystem::path& directory, ThreadPool& pool) {
+  const io::Checkpoint checkpoint = io::Checkpoint::open(directory);
+  report.num_tensors = static_cast<int64_t>(checkpoint.tensors().size());
+  report.weight_bytes = checkpoint.total_bytes();
+  for (const io::TensorEntry& tensor : checkpoint.tensors()) {
+    report.num_parameters +=
+        io::parameters_of(tensor, report.config ? report.config->quantization : io::QuantizationConfig{});
+  }
+  if (report.config) model::check_tensors(checkpoint, *report.config);
+
+  const std::vector<std::string> names = tensors_with_nan(checkpoint, pool);
+  for (size_t i = 0; i < names.size() && i < kMaxNamedTensors; ++i) {
+    report.warnings.push_back(fmt::format("tensor {} has NaN values", names[i]));
+  }
+  if (names.size() > kMaxNamedTensors) {
+    report.warnings.push_back(
+        fmt::format("{} more tensors have NaN values", names.size() - kMaxNamedTensors));
+  }
+}
+
+void check_tokenizer(CheckReport& report, const std::filesystem::path& directory) {
+  report.tokenizer_vocab_size = report.config ? load_tokenizer(directory, *report.config).vocab_size()
+                                              : text::Tokenizer::load(directory).vocab_size();
+}
+
+void check_chat_template(CheckReport& report, const std::filesystem::path& directory) {
+  const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(directory);
+  if (!chat) {
+    report.warnings.emplace_back(
+        "there is no chat template: chat requests will be refused, completions work");
+    return;
+  }
+  std::optional<std::string> problem = chat->error();
+  if (!problem) {
+    const auto rendered = chat->render(
+        R"({"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": true})");
+    if (const auto* error = std::get_if<RequestError>(&rendered)) problem = error->message;
+  }
+  if (problem) {
+    report.warnings.push_back(fmt::format(
+        "the chat template does not work: chat requests will be refused, completions work. {}", *problem));
+    return;
+  }
+  report.has_chat_template = true;
+}
+
+}  // namespace
+
+CheckReport check_checkpoint(const std::filesystem::path& directory, ThreadPool& pool) {
+  CheckReport report;
+  run_part(report, [&] {
+    if (!std::filesystem::is_directory(directory))
+      throw_error("{}: there is no such folder", directory.string());
+  });
+  if (!report.ok()) return report;
+  run_part(report, [&] { report.config = io::load_model_config(directory); });
+  run_part(report, [&] { io::load_generation_defaults(directory); });
+  run_part(report, [&] { check_weights(report, directory, pool); });
+  run_part(report, [&] { check_tokenizer(report, directory); });
+  run_part(report, [&] { check_chat_template(report, directory); });
+  return report;
+}
+
+}  // namespace chorale::tools

@@ -1,0 +1,43 @@
+// The table of endpoints against its description: what is missing in either fails.
+#include "server/routes.h"
+
+#include <fstream>
+#include <set>
+#include <string>
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace chorale::server {
+namespace {
+
+std::set<std::string> described() {
+  std::ifstream file(CHORALE_SOURCE_DIR "/src/server/endpoints/openapi.json");
+  std::set<std::string> out;
+  for (const auto& [path, methods] : Json::parse(file).at("paths").items()) {
+    for (const auto& [method, operation] : methods.items()) out.insert(fmt::format("{} {}", method, path));
+  }
+  return out;
+}
+
+TEST(Routes, AreThoseThatTheDescriptionHas) {
+  std::set<std::string> served;
+  for (const Route& route : routes()) {
+    if (route.takes_get()) served.insert(fmt::format("get {}", route.path));
+    if (route.takes_post()) served.insert(fmt::format("post {}", route.path));
+  }
+  EXPECT_THAT(served, ::testing::ContainerEq(described()));
+}
+
+TEST(Routes, EachIsFoundByItsPathAndNoOtherIs) {
+  for (const Route& route : routes()) EXPECT_EQ(find_route(route.path), &route) << route.path;
+  EXPECT_EQ(find_route("/v1/models/tales"), find_route("/v1/models/{name}"));
+  EXPECT_EQ(find_route("/v1/models/"), find_route("/v1/models/{name}"));
+  for (const char* path : {"", "/v1", "/v1/", "/v1/model", "/health/", "/generate/x", "//"}) {
+    EXPECT_EQ(find_route(path), nullptr) << path;
+  }
+}
+
+}  // namespace
+}  // namespace chorale::server

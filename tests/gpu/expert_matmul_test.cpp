@@ -176,7 +176,8 @@ TEST(GpuOrderFreeMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
   };
   for (const auto& [experts, tokens, top_k, n, chunks, inputs] :
        {Size{8, 1500, 4, 512, 8, 96}, Size{1, 8192, 1, 256, 8, 64}, Size{128, 2048, 8, 200, 8, 96},
-        Size{1, 1000, 1, 2048, 8, 512}, Size{1, 3, 1, 2048, 8, 512}, Size{4, 600, 2, 640, 1, 832}}) {
+        Size{1, 1000, 1, 2048, 8, 512}, Size{1, 3, 1, 2048, 8, 512}, Size{4, 600, 2, 640, 1, 832},
+        Size{4, 150, 2, 640, 1, 832}}) {
     SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} chunks of {}", experts, tokens, chunks, inputs));
     const Down down(random, experts, n, chunks * inputs, chunks);
     const auto rows = random_rows(random, tokens, top_k, first_experts(experts));

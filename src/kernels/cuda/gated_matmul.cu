@@ -20,6 +20,7 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
     return start_plain<StoreGated<kPlainTokens, false>>(queue, kName, args, size);
   if (plan.kernel == ProductKernel::many_rows) {
     if (plan.tokens == 128) return start_tiled<128, 1, 2>(queue, x, args, size);
+    if (plan.tokens == 160) return start_tiled<160, 1, 2>(queue, x, args, size);
     return start_tiled<256, 1, 2>(queue, x, args, size);
   }
   if (plan.stage_k == 1) return start_tiled<64, 1, 1>(queue, x, args, size);

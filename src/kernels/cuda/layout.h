@@ -144,10 +144,11 @@ constexpr ProductPlan plan_product(const TiledLayout& layout, int64_t row_tiles,
         plan.kernel = ProductKernel::many_rows;
         plan.tokens = 128;
       }
-      // An expert may have more rows than the typical one.
+      // Experts have rows around half of the typical number. A tile that just holds them leaves room for more
+      // stages.
       if (cost_256 < least || (row_sets > 1 && rows > 128)) {
         plan.kernel = ProductKernel::many_rows;
-        plan.tokens = 256;
+        plan.tokens = row_sets > 1 && rows <= 280 ? 160 : 256;
       }
       if (plan.kernel == ProductKernel::many_rows) plan.stage_k = 1;
     }

@@ -65,7 +65,8 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
   args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);
   if (!rows.all_tokens()) args.gate_weights = rows.weights.data<float>();
-  const ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && is_aligned(x));
+  ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && is_aligned(x));
+  plan.tokens = std::min<int64_t>(plan.tokens, 64);  // one chunk, too, is summed in 64 bits
   set_plan(args, layout, size, plan);
   start_planned(queue, plan, x, args, size);
 }

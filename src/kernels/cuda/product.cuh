@@ -319,6 +319,11 @@ struct Consumer {
         f.template operator()<96>();
       else
         f.template operator()<128>();
+    } else if constexpr (Limit == 160) {
+      if (tokens <= 128)
+        f.template operator()<128>();
+      else
+        f.template operator()<160>();
     } else {
       if (tokens <= 128)
         f.template operator()<128>();

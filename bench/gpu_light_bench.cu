@@ -144,8 +144,8 @@ void Bench::run() {
     for (int64_t b = 0; b < blocks_each; ++b) blocks.push_back(static_cast<int32_t>(c * blocks_each + b));
   }
   AttentionBatch batch;
-  batch.chunks =
-      Tensor(integers(chunk_columns).bytes(), DType::i32, num_chunks, ChunkColumn::count, ChunkColumn::count);
+  batch.segments = Tensor(integers(chunk_columns).bytes(), DType::i32, num_chunks, SegmentColumn::count,
+                          SegmentColumn::count);
   batch.block_tables = integers(blocks);
   const KvTiles tiles{kKvHeads, kD};
   memory_.emplace_back(0, static_cast<size_t>(num_chunks * blocks_each * tiles.block_bytes()));

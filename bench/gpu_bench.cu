@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/products.h"
@@ -48,6 +49,12 @@ __global__ void read_all(const uint4* data, size_t count, uint32_t* out) {
     }
   }
   if (sum == 0x12345678U) *out = sum;
+}
+
+__global__ void copy_all(const uint4* from, uint4* to, size_t count) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x)
+    __stcs(to + i, __ldcs(from + i));
 }
 
 class Bench {
@@ -92,7 +99,10 @@ class Bench {
     const size_t bytes = size_t{1} << 30;
     for (int i = 0; i < 400; ++i) queue_.copy(weights_.data(), out_.data(), bytes);  // the clocks rise
     queue_.synchronize();
-    const double copy = time(4, [&](int) { queue_.copy(weights_.data(), out_.data(), bytes); });
+    const double copy = time(4, [&](int) {
+      copy_all<<<132 * 8, 256, 0, queue_.stream()>>>(reinterpret_cast<const uint4*>(weights_.data()),
+                                                     reinterpret_cast<uint4*>(out_.data()), bytes / 16);
+    });
     const double read = time(4, [&](int) {
       read_all<<<132 * 8, 256, 0, queue_.stream()>>>(reinterpret_cast<const uint4*>(weights_.data()),
                                                      kPool / 16, reinterpret_cast<uint32_t*>(out_.data()));
@@ -103,7 +113,7 @@ class Bench {
   }
 
   void report(const std::string& op, int64_t t, double us, double bytes, double products) {
-    const double memory = bytes / copy_rate_ * 1e6, compute = 2 * products / kTensorRate * 1e6;
+    const double memory = bytes / read_rate_ * 1e6, compute = 2 * products / kTensorRate * 1e6;
     const double floor = std::max(memory, compute);
     fmt::print(
         "{{\"op\": \"{}\", \"tokens\": {}, \"us\": {:.2f}, \"floor_us\": {:.2f}, \"tb_s\": {:.2f}, "
@@ -230,8 +240,50 @@ class Bench {
            static_cast<double>(pairs) * kI * kH);
   }
 
+  // `sequences` of `context` tokens each, of which the last `fresh` are new.
+  void attention_of(const std::string& op, int64_t sequences, int64_t context, int64_t fresh) {
+    constexpr int64_t kHeads = 32, kKvHeads = 4, kDim = 128;
+    const KvTiles tiles{kKvHeads, kDim};
+    const int64_t per_sequence = ceil_div(context, kKvTokens), blocks = sequences * per_sequence;
+    const int64_t pool = static_cast<int64_t>(kPool) / tiles.block_bytes(), tokens = sequences * fresh;
+    const int calls = 8;
+    std::vector<int32_t> chunks, tables;
+    for (int64_t s = 0; s < sequences; ++s)
+      for (int64_t value : {s * fresh, fresh, context - fresh, s * per_sequence})
+        chunks.push_back(static_cast<int32_t>(value));
+    for (int call = 0; call < calls; ++call)
+      for (int64_t b = 0; b < blocks; ++b) tables.push_back(static_cast<int32_t>((call * blocks + b) % pool));
+    const DeviceBuffer chunk_memory(0, chunks.size() * 4), table_memory(0, tables.size() * 4);
+    const int64_t floats = attention_scratch_floats(tiles, blocks);
+    const DeviceBuffer scratch(0, static_cast<size_t>(floats) * 4);
+    queue_.copy(chunks.data(), chunk_memory.data(), chunks.size() * 4);
+    queue_.copy(tables.data(), table_memory.data(), tables.size() * 4);
+    queue_.synchronize();
+    const double us = time(calls, [&](int call) {
+      const Tensor q(x_.data(), DType::bf16, tokens, kHeads * kDim, kHeads * kDim);
+      const AttentionBatch batch{
+          Tensor(chunk_memory.data(), DType::i32, sequences, 4, 4),
+          Tensor(table_memory.data() + call * blocks * 4, DType::i32, 1, blocks, blocks), fresh};
+      attention(queue_, q, {tiles, weights_.data(), pool}, batch, kHeads,
+                Tensor(scratch.data(), DType::f32, 1, floats, floats),
+                Tensor(out_.data(), DType::bf16, tokens, kHeads * kDim, kHeads * kDim));
+    });
+    const auto seen = static_cast<double>(fresh) * static_cast<double>(2 * context - fresh + 1) / 2;
+    report(
+        op, tokens, us,
+        static_cast<double>(blocks * tiles.block_bytes()) + static_cast<double>(tokens * kHeads * kDim * 4),
+        2 * static_cast<double>(sequences * kHeads * kDim) * seen);
+  }
+
   void run() {
     ceilings();
+    for (int64_t batch : {1, 4, 16, 32, 128, 256}) {
+      attention_of("attention at 128", batch, 128, 1);
+      attention_of("attention at 2048", batch, 2048, 1);
+    }
+    attention_of("attention, prefill", 1, 2048, 2048);
+    attention_of("attention, prefill", 1, 8192, 8192);
+    attention_of("attention, prefill x 8", 8, 2048, 2048);
     for (int64_t t : {1, 4, 16, 32, 128, 256, 2048, 16'384}) {
       matmul_of("q/k/v", {kQ, kKv, kKv}, t);
       matmul_of("router", {kE}, t);
@@ -243,7 +295,7 @@ class Bench {
     fmt::print("\n{:<22} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8}\n", "op", "tokens", "us", "floor us", "of it",
                "TB/s", "TFLOP/s");
     fmt::print(
-        "{}copy {:.0f} GB/s, read {:.0f} GB/s; floor: bytes once at the copy's rate, products at {:.0f} "
+        "{}copy {:.0f} GB/s, read {:.0f} GB/s; floor: bytes once at the rate of reading, products at {:.0f} "
         "TFLOP/s\n",
         table_, copy_rate_ / 1e9, read_rate_ / 1e9, kTensorRate / 1e12);
   }

@@ -1,11 +1,13 @@
-// The kernels that move, normalise, rotate or route rows, and those for fitting weights, on their own, beside
-// the machine's ceilings (kernel_measure.h). Bytes are those of all operands, read or written; what a step
-// computes mostly stays in the caches between two ops, so that they can be moved faster than memory reads.
-// Exponentials, roots and divisions count as one operation. Shapes are those of Qwen3-30B-A3B.
+// The kernels that move, normalise, rotate, route or sample rows, and those for fitting weights, on their
+// own, beside the machine's ceilings (kernel_measure.h). Bytes are those of all operands, read or written;
+// what a step computes mostly stays in the caches between two ops, so that they can be moved faster than
+// memory reads. Exponentials, roots and divisions count as one operation. Shapes are those of Qwen3-30B-A3B.
 //
 // Usage: row_bench [--benchmark_filter=REGEX ...]
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 
 #include <benchmark/benchmark.h>
@@ -20,6 +22,7 @@
 #include "kernels/rope.h"
 #include "kernels/route.h"
 #include "kernels/rows.h"
+#include "kernels/sample.h"
 #include "kernels/softmax.h"
 
 namespace chorale::bench {
@@ -32,6 +35,8 @@ constexpr int64_t kIntermediate = 768;
 constexpr int64_t kExperts = 128;
 constexpr int64_t kTopK = 8;
 constexpr int64_t kTableRows = 4096;
+constexpr int64_t kVocab = 151936;
+constexpr int64_t kAlternatives = 20;
 constexpr float kEps = 1e-6F;
 constexpr size_t kArenaBytes = size_t{256} << 20;  // more than any of them needs
 
@@ -223,8 +228,42 @@ void adam(benchmark::State& state) {
                [&] { adam_step(machine().stream, m[0], m[1], m[2], m[3], {}); });
 }
 
+// One call for all rows, as many at once as there are threads.
+void sample_rows(benchmark::State& state, const SampleParams& params) {
+  const int64_t t = state.range(0);
+  const int threads = machine().pool.size();
+  const int64_t scratch_bytes = sample_scratch_bytes(kVocab);
+  Arena arena(Arena::matrix_bytes(DType::f32, t, kVocab) +
+              Arena::matrix_bytes(DType::u8, threads, scratch_bytes) + (size_t{1} << 20));
+  const Tensor logits = floats(arena, t, kVocab);
+  const Tensor all_params = arena.dense_matrix(DType::u8, t, sizeof(SampleParams));
+  for (int64_t r = 0; r < t; ++r) std::memcpy(all_params.row<std::byte>(r), &params, sizeof(params));
+  const Tensor scratch = arena.matrix(DType::u8, threads, scratch_bytes);
+  const SampledRows out{.tokens = arena.matrix(DType::i32, 1, t),
+                        .statuses = arena.matrix(DType::i32, 1, t),
+                        .logprobs = arena.matrix(DType::f32, t, 1 + kAlternatives),
+                        .top_tokens = arena.matrix(DType::i32, t, kAlternatives)};
+  const SampleRows in{.logits = logits, .params = all_params, .bias = {}, .counts = {}, .allowed = {}};
+  measure_rows(state, work({logits}, 0), [&] { sample(machine().stream, in, scratch, out); });
+}
+void sample_greedy(benchmark::State& state) {
+  sample_rows(state, {.temperature = 0});
+}
+void sample_top_k(benchmark::State& state) {
+  sample_rows(state, {.top_p = 0.8, .top_k = 20});
+}
+void sample_top_p(benchmark::State& state) {
+  sample_rows(state, {.top_p = 0.95});
+}
+void sample_logprobs(benchmark::State& state) {
+  sample_rows(state, {.temperature = 0, .num_top = kAlternatives});
+}
+
 void tokens(benchmark::internal::Benchmark* b) {
   b->ArgName("rows")->UseRealTime()->Arg(1)->Arg(16)->Arg(512);
+}
+void sequences(benchmark::internal::Benchmark* b) {
+  b->ArgName("rows")->UseRealTime()->Arg(1)->Arg(8)->Arg(64);
 }
 
 BENCHMARK(embed_rows)->Name("embed")->Apply(tokens);
@@ -244,6 +283,10 @@ BENCHMARK(softmax)->Name("softmax_rows")->Apply(tokens);
 BENCHMARK(gate)->Name("gated_activation")->Apply(tokens);
 BENCHMARK(gate_backward)->Name("gated_activation_backward")->Apply(tokens);
 BENCHMARK(adam)->Name("adam_step")->Apply(tokens);
+BENCHMARK(sample_greedy)->Name("sample/greedy")->Apply(sequences);
+BENCHMARK(sample_top_k)->Name("sample/top_k")->Apply(sequences);
+BENCHMARK(sample_top_p)->Name("sample/top_p")->Apply(sequences);
+BENCHMARK(sample_logprobs)->Name("sample/logprobs")->Apply(sequences);
 
 }  // namespace
 }  // namespace chorale::bench

@@ -1,19 +1,8 @@
-// From a row of logits to the next token.
+// From a row of logits to the next token of one request.
 //
-// The token depends on the row, the request and its earlier tokens alone, never on the batch, and the sampler
-// keeps nothing between calls but its buffers. The order is the one users of vLLM know:
-//
-//   logit_bias; repetition, frequency and presence penalty; masking of stop tokens before min_new_tokens, and
-//   of what a constraint does not allow
-//   temperature 0: the largest logit
-//   else: softmax(logits / temperature); top_k; top_p of what that left; min_p relative to the largest
-//   probability;
-//         one uniform random number through the inverse of the cumulative distribution
-//
-// Tokens are ordered by (logit descending, id ascending), so ties go to the lowest id. Probabilities are
-// summed as 64-bit fixed-point weights (the most likely token has 2^43, one below 2^-44 of it has none):
-// integer sums are exact in any order, so a histogram finds the same token as a walk over the fully sorted
-// vocabulary would.
+// What kernels/sample.h does of a batch of rows, for one row, with the parameters as a request has them. The
+// token depends on the row, the request and its earlier tokens alone, and the sampler keeps nothing between
+// calls but its buffers.
 #pragma once
 
 #include <cstddef>
@@ -22,11 +11,13 @@
 #include <span>
 #include <vector>
 
+#include "base/stream.h"
+#include "base/tensor.h"
+#include "base/thread_pool.h"
 #include "engine/request.h"
+#include "kernels/sample.h"
 
 namespace chorale::engine {
-
-inline constexpr int64_t kMaxVocabulary = int64_t{1} << 20;
 
 struct SampleInput {
   std::span<const float> logits;  // [vocab]
@@ -36,12 +27,6 @@ struct SampleInput {
   std::span<const int32_t> output;
   std::span<const int32_t> eos_token_ids;
   std::span<const uint32_t> allowed;  // bits, see TokenConstraint::next_mask; empty: all tokens
-};
-
-enum class SampleStatus {
-  ok,
-  bad_logits,  // NaN, +infinity, or no finite value at all
-  all_masked,  // nothing is left of what is allowed
 };
 
 struct Sampled {
@@ -64,42 +49,22 @@ class Sampler {
   std::optional<TokenLogprobs> logprobs(std::span<const float> logits, int32_t token, int32_t num_top);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t token;
-    // The order of sampling: more likely first, then the lower id.
-    friend bool operator<(const Candidate& a, const Candidate& b) {
-      return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-    }
-  };
-  struct Found {
-    int32_t token;
-    uint64_t mass;  // of all tokens up to and with this one
-  };
+  void list_bias(const SampleInput& input);
+  void list_counts(const SampleInput& input);
+  Sampled run(std::span<const float> logits, std::span<const uint32_t> allowed, const SampleParams& params,
+              const SampledRows& output);
 
-  void apply_penalties(const SampleInput& input);
-  void mask_stop_tokens(const SampleInput& input);
-  int32_t sample_from_top_k(std::span<const float> logits, const SamplingParams& params, uint64_t random);
-  int32_t sample_from_all(std::span<const float> logits, const SamplingParams& params, uint64_t random);
-  void collect_top(std::span<const float> logits, size_t count);
-  void collect_bucket(std::span<const float> logits, uint16_t bucket);
-  void assign_buckets(std::span<const float> logits);
-  Found find_in_candidates(uint64_t mass, uint64_t mass_before) const;
-  Found find_in_buckets(std::span<const float> logits, uint64_t mass);
-  uint64_t weight_of(float logit) const;
-  void weigh_all(std::span<const float> logits);
-
-  std::vector<float> adjusted_;          // [vocab], the row after bias, penalties and mask
-  std::vector<uint32_t> output_count_;   // [vocab], zero between calls
-  std::vector<uint8_t> seen_;            // [vocab], zero between calls
-  std::vector<uint64_t> weights_;        // [vocab]
-  std::vector<uint16_t> bucket_of_;      // [vocab]
-  std::vector<uint64_t> bucket_weight_;  // [buckets]
-  std::vector<Candidate> candidates_;    // capacity [vocab]; sorted when read
-  // The row that is being sampled:
-  float max_ = 0;
-  float min_ = 0;  // over the finite logits
-  double temperature_ = 1;
+  const size_t vocab_size_;
+  ThreadPool pool_{1};
+  Stream stream_{pool_, InstructionSet::portable};
+  Buffer scratch_;
+  std::vector<uint32_t> output_count_;  // [vocab], zero between calls
+  std::vector<uint8_t> seen_;           // [vocab], zero between calls
+  // The lists of the row that is being sampled.
+  std::vector<int32_t> bias_tokens_;
+  std::vector<float> biases_;
+  std::vector<int32_t> counted_tokens_;
+  std::vector<int32_t> counts_;
 };
 
 }  // namespace chorale::engine

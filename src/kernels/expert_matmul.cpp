@@ -1,7 +1,6 @@
 #include "kernels/expert_matmul.h"
 
-#include "kernels/cpu/cpu_kernels.h"
-#include "kernels/cpu/weight.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -15,18 +14,6 @@ void check_rows(const ExpertMatrices& experts, const ExpertRows& rows) {
   }
   check_matrix(rows.offsets, DType::i32, 1, num_experts + 1, "offsets");
   check_matrix(rows.active, DType::i32, 1, num_experts + 1, "active");
-}
-
-cpu::ExpertArgs to_args(const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
-  const bool sorted = !rows.all_tokens();
-  return {.x = cpu::bytes_of(x),
-          .x_stride_bytes = cpu::stride_bytes(x),
-          .weight = cpu::to_weight(experts.layout, nullptr),
-          .experts = experts.data.data(),
-          .num_rows = x.rows(),
-          .offsets = sorted ? rows.offsets.data<int32_t>() : nullptr,
-          .active = sorted ? rows.active.data<int32_t>() : nullptr,
-          .tokens = sorted ? rows.tokens.data<int32_t>() : nullptr};
 }
 
 void add_work(OpScope& scope, const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
@@ -52,11 +39,7 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
   check_rows(gate_up, rows);
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, x, gate_up, rows);
-  const cpu::GatedMatmulArgs args{.in = to_args(x, gate_up, rows),
-                                  .out = cpu::mutable_bytes_of(out),
-                                  .out_stride = out.row_stride(),
-                                  .out_is_bf16 = out.dtype() == DType::bf16};
-  cpu::kernels_for(stream.instruction_set()).gated_matmul(stream.pool(), args);
+  cpu::gated_matmul(stream, x, gate_up, rows, out);
 }
 
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
@@ -70,13 +53,7 @@ void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatric
   CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, x, down, rows);
-  const cpu::OrderFreeMatmulArgs args{
-      .in = to_args(x, down, rows),
-      .gate_weights = rows.all_tokens() ? nullptr : rows.weights.data<float>(),
-      .sums = sums.data<int64_t>(),
-      .sums_stride = sums.row_stride(),
-      .assigns = mode == SumMode::assign};
-  cpu::kernels_for(stream.instruction_set()).order_free_matmul(stream.pool(), args);
+  cpu::order_free_matmul(stream, x, down, rows, sums, mode);
 }
 
 }  // namespace chorale

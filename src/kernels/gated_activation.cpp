@@ -1,7 +1,6 @@
 #include "kernels/gated_activation.h"
 
-#include "kernels/cpu/cpu_kernels.h"
-#include "kernels/cpu/float_matrix.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -11,12 +10,7 @@ void gated_activation(const Stream& stream, const Tensor& gate, const Tensor& up
   check_matrix(up, DType::f32, out.rows(), out.columns(), "up");
   CHORALE_CHECK(out.dtype() == DType::f32, "out is {}", name_of(out.dtype()));
   if (out.empty()) return;
-  const cpu::GatedActivationArgs args{.rows = out.rows(),
-                                      .columns = out.columns(),
-                                      .gate = cpu::to_float_matrix(gate),
-                                      .up = cpu::to_float_matrix(up),
-                                      .out = cpu::to_float_matrix(out)};
-  cpu::kernels_for(stream.instruction_set()).gated_activation(stream.pool(), args);
+  cpu::gated_activation(stream, gate, up, out);
 }
 
 void gated_activation_backward(const Stream& stream, const Tensor& gate, const Tensor& up,
@@ -28,14 +22,7 @@ void gated_activation_backward(const Stream& stream, const Tensor& gate, const T
   CHORALE_CHECK(d_out.dtype() == DType::f32, "d_out is {}", name_of(d_out.dtype()));
   if (d_out.empty()) return;
   CHORALE_CHECK(d_gate.bytes() != d_up.bytes(), "d_gate and d_up are the same memory");
-  const cpu::GatedActivationBackwardArgs args{.rows = d_out.rows(),
-                                              .columns = d_out.columns(),
-                                              .gate = cpu::to_float_matrix(gate),
-                                              .up = cpu::to_float_matrix(up),
-                                              .d_out = cpu::to_float_matrix(d_out),
-                                              .d_gate = cpu::to_float_matrix(d_gate),
-                                              .d_up = cpu::to_float_matrix(d_up)};
-  cpu::kernels_for(stream.instruction_set()).gated_activation_backward(stream.pool(), args);
+  cpu::gated_activation_backward(stream, gate, up, d_out, d_gate, d_up);
 }
 
 }  // namespace chorale

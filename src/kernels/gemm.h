@@ -14,6 +14,10 @@ namespace chorale {
 struct GemmOperand {
   Tensor matrix;  // float32; its row padding is not read
   bool transposed = false;
+
+  // Those of the operand itself.
+  int64_t rows() const { return transposed ? matrix.columns() : matrix.rows(); }
+  int64_t columns() const { return transposed ? matrix.rows() : matrix.columns(); }
 };
 
 // A right operand B [K, N] in the panels that products read. It owns their memory, which grows on demand and

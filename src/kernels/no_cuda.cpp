@@ -1,5 +1,6 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/products.h"
@@ -109,6 +110,14 @@ void gated_matmul(const Queue&, const Tensor&, const TiledExperts&, const Expert
 }
 void order_free_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
                        SumMode, Choice) {
+  no_cuda();
+}
+
+int64_t attention_scratch_floats(const KvTiles&, int64_t) {
+  no_cuda();
+}
+void attention(const Queue&, const Tensor&, const KvTilesView&, const AttentionBatch&, int64_t, const Tensor&,
+               const Tensor&) {
   no_cuda();
 }
 

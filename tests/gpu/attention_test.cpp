@@ -43,16 +43,16 @@ struct Step {
     std::iota(table.begin(), table.end(), 0);
     std::shuffle(table.begin(), table.end(), random);
     Bytes cache(blocks * tiles.block_bytes(), 0xFF);
-    TestTensor chunks(DType::i32, std::ssize(sequences), ChunkColumn::count);
+    TestTensor chunks(DType::i32, std::ssize(sequences), SegmentColumn::count);
     ref::Matrix all_q(tokens, shape.num_heads * shape.head_dim);
     int64_t first_token = 0, first_block = 0;
     for (size_t s = 0; s < sequences.size(); ++s) {
       const auto& [cached, fresh] = sequences[s];
       int32_t* chunk = chunks->row<int32_t>(static_cast<int64_t>(s));
-      chunk[ChunkColumn::first_token] = static_cast<int32_t>(first_token);
-      chunk[ChunkColumn::num_tokens] = static_cast<int32_t>(fresh);
-      chunk[ChunkColumn::first_position] = static_cast<int32_t>(cached);
-      chunk[ChunkColumn::first_block] = static_cast<int32_t>(first_block);
+      chunk[SegmentColumn::first_token] = static_cast<int32_t>(first_token);
+      chunk[SegmentColumn::num_tokens] = static_cast<int32_t>(fresh);
+      chunk[SegmentColumn::first_position] = static_cast<int32_t>(cached);
+      chunk[SegmentColumn::first_block] = static_cast<int32_t>(first_block);
       std::copy(q[s].values.begin(), q[s].values.end(), all_q.values.begin() + first_token * all_q.columns);
       fill(s, tiles, cache.data(), table, first_block);
       first_token += fresh;

@@ -72,10 +72,10 @@ GpuBatch batch_of(const Step& step) {
   }
   tables.push_back(0);
   GpuBatch batch{gpu_vector(columns), gpu_vector(tables), {}};
-  batch.view.chunks =
-      Tensor(Tensor(batch.chunks).bytes(), DType::i32, num_chunks, ChunkColumn::count, ChunkColumn::count);
+  batch.view.segments = Tensor(Tensor(batch.chunks).bytes(), DType::i32, num_chunks, SegmentColumn::count,
+                               SegmentColumn::count);
   batch.view.block_tables = batch.block_tables;
-  batch.view.longest_chunk = longest;
+  batch.view.longest_segment = longest;
   return batch;
 }
 

@@ -2,7 +2,8 @@
 
 usage: check_budgets.py REPOSITORY
 
-A file has at most 500 lines, a function at most 60 of code and six parameters. What is larger stands in budgets.txt
+A file has at most 500 lines, a function at most 60 of code and six parameters; on a device 80 and eight, because what
+a launch copies there and what is inlined into it are single values. What is larger stands in budgets.txt
 with the size that it may have and the reason. Reports, and exits 1 for: what is larger than its budget; an entry that
 allows more than there is, so that the table only shrinks; and one of something that does not exist or needs no entry.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from check_layers import SOURCE_SUFFIXES
 
 BUDGETS = {"lines": 500, "body": 60, "parameters": 6}
+DEVICE_BUDGETS = {"lines": 500, "body": 80, "parameters": 8}
 ENTRY = re.compile(r"^(\w+)[ \t]+(\d+)[ \t]+(\S+)[ \t]+(\S.*)$")
 
 # Comments, literals and preprocessor lines, which hold no structure; line breaks stay.
@@ -103,6 +105,12 @@ def functions(text):
                sum(1 for line in body.splitlines() if line.strip()))
 
 
+def budget_of(what, name):
+    """The budget for `what` in a file, or in a function "path:function"."""
+    on_device = Path(name.split(":")[0]).suffix in (".cu", ".cuh")
+    return (DEVICE_BUDGETS if on_device else BUDGETS)[what]
+
+
 def measure(root):
     """{(what, path or path:function): size} of all that counts, the largest where a name stands for several."""
     sizes = {}
@@ -131,13 +139,13 @@ def check(root):
             continue
         key, most = (match[1], match[3]), int(match[2])
         size = sizes.get(key, 0)
-        if size <= BUDGETS[match[1]]:
+        if size <= budget_of(*key):
             problems.append(f"budgets.txt:{number}: {match[3]} needs no entry for {match[1]}: it has {size}")
         elif size < most:
             problems.append(f"budgets.txt:{number}: {match[3]} has only {size} {match[1]} left: lower the entry")
         allowed[key] = most
     for (what, name), size in sizes.items():
-        most = allowed.get((what, name), BUDGETS[what])
+        most = allowed.get((what, name), budget_of(what, name))
         if size > most:
             problems.append(f"{name}: {size} {what}, at most {most}")
     return problems

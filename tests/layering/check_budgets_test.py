@@ -44,10 +44,10 @@ class FunctionsTest(unittest.TestCase):
 
 
 class CheckBudgetsTest(unittest.TestCase):
-    def problems(self, text, table=""):
+    def problems(self, text, table="", name="src/io/a.cpp"):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            for name, content in {"src/io/a.cpp": text, "tests/layering/budgets.txt": table}.items():
+            for name, content in {name: text, "tests/layering/budgets.txt": table}.items():
                 (root / name).parent.mkdir(parents=True)
                 (root / name).write_text(content)
             return check(root)
@@ -70,6 +70,13 @@ class CheckBudgetsTest(unittest.TestCase):
     def test_parameters_over_their_budget_fail(self):
         seven = ", ".join(f"int {c}" for c in "abcdefg")
         self.assert_one(self.problems(f"void C::f({seven}) {{}}\n"), "src/io/a.cpp:f: 7 parameters, at most 6")
+
+    def test_device_code_has_budgets_of_its_own(self):
+        eight = ", ".join(f"int {c}" for c in "abcdefgh")
+        text = f"__global__ void k({eight}) {{\n" + "  g();\n" * 78 + "}\n"
+        self.assertEqual(self.problems(text, name="src/io/a.cu"), [])
+        self.assertEqual(len(self.problems(text)), 2)
+        self.assert_one(self.problems(text.replace("int a", "int z, int a"), name="src/io/a.cu"), "9 parameters, at most 8")
 
     def test_an_entry_permits_its_size_and_no_more(self):
         table = "# why\nlines 503 src/io/a.cpp a reason\n"

@@ -2,7 +2,7 @@
 //
 // The arguments are raw on purpose: files compiled for AVX-512 must not instantiate shared inline code, which
 // the linker could then hand to processors without it (tests/isa_symbols). Constants and functions that are
-// always inlined may be shared. The dispatch file of each op checks the tensors and unpacks them.
+// always inlined may be shared. Each op's dispatch file checks the tensors, its file in cpu/ unpacks them.
 #pragma once
 
 #include <cstddef>

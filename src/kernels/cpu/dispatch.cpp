@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/ops.h"
 
 namespace chorale::cpu {
 namespace {
@@ -14,9 +14,17 @@ int32_t slot_of(const DispatchTable& table, int64_t token, int32_t expert) {
   return table.slots.row<int32_t>(row)[expert];
 }
 
-// The travelling row of a token to the rank that owns the slots [first_slot, first_slot + slots_per_rank).
-void write_row(const Tensor& x, const ChosenExperts& chosen, const DispatchTable& table,
-               const RowFormat& format, int64_t token, int64_t owner, std::byte* out) {
+// What rows are made of.
+struct RowSource {
+  const Tensor& x;
+  const ChosenExperts& chosen;
+  const DispatchTable& table;
+  const RowFormat& format;
+};
+
+// The travelling row of a token to a rank, whose slots are [owner * slots_per_rank, + slots_per_rank).
+void write_row(const RowSource& source, int64_t token, int64_t owner, std::byte* out) {
+  const auto& [x, chosen, table, format] = source;
   const auto act_bytes = static_cast<size_t>(format.hidden) * size_of(format.act);
   std::memset(out + act_bytes, 0,
               static_cast<size_t>(format.bytes()) - act_bytes);  // what pads a row is finite
@@ -33,7 +41,7 @@ void write_row(const Tensor& x, const ChosenExperts& chosen, const DispatchTable
 
 }  // namespace
 
-int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& chosen,
+int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
                       const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
   // The tokens of each owner, in order and each once.
   std::fill(send.counts.begin(), send.counts.end(), 0);
@@ -61,11 +69,12 @@ int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& ch
     }
   }
   // Rows are written by owner, since what they hold depends on it.
+  const RowSource source{x, chosen, table, format};
   int64_t first = 0;
   for (int64_t rank = 0; rank < table.num_owners * table.copies; ++rank) {
     const int64_t count = send.counts[static_cast<size_t>(rank)];
-    pool.parallel(count, [&](int64_t i) {
-      write_row(x, chosen, table, format, tokens[first + i], rank / table.copies,
+    stream.pool().parallel(count, [&](int64_t i) {
+      write_row(source, tokens[first + i], rank / table.copies,
                 send.rows.bytes() + (first + i) * format.bytes());
     });
     first += count;
@@ -73,11 +82,11 @@ int64_t dispatch_rows(ThreadPool& pool, const Tensor& x, const ChosenExperts& ch
   return total;
 }
 
-void add_returned(ThreadPool& pool, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
+void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
   // A task owns a range of columns, because several rows may go to one token.
   constexpr int64_t kColumns = 512;
   const auto* token = tokens.data<int32_t>();
-  pool.parallel((sums.columns() + kColumns - 1) / kColumns, [&](int64_t task) {
+  stream.pool().parallel((sums.columns() + kColumns - 1) / kColumns, [&](int64_t task) {
     const int64_t begin = task * kColumns;
     const int64_t end = std::min(sums.columns(), begin + kColumns);
     for (int64_t i = 0; i < returned.rows(); ++i) {
@@ -88,11 +97,15 @@ void add_returned(ThreadPool& pool, const Tensor& returned, const Tensor& tokens
   });
 }
 
-void count_experts(const Tensor& experts, const Tensor& counts) {
+void count_experts(const Stream&, const Tensor& experts, const Tensor& counts) {
   auto* count = counts.data<int64_t>();
   for (int64_t t = 0; t < experts.rows(); ++t) {
     for (int64_t i = 0; i < experts.columns(); ++i) ++count[experts.row<int32_t>(t)[i]];
   }
+}
+
+void count_tokens(const Stream&, int64_t num_tokens, const Tensor& counts) {
+  counts.data<int64_t>()[0] += num_tokens;
 }
 
 }  // namespace chorale::cpu

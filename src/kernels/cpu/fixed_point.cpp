@@ -4,21 +4,21 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/shapes.h"
 
 namespace chorale::cpu {
 
-void clear_sums(ThreadPool& pool, const Tensor& sums) {
-  pool.parallel(sums.rows(), [&](int64_t row) {
+void clear_sums(const Stream& stream, const Tensor& sums) {
+  stream.pool().parallel(sums.rows(), [&](int64_t row) {
     std::memset(sums.row<int64_t>(row), 0, static_cast<size_t>(sums.columns()) * sizeof(int64_t));
   });
 }
 
-void add_sums(ThreadPool& pool, const Tensor& sums, const Tensor& bias, const Tensor& residual) {
+void add_sums(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual) {
   const int64_t columns = residual.columns();
   const float* add = bias.empty() ? nullptr : bias.data<float>();
-  pool.parallel(residual.rows(), [&](int64_t row) {
+  stream.pool().parallel(residual.rows(), [&](int64_t row) {
     const int64_t* from = sums.row<int64_t>(row);
     float* to = residual.row<float>(row);
     if (from[columns] != 0) {  // some partial sum was not finite

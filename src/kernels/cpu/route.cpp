@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/ops.h"
 
 namespace chorale::cpu {
 namespace {
@@ -37,16 +37,16 @@ void choose_for_token(const float* logits, int64_t num_experts, const RouteOptio
 
 }  // namespace
 
-void choose_experts(ThreadPool& pool, const Tensor& logits, const RouteOptions& options,
+void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptions& options,
                     const ChosenExperts& chosen) {
-  pool.parallel(logits.rows(), [&](int64_t t) {
+  stream.pool().parallel(logits.rows(), [&](int64_t t) {
     choose_for_token(logits.row<float>(t), logits.columns(), options, chosen.experts.row<int32_t>(t),
                      chosen.weights.row<float>(t));
   });
 }
 
 // A counting sort. Tokens are walked in order, so an expert's rows are in order of tokens.
-void sort_by_expert(const ChosenExperts& chosen, const ExpertRows& rows) {
+void sort_by_expert(const Stream&, const ChosenExperts& chosen, const ExpertRows& rows) {
   const int64_t num_experts = rows.offsets.columns() - 1;
   const int64_t num_tokens = chosen.experts.rows();
   const int64_t top_k = chosen.experts.columns();

@@ -4,13 +4,13 @@
 #include <bit>
 #include <cstring>
 
-#include "kernels/cpu/plain_kernels.h"
+#include "kernels/cpu/ops.h"
 
 namespace chorale::cpu {
 
-void embed(ThreadPool& pool, const Tensor& ids, const Tensor& table, const Tensor& out) {
+void embed(const Stream& stream, const Tensor& ids, const Tensor& table, const Tensor& out) {
   const int32_t* id = ids.data<int32_t>();
-  pool.parallel(out.rows(), [&](int64_t t) {
+  stream.pool().parallel(out.rows(), [&](int64_t t) {
     CHORALE_CHECK(id[t] >= 0 && id[t] < table.rows(), "token id {} of {}", id[t], table.rows());
     float* to = out.row<float>(t);
     if (table.dtype() == DType::bf16) {
@@ -22,10 +22,10 @@ void embed(ThreadPool& pool, const Tensor& ids, const Tensor& table, const Tenso
   });
 }
 
-void embed_bits(ThreadPool& pool, const Tensor& ids, const Tensor& table, int64_t first_row,
+void embed_bits(const Stream& stream, const Tensor& ids, const Tensor& table, int64_t first_row,
                 const Tensor& bits) {
   const auto* id = ids.data<int32_t>();
-  pool.parallel(bits.rows(), [&](int64_t t) {
+  stream.pool().parallel(bits.rows(), [&](int64_t t) {
     int64_t* to = bits.row<int64_t>(t);
     std::memset(to, 0, static_cast<size_t>(bits.columns()) * sizeof(int64_t));
     const int64_t row = id[t] - first_row;
@@ -38,23 +38,23 @@ void embed_bits(ThreadPool& pool, const Tensor& ids, const Tensor& table, int64_
   });
 }
 
-void bits_to_rows(ThreadPool& pool, const Tensor& bits, const Tensor& out) {
-  pool.parallel(out.rows(), [&](int64_t t) {
+void bits_to_rows(const Stream& stream, const Tensor& bits, const Tensor& out) {
+  stream.pool().parallel(out.rows(), [&](int64_t t) {
     for (int64_t c = 0; c < out.columns(); ++c) {
       out.row<float>(t)[c] = std::bit_cast<float>(static_cast<uint32_t>(bits.row<int64_t>(t)[c]));
     }
   });
 }
 
-void copy_rows(ThreadPool& pool, const Tensor& x, const Tensor& out) {
-  pool.parallel(out.rows(), [&](int64_t m) {
+void copy_rows(const Stream& stream, const Tensor& x, const Tensor& out) {
+  stream.pool().parallel(out.rows(), [&](int64_t m) {
     std::memcpy(out.row<float>(m), x.row<float>(m), static_cast<size_t>(out.columns()) * sizeof(float));
   });
 }
 
-void gather_rows(ThreadPool& pool, const Tensor& rows, const Tensor& x, const Tensor& out) {
+void gather_rows(const Stream& stream, const Tensor& rows, const Tensor& x, const Tensor& out) {
   const int32_t* row = rows.data<int32_t>();
-  pool.parallel(out.rows(), [&](int64_t m) {
+  stream.pool().parallel(out.rows(), [&](int64_t m) {
     CHORALE_CHECK(row[m] >= 0 && row[m] < x.rows(), "row {} of {}", row[m], x.rows());
     std::memcpy(out.row<float>(m), x.row<float>(row[m]), static_cast<size_t>(out.columns()) * sizeof(float));
   });

@@ -4,12 +4,13 @@
 #include "base/tensor.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/packed_matrix.h"
+#include "kernels/quantize.h"
 
 namespace chorale::cpu {
 
-// Bytes of one chunk in an input row of the matrix.
+// Bytes of one chunk in a row of the matrix's input.
 inline int64_t row_bytes_of_chunk(const PackedLayout& layout) {
-  if (is_quantized(layout.format)) return layout.groups_per_chunk() * (kGroupHeaderBytes + layout.group_k);
+  if (is_quantized(layout.format)) return quantized_row_bytes(layout) / layout.k_chunks;
   return layout.chunk_k() * static_cast<int64_t>(size_of(element_dtype(layout.format)));
 }
 

@@ -47,8 +47,8 @@ struct Chunk {
 
   static __device__ __forceinline__ Chunk at(const AttentionArgs& args, int index) {
     const int32_t* row = args.chunks + index * args.chunk_stride;
-    return {row[ChunkColumn::first_token], row[ChunkColumn::num_tokens], row[ChunkColumn::first_position],
-            row[ChunkColumn::first_block]};
+    return {row[SegmentColumn::first_token], row[SegmentColumn::num_tokens],
+            row[SegmentColumn::first_position], row[SegmentColumn::first_block]};
   }
   __device__ __forceinline__ int num_blocks() const {
     return (first_position + num_tokens + kTokens - 1) / kTokens;
@@ -63,18 +63,17 @@ struct Tile {
   static constexpr int kHeadBytes = 2 * kKeyBytes;
 
   uint32_t q[DimBlocks][4];
-  int row[2];  // of the chunk; the last one again where there is none
   int position[2];
 
   __device__ __forceinline__ void load(const AttentionArgs& args, const Chunk& chunk, int kv_head,
                                        int first_row) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     const int last = chunk.num_tokens * args.group - 1;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      row[h] = min(first_row + lane / 4 + 8 * h, last);
-      position[h] = chunk.first_position + row[h] / args.group;
-      const uint16_t* from = args.q + token_of(args, chunk, h) * args.q_stride + column_of(args, kv_head, h);
+      const int row = min(row_of(first_row, h), last);  // the last one again where there is none
+      position[h] = chunk.first_position + row / args.group;
+      const uint16_t* from =
+          args.q + (chunk.first_token + row / args.group) * args.q_stride + column_of(args, kv_head, row);
 #pragma unroll
       for (int d = 0; d < DimBlocks; ++d) {
         q[d][h] = *reinterpret_cast<const uint32_t*>(from + d * 16);
@@ -82,14 +81,11 @@ struct Tile {
       }
     }
   }
-  __device__ __forceinline__ int64_t token_of(const AttentionArgs& args, const Chunk& chunk, int h) const {
-    return chunk.first_token + row[h] / args.group;
+  static __device__ __forceinline__ int row_of(int first_row, int h) {
+    return first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
   }
-  __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int h) const {
-    return (kv_head * args.group + row[h] % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
-  }
-  __device__ __forceinline__ bool exists(int first_row, int h) const {
-    return row[h] == first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
+  static __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int row) {
+    return (kv_head * args.group + row % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
   }
 };
 
@@ -264,9 +260,12 @@ __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_cons
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    if (!tile.exists(first_row + warp * kWarpRows, h)) continue;
-    uint16_t* to =
-        args.out + tile.token_of(args, chunk, h) * args.out_stride + tile.column_of(args, kv_head, h);
+    // Read once more, so that no register keeps it for so long.
+    const Chunk again = Chunk::at(args, static_cast<int>(blockIdx.z));
+    const int row = T::row_of(first_row + warp * kWarpRows, h);
+    if (row >= again.num_tokens * args.group) continue;
+    uint16_t* to = args.out + (again.first_token + row / args.group) * args.out_stride +
+                   T::column_of(args, kv_head, row);
 #pragma unroll
     for (int d = 0; d < DimBlocks; ++d) {
 #pragma unroll
@@ -284,7 +283,7 @@ __device__ __forceinline__ int chunk_of_block(const AttentionArgs& args, int tab
   int low = 0, high = args.num_chunks - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;
-    if (args.chunks[middle * args.chunk_stride + ChunkColumn::first_block] <= table_block)
+    if (args.chunks[middle * args.chunk_stride + SegmentColumn::first_block] <= table_block)
       low = middle;
     else
       high = middle - 1;
@@ -336,7 +335,7 @@ __global__ void __launch_bounds__(kFewWarps * 32) attend_few(const __grid_consta
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        if (tile.exists(0, h))
+        if (T::row_of(0, h) < chunk.num_tokens * args.group)
           *reinterpret_cast<float2*>(partial + (lane / 4 + 8 * h) * T::kDim + d * 16 + n * 8 + lane % 4 * 2) =
               make_float2(fresh[n][2 * h], fresh[n][2 * h + 1]);
       }
@@ -412,13 +411,13 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
             kFewBytes},
            args);
     const auto rows =
-        static_cast<unsigned>(std::min<int64_t>(batch.longest_chunk, args.few_tokens) * args.group);
+        static_cast<unsigned>(std::min<int64_t>(batch.longest_segment, args.few_tokens) * args.group);
     launch(queue, "merge_few", merge_few<DimBlocks>, {dim3(chunks, heads, rows), T::kDim, 0}, args);
   }
-  if (batch.longest_chunk > args.few_tokens) {
+  if (batch.longest_segment > args.few_tokens) {
     allow(attend_many<DimBlocks>, kManyBytes);
     launch(queue, "attend_many", attend_many<DimBlocks>,
-           {dim3(blocks_for(batch.longest_chunk * args.group, kManyRows), heads, chunks), kManyThreads,
+           {dim3(blocks_for(batch.longest_segment * args.group, kManyRows), heads, chunks), kManyThreads,
             kManyBytes},
            args);
   }
@@ -437,7 +436,7 @@ void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, co
   check_matrix(out, DType::bf16, q.rows(), q.columns(), "out");
   CHORALE_CHECK(num_heads % tiles.num_kv_heads == 0);
   CHORALE_CHECK(q.row_stride() % 2 == 0 && out.row_stride() % 2 == 0);
-  if (q.empty() || batch.chunks.empty()) return;
+  if (q.empty() || batch.segments.empty()) return;
   const int64_t table_blocks = batch.block_tables.columns(), group = num_heads / tiles.num_kv_heads;
   check_vector(scratch, DType::f32, attention_scratch_floats(tiles, table_blocks), "scratch");
   const AttentionArgs args{
@@ -447,9 +446,9 @@ void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, co
       .out_stride = out.row_stride(),
       .cache = cache.data,
       .block_bytes = tiles.block_bytes(),
-      .chunks = batch.chunks.data<int32_t>(),
-      .chunk_stride = batch.chunks.row_stride(),
-      .num_chunks = static_cast<int>(batch.chunks.rows()),
+      .chunks = batch.segments.data<int32_t>(),
+      .chunk_stride = batch.segments.row_stride(),
+      .num_chunks = static_cast<int>(batch.segments.rows()),
       .block_tables = batch.block_tables.data<int32_t>(),
       .num_table_blocks = static_cast<int>(table_blocks),
       .partials = scratch.data<float>(),

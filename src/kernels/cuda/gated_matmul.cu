@@ -8,10 +8,10 @@ constexpr const char* kName = "gated_matmul";
 template <int Tokens, int StageTiles, int Groups>
 void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
   using Epilogue = StoreGated<Tokens, true>;
-  if (args.gathers)
+  if (Tokens <= 32 || args.gathers)
     start<Shape<Tokens, StageTiles, 0, Groups, true>, Epilogue>(queue, kName, x, args, size);
   else
-    start<Shape<Tokens, StageTiles, 0, Groups, false>, Epilogue>(queue, kName, x, args, size);
+    start<Shape<Tokens, StageTiles, 0, Groups, Tokens <= 32>, Epilogue>(queue, kName, x, args, size);
 }
 
 void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,

@@ -58,6 +58,9 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
 __device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
+__device__ __forceinline__ void prefetch_tensor_map(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 // A box of a matrix that a tensor map describes (tensor_map.h), from [row, column] on; rows that the matrix
 // does not have become zeros.
 __device__ __forceinline__ void tensor_copy(uint32_t to, const void* map, int column, int row,

@@ -14,15 +14,15 @@ constexpr int kRun = 2;  // neighbouring dimensions of a thread; head_dim is eve
 struct CacheArgs {
   KvTiles tiles;
   std::byte* data;
-  const int32_t* chunks;  // [num_chunks][ChunkColumn::count]
+  const int32_t* chunks;  // [num_chunks][SegmentColumn::count]
   int num_chunks;
   const int32_t* block_tables;
 };
 
 CacheArgs cache_args(const AttentionBatch& batch, const KvTilesView& cache) {
-  CHORALE_CHECK(batch.chunks.row_stride() == ChunkColumn::count, "chunks must be dense");
+  CHORALE_CHECK(batch.segments.row_stride() == SegmentColumn::count, "chunks must be dense");
   CHORALE_CHECK(cache.tiles.head_dim % 2 == 0, "head_dim {}", cache.tiles.head_dim);
-  return {cache.tiles, cache.data, batch.chunks.data<int32_t>(), static_cast<int>(batch.chunks.rows()),
+  return {cache.tiles, cache.data, batch.segments.data<int32_t>(), static_cast<int>(batch.segments.rows()),
           batch.block_tables.data<int32_t>()};
 }
 
@@ -41,8 +41,9 @@ __device__ __forceinline__ Place place_of(const CacheArgs& args, int token) {
   while (count > 0) {
     const int step = (count + kWarp - 1) / kWarp;
     const int probe = lane * step;
-    const bool before = probe < count &&
-                        args.chunks[(first + probe) * ChunkColumn::count + ChunkColumn::first_token] <= token;
+    const bool before =
+        probe < count &&
+        args.chunks[(first + probe) * SegmentColumn::count + SegmentColumn::first_token] <= token;
     const int below = __popc(__ballot_sync(kAllLanes, before));
     if (below == 0) return {nullptr, 0, 0};
     first += (below - 1) * step;
@@ -50,13 +51,13 @@ __device__ __forceinline__ Place place_of(const CacheArgs& args, int token) {
     count = min(step, count - (below - 1) * step);
   }
   if (args.num_chunks == 0) return {nullptr, 0, 0};
-  const int32_t* chunk = args.chunks + first * ChunkColumn::count;
-  const int64_t within = token - chunk[ChunkColumn::first_token];
-  const int64_t num_tokens = chunk[ChunkColumn::num_tokens];
+  const int32_t* chunk = args.chunks + first * SegmentColumn::count;
+  const int64_t within = token - chunk[SegmentColumn::first_token];
+  const int64_t num_tokens = chunk[SegmentColumn::num_tokens];
   if (within >= num_tokens) return {nullptr, 0, 0};
-  const int64_t position = chunk[ChunkColumn::first_position] + within;
+  const int64_t position = chunk[SegmentColumn::first_position] + within;
   const int64_t slot = position % kKvTokens;
-  const int64_t block = args.block_tables[chunk[ChunkColumn::first_block] + position / kKvTokens];
+  const int64_t block = args.block_tables[chunk[SegmentColumn::first_block] + position / kKvTokens];
   const int64_t left = num_tokens - within;
   return {args.data + block * args.tiles.block_bytes(), slot, min(slot + left, kKvTokens)};
 }

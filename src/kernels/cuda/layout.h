@@ -100,7 +100,7 @@ constexpr int64_t tile_tokens(int64_t rows) {
 // since a tile that is too wide costs little and a second tile reads the weights again.
 constexpr int64_t typical_rows(int64_t tokens, int64_t pairs, int64_t experts) {
   if (experts == 1) return pairs;
-  if (tokens <= 32) return tokens;  // then each expert has one tile, which saves looking for it
+  if (tokens <= 16) return tokens;  // then each expert has one tile, which saves looking for it
   const int64_t twice = 2 * ceil_div(pairs, experts);
   return twice < tokens ? twice : tokens;
 }
@@ -126,17 +126,32 @@ constexpr ProductPlan plan_product(const TiledLayout& layout, int64_t row_tiles,
   plan.tokens = tile_tokens(rows);
   if (plan.tokens > 64) {
     const int64_t pairs = ceil_div(row_tiles, 2) * row_sets;
-    // Sums of 64 bits leave no registers for a wider tile.
-    if (has_sums)
-      plan.tokens = 64;
-    else if (row_sets == 1 && ceil_div(rows, 256) * pairs < 2 * processors)
-      plan.tokens = 128;
-    if (ceil_div(rows, plan.tokens) * pairs >= processors) {
-      plan.kernel = ProductKernel::many_rows;
-      if (plan.block_chunk == 0) plan.stage_k = 1;
-      return plan;
-    }
     plan.tokens = 64;
+    // Sums of 64 bits leave no registers for a wider tile.
+    if (has_sums) {
+      if (ceil_div(rows, plan.tokens) * pairs >= processors) plan.kernel = ProductKernel::many_rows;
+    } else {
+      // What a multiprocessor multiplies one after the other, by the share of its rate that each kernel
+      // reaches.
+      const auto rounds = [&](int64_t tokens, int64_t slots) {
+        return ceil_div(ceil_div(rows, tokens) * (slots > processors ? row_tiles * row_sets : pairs), slots);
+      };
+      int64_t least = rounds(64, 2 * processors) * 2 * 64 * 64 * 100 / 55;
+      const int64_t cost_128 = rounds(128, processors) * 128 * 128 * 100 / 80;
+      const int64_t cost_256 = rounds(256, processors) * 128 * 256 * 100 / 85;
+      if (cost_128 < least) {
+        least = cost_128;
+        plan.kernel = ProductKernel::many_rows;
+        plan.tokens = 128;
+      }
+      // An expert may have more rows than the typical one.
+      if (cost_256 < least || (row_sets > 1 && rows > 128)) {
+        plan.kernel = ProductKernel::many_rows;
+        plan.tokens = 256;
+      }
+      if (plan.kernel == ProductKernel::many_rows) plan.stage_k = 1;
+    }
+    if (plan.kernel == ProductKernel::many_rows) return plan;
   }
   if (plan.stage_k == 1) plan.tokens = 64;
   const int64_t tiles = ceil_div(rows, plan.tokens) * row_tiles * row_sets;

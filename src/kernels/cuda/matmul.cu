@@ -7,7 +7,7 @@ constexpr const char* kName = "matmul";
 
 template <int Tokens, int StageTiles, int Groups>
 void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
-  start<Shape<Tokens, StageTiles, 0, Groups, false>, StoreFloats<Tokens>>(queue, kName, x, args, size);
+  start<Shape<Tokens, StageTiles, 0, Groups, Tokens <= 32>, StoreFloats<Tokens>>(queue, kName, x, args, size);
 }
 
 void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/element_rows.h"
 #include "base/error.h"
 
 namespace chorale::cuda {

@@ -18,21 +18,21 @@
 namespace chorale::cuda {
 
 // Tokens of a tile, tiles of K in a stage, k16 blocks of a chunk where a stage holds several (0: it does
-// not), consumer warpgroups, and whether rows of x are gathered.
-template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool Gathers>
+// not), consumer warpgroups, and whether rows of x come by copies of 16 bytes, which can gather and begin
+// soonest; else by tensor maps, which one thread asks for.
+template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool SmallCopies>
 struct Shape {
   static constexpr int kTokens = TileTokens;
   static constexpr int kStageTiles = StageTiles;
   static constexpr int kBlockChunk = BlockChunk;
   static constexpr int kGroups = Groups;
-  static constexpr bool kGathers = Gathers;
-  // A warpgroup where registers change hands, or where many rows are gathered.
-  static constexpr int kProducers = Groups == 2 || (Gathers && TileTokens >= 32) ? 128 : 32;
+  static constexpr bool kSmallCopies = SmallCopies;
+  // A warpgroup where registers change hands, or where there are many copies.
+  static constexpr int kProducers = Groups == 2 || (SmallCopies && TileTokens >= 32) ? 128 : 32;
   static constexpr int kConsumers = Groups * 128;
   static constexpr int kThreads = kConsumers + kProducers;
   static constexpr int kWeightBytes = Groups * StageTiles * static_cast<int>(kTileBytes);
   static constexpr int kRowBytes = TileTokens * 128;  // of x, of one tile of K
-  static constexpr int kBoxRows = TileTokens <= 32 ? TileTokens : TileTokens == 64 ? 32 : 64;  // of one copy
   static constexpr int kStageBytes = kWeightBytes + StageTiles * kRowBytes;
   static constexpr int kBlocksPerSm = Groups == 1 && kStageBytes <= 40 * 1024 ? 2 : 1;
   static constexpr int kBudget = kBlocksPerSm == 2 ? 108 * 1024 : 216 * 1024;
@@ -144,7 +144,7 @@ struct Ring {
 
 template <class S, class M>
 struct Producer {
-  static constexpr int kRowsOfThread = S::kGathers ? S::kTokens * 8 / S::kProducers : 1;
+  static constexpr int kRowsOfThread = S::kSmallCopies ? S::kTokens * 8 / S::kProducers : 1;
   static constexpr int kRowStep = S::kProducers / 8;
   static constexpr uint32_t kNone = 0xFFFFFFFFU;
 
@@ -167,11 +167,11 @@ struct Producer {
     return {target->weight + expert * args.expert_bytes + (row_tile * k_tiles + k_tile) * kTileBytes,
             target->row_tiles - row_tile};
   }
-  // Asks for the weights of a stage, and says how many bytes it will have with `row_bytes` of rows.
-  __device__ __forceinline__ void fetch_weights(const Weights& weights, int stage, int row_bytes) const {
+  // Asks for the weights of a stage, and says how many bytes it will have with those of a tensor map.
+  __device__ __forceinline__ void fetch_weights(const Weights& weights, int stage) const {
     const uint32_t to = base + stage * S::kStageBytes;
     const int64_t k_tiles = args.k / kTile;
-    barrier_expect(full + 8 * stage, S::kWeightBytes + row_bytes);
+    barrier_expect(full + 8 * stage, S::kWeightBytes + kBoxBytes);
 #pragma unroll
     for (int g = 0; g < S::kGroups; ++g) {
       // A matrix may end within a group: its first tile comes again, and nobody stores what it gives.
@@ -180,12 +180,7 @@ struct Producer {
                 S::kStageTiles * kTileBytes, full + 8 * stage, args.weight_policy);
     }
   }
-  static __device__ __forceinline__ int boxes_of(const RowTile& rows) {
-    return (rows.count + S::kBoxRows - 1) / S::kBoxRows;
-  }
-  static __device__ __forceinline__ int row_bytes_of(const RowTile& rows) {
-    return S::kGathers ? 0 : boxes_of(rows) * S::kBoxRows * 128 * S::kStageTiles;
-  }
+  static constexpr int kBoxBytes = S::kSmallCopies ? 0 : S::kRowBytes * S::kStageTiles;
 
   // The first item's weights are asked for before anything else is known, and, where they do not depend on
   // the kernels before, before those have ended. Returns of how many stages.
@@ -196,7 +191,7 @@ struct Producer {
       const RowTile rows = tiles.template at<S::kTokens>(item.row_tile);
       Weights weights = weights_of(item, rows.expert);
       for (; fetched < M::kStages && fetched < stages_of_item; ++fetched) {
-        fetch_weights(weights, fetched, row_bytes_of(rows));
+        fetch_weights(weights, fetched);
         weights.data += S::kStageTiles * kTileBytes;
       }
     }
@@ -204,9 +199,10 @@ struct Producer {
   }
 
   __device__ __forceinline__ void run(int items) {
+    if (!S::kSmallCopies && thread == 0) prefetch_tensor_map(&args.x_map);
     int fetched = fetch_ahead(items);
     if (args.offsets == nullptr) wait_for_previous();
-    if (!S::kGathers && thread != 0) return;
+    if (!S::kSmallCopies && thread != 0) return;
     const int piece = thread % 8;
     Ring ring{0, 1};
     for (int index = blockIdx.x; index < items; index += gridDim.x) {
@@ -214,14 +210,14 @@ struct Producer {
       const RowTile rows = tiles.template at<S::kTokens>(item.row_tile);
       const int first_tile = item.split * stages_of_item * S::kStageTiles;
       Weights weights = weights_of(item, rows.expert);
-      uint32_t offsets[kRowsOfThread];  // of gathered rows, in units of 16 bytes
-      if constexpr (S::kGathers) {
+      uint32_t offsets[kRowsOfThread];  // of rows of x, in units of 16 bytes
+      if constexpr (S::kSmallCopies) {
 #pragma unroll
         for (int i = 0; i < kRowsOfThread; ++i) {
           const int token = thread / 8 + i * kRowStep;
           offsets[i] = kNone;
           if (token < rows.count) {
-            const int64_t row = args.tokens[rows.first + token];
+            const int64_t row = args.gathers ? args.tokens[rows.first + token] : rows.first + token;
             offsets[i] = static_cast<uint32_t>((row * args.x_stride) / 16 + first_tile * 8 + piece);
           }
         }
@@ -232,13 +228,13 @@ struct Producer {
           if (fetched > 0)
             --fetched;
           else
-            fetch_weights(weights, ring.stage, row_bytes_of(rows));
+            fetch_weights(weights, ring.stage);
         }
         weights.data += S::kStageTiles * kTileBytes;
         const uint32_t to = base + ring.stage * S::kStageBytes + S::kWeightBytes;
 #pragma unroll
         for (int k = 0; k < S::kStageTiles; ++k) {
-          if constexpr (S::kGathers) {
+          if constexpr (S::kSmallCopies) {
 #pragma unroll
             for (int i = 0; i < kRowsOfThread; ++i) {
               const int token = thread / 8 + i * kRowStep;
@@ -250,12 +246,10 @@ struct Producer {
             }
           } else {
             const int column = (first_tile + s * S::kStageTiles + k) * static_cast<int>(kTile);
-            for (int b = 0; b < boxes_of(rows); ++b)
-              tensor_copy(to + k * S::kRowBytes + b * S::kBoxRows * 128, &args.x_map, column,
-                          rows.first + b * S::kBoxRows, full + 8 * ring.stage);
+            tensor_copy(to + k * S::kRowBytes, &args.x_map, column, rows.first, full + 8 * ring.stage);
           }
         }
-        if constexpr (S::kGathers) barrier_arrive_after_copies(full + 8 * ring.stage);
+        if constexpr (S::kSmallCopies) barrier_arrive_after_copies(full + 8 * ring.stage);
         ring.template next<M::kStages>();
       }
     }
@@ -274,7 +268,7 @@ struct Consumer {
   }
   __device__ __forceinline__ void wait_full() const {
     barrier_wait(full + 8 * ring.stage, ring.parity);
-    if constexpr (S::kGathers) async_proxy_fence();
+    if constexpr (S::kSmallCopies) async_proxy_fence();
   }
   template <int N, int First, int Count>
   __device__ __forceinline__ void multiply_blocks(float (&acc)[S::kTokens / 2], bool from_zero) const {
@@ -349,7 +343,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
     for (int s = 0; s < M::kStages; ++s) {
-      barrier_init(full + 8 * s, S::kGathers ? 1 + S::kProducers : 1);
+      barrier_init(full + 8 * s, S::kSmallCopies ? 1 + S::kProducers : 1);
       barrier_init(empty + 8 * s, S::kConsumers / 32);
     }
     barrier_init_fence();

@@ -80,7 +80,7 @@ inline int64_t most_items(const ProductArgs& args, const ProductSize& size, int6
 template <class S, class Epilogue>
 void start(const Queue& queue, const char* name, const Tensor& x, ProductArgs args, const ProductSize& size) {
   using M = Memory<S, Epilogue>;
-  if (!S::kGathers) args.x_map = make_tensor_map(queue, x, S::kBoxRows);
+  if (!S::kSmallCopies) args.x_map = make_tensor_map(queue, x, S::kTokens);
   queue.enter();
   check(cudaFuncSetAttribute(multiply<S, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kBytes),
         name, queue.device());

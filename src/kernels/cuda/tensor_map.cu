@@ -34,7 +34,7 @@ TensorMap make_tensor_map(const Queue& queue, const Tensor& matrix, int box_rows
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   CHORALE_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: {}", static_cast<int>(result));
   TensorMap copy;
-  std::memcpy(&copy, &map, sizeof copy);
+  std::memcpy(copy.words, &map, sizeof copy);
   return copy;
 }
 

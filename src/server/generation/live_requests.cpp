@@ -39,11 +39,6 @@ std::vector<std::string> LiveRequests::cancel(const std::optional<std::string>& 
   return ids;
 }
 
-bool LiveRequests::empty() const {
-  const std::lock_guard lock(mutex_);
-  return entries_.empty();
-}
-
 void LiveRequests::wait_empty() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return entries_.empty(); });

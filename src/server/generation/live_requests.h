@@ -36,7 +36,6 @@ class LiveRequests {
   std::vector<std::string> ids() const;
   // Marks the requests of that public id, or all (nullopt), as cancelled; returns their ids, for the engine.
   std::vector<std::string> cancel(const std::optional<std::string>& public_id);
-  bool empty() const;
   void wait_empty();
 
  private:

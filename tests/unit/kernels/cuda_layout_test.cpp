@@ -131,9 +131,12 @@ TEST(CudaPlan, ShapesOfQwen3TakeTheirKernels) {
   };
   EXPECT_EQ(kernel(qkv, 1, 1).kernel, ProductKernel::few_rows);
   EXPECT_EQ(kernel(qkv, 1, 1).tokens, 8);
-  EXPECT_EQ(kernel(qkv, 256, 1).kernel, ProductKernel::few_rows);  // too few tiles for all processors
+  EXPECT_EQ(kernel(qkv, 128, 1).kernel,
+            ProductKernel::few_rows);  // 40 wide tiles are too few for all processors
+  EXPECT_EQ(kernel(qkv, 256, 1).tokens, 128);
   EXPECT_EQ(kernel(qkv, 2048, 1).kernel, ProductKernel::many_rows);
-  EXPECT_EQ(kernel(qkv, 2048, 1).tokens, 256);
+  EXPECT_EQ(kernel(qkv, 2048, 1).tokens, 128);
+  EXPECT_EQ(kernel(qkv, 16'384, 1).tokens, 256);
   EXPECT_EQ(kernel(out, 1, 1).k_splits, 8);
   EXPECT_EQ(kernel(out, 2048, 1).kernel, ProductKernel::many_rows);
   EXPECT_EQ(kernel(down, 1, 8).block_chunk, 6);

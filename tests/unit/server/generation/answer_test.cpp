@@ -66,7 +66,7 @@ TEST(Answer, IsLiveUntilTheEngineHasLetGoOfTheConnection) {
   choice.request.sampling.max_new_tokens = 4000;
   Answer::start({engine, bundled_tokenizer(), metrics, live}, std::move(plan),
                 std::make_shared<StoppedExchange>(destroyed));
-  EXPECT_FALSE(live.empty());
+  EXPECT_FALSE(live.ids().empty());
   EXPECT_FALSE(destroyed);
   engine.abort("one");
   live.wait_empty();

@@ -1,0 +1,272 @@
+#include "kernels/sample.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+
+#include "base/math.h"
+#include "kernels/ref/sample.h"
+#include "unit/kernels/kernel_test.h"
+
+namespace chorale {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+using ref::SampledRow;
+using ref::SampleRow;
+
+// The lists of all rows one after the other.
+template <typename T>
+struct Lists {
+  std::vector<int32_t> offsets{0};
+  std::vector<int32_t> tokens;
+  std::vector<T> values;
+
+  void add_row(const std::vector<std::pair<int32_t, T>>& row) {
+    for (const auto& [token, value] : row) {
+      tokens.push_back(token);
+      values.push_back(value);
+    }
+    offsets.push_back(static_cast<int32_t>(tokens.size()));
+  }
+};
+
+template <typename T>
+struct ListTensors {
+  TestTensor offsets, tokens, values;
+  explicit ListTensors(const Lists<T>& lists)
+      : offsets(vector_tensor(lists.offsets)),
+        tokens(vector_tensor(lists.tokens)),
+        values(vector_tensor(lists.values)) {}
+  SparseRows view() const { return {offsets, tokens, values}; }
+};
+
+int64_t most_alternatives(const std::vector<SampleRow>& rows) {
+  int64_t most = 0;
+  for (const SampleRow& row : rows) most = std::max<int64_t>(most, row.params.num_top);
+  return most;
+}
+
+// All rows in one call, of which `places` are worked on at once.
+std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& rows, int64_t places) {
+  const auto count = static_cast<int64_t>(rows.size());
+  const auto vocab_size = static_cast<int64_t>(rows.front().logits.size());
+  const int64_t most = most_alternatives(rows);
+  const TestTensor logits(DType::f32, count, vocab_size);
+  Bytes param_bytes(count * static_cast<int64_t>(sizeof(SampleParams)), 0);
+  const Tensor params(param_bytes.data(), DType::u8, count, sizeof(SampleParams), sizeof(SampleParams));
+  const TestTensor allowed(DType::i32, count, ceil_div<int64_t>(vocab_size, 32));
+  Lists<float> bias;
+  Lists<int32_t> counts;
+  for (int64_t r = 0; r < count; ++r) {
+    const SampleRow& row = rows[static_cast<size_t>(r)];
+    std::copy(row.logits.begin(), row.logits.end(), logits->row<float>(r));
+    std::memcpy(params.row<std::byte>(r), &row.params, sizeof(SampleParams));
+    auto* words = reinterpret_cast<uint32_t*>(allowed->row<int32_t>(r));
+    for (size_t t = 0; t < row.allowed.size(); ++t) {
+      const uint32_t bit = uint32_t{1} << (t % 32);
+      words[t / 32] = row.allowed[t] ? words[t / 32] | bit : words[t / 32] & ~bit;
+    }
+    bias.add_row(row.bias);
+    counts.add_row(row.counts);
+  }
+  const ListTensors<float> bias_tensors(bias);
+  const ListTensors<int32_t> count_tensors(counts);
+  const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size));
+  const TestTensor tokens(DType::i32, 1, count), statuses(DType::i32, 1, count);
+  const TestTensor logprobs(DType::f32, count, 1 + most), top_tokens(DType::i32, count, most);
+  sample(stream,
+         {.logits = logits,
+          .params = params,
+          .bias = bias_tensors.view(),
+          .counts = count_tensors.view(),
+          .allowed = allowed},
+         scratch, {.tokens = tokens, .statuses = statuses, .logprobs = logprobs, .top_tokens = top_tokens});
+  std::vector<SampledRow> results;
+  for (int64_t r = 0; r < count; ++r) {
+    SampledRow result{static_cast<SampleStatus>(statuses->data<int32_t>()[r]), tokens->data<int32_t>()[r]};
+    const int32_t num_top = rows[static_cast<size_t>(r)].params.num_top;
+    if (result.status == SampleStatus::ok && num_top >= 0) {
+      result.logprob = logprobs->row<float>(r)[0];
+      for (int64_t i = 0; i < most; ++i) {
+        const int32_t token = top_tokens->row<int32_t>(r)[i];
+        EXPECT_EQ(token >= 0, i < std::min<int64_t>(num_top, vocab_size)) << "row " << r << ", place " << i;
+        if (token >= 0) result.logprobs.emplace_back(token, logprobs->row<float>(r)[1 + i]);
+      }
+    }
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+SampledRow run_one(const SampleRow& row) {
+  return run(streams(InstructionSet::portable)[0], {row}, 1).front();
+}
+
+void expect_same(const SampledRow& actual, const SampledRow& expected) {
+  EXPECT_EQ(actual.status, expected.status);
+  EXPECT_EQ(actual.token, expected.token);
+  EXPECT_TRUE(same_bits(actual.logprob, expected.logprob)) << actual.logprob << ", " << expected.logprob;
+  ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
+  for (size_t i = 0; i < actual.logprobs.size(); ++i) {
+    EXPECT_EQ(actual.logprobs[i].first, expected.logprobs[i].first);
+    EXPECT_TRUE(same_bits(actual.logprobs[i].second, expected.logprobs[i].second));
+  }
+}
+
+double uniform(Random& random, double low, double high) {
+  return std::uniform_real_distribution<>(low, high)(random);
+}
+bool one_in(Random& random, int n) {
+  return random_int(random, 1, n) == 1;
+}
+
+SampleRow random_row(Random& random, int64_t vocab_size) {
+  const auto any_token = [&] { return static_cast<int32_t>(random_int(random, 0, vocab_size - 1)); };
+  SampleRow row;
+  row.logits =
+      random_matrix(random, 1, vocab_size, DType::f32, static_cast<float>(uniform(random, 0.1, 8))).values;
+  if (one_in(random, 4))
+    for (float& x : row.logits) x = std::round(x);  // many ties
+  if (one_in(random, 4)) row.logits[static_cast<size_t>(any_token())] = -kInf;
+  if (one_in(random, 20)) row.logits[static_cast<size_t>(any_token())] = one_in(random, 2) ? kNan : kInf;
+  SampleParams& p = row.params;
+  p.temperature = one_in(random, 4) ? 0 : std::exp(uniform(random, -3, 3));
+  if (one_in(random, 2)) p.top_k = static_cast<int32_t>(random_int(random, -1, vocab_size + 3));
+  if (one_in(random, 2)) p.top_p = uniform(random, 0.01, 1);
+  if (one_in(random, 3)) p.min_p = uniform(random, 0, one_in(random, 2) ? 1 : 0.05);
+  if (one_in(random, 3)) p.repetition_penalty = uniform(random, 0.5, 2);
+  if (one_in(random, 3)) p.frequency_penalty = uniform(random, -1, 1);
+  if (one_in(random, 3)) p.presence_penalty = uniform(random, -2, 2);
+  p.seed = (uint64_t{random()} << 32) | random();
+  p.position = static_cast<uint64_t>(random_int(random, 0, 5000));
+  p.random_stream = static_cast<uint32_t>(random_int(random, 0, 3));
+  if (one_in(random, 2)) p.num_top = static_cast<int32_t>(random_int(random, 0, 20));
+  if (one_in(random, 8)) p.given_token = any_token();
+  if (one_in(random, 3)) {
+    for (int i = 0; i < 6; ++i)
+      row.bias.emplace_back(any_token(), one_in(random, 3) ? -kInf : uniform(random, -3, 3));
+  }
+  std::set<int32_t> counted;
+  for (int i = 0; i < 12; ++i) counted.insert(any_token());
+  for (const int32_t token : counted)
+    row.counts.emplace_back(token, static_cast<int32_t>(random_int(random, 0, 4)));
+  if (one_in(random, 3)) {
+    p.is_masked = 1;
+    const auto density = random_int(random, 0, 3);  // 0: nothing is left
+    for (int64_t t = 0; t < vocab_size; ++t) row.allowed.push_back(random_int(random, 1, 3) <= density);
+  }
+  return row;
+}
+
+std::vector<SampleRow> random_rows(Random& random, int64_t count, int64_t vocab_size) {
+  std::vector<SampleRow> rows;
+  for (int64_t i = 0; i < count; ++i) rows.push_back(random_row(random, vocab_size));
+  return rows;
+}
+
+TEST(Sample, HasTheBitsOfTheReference) {
+  Random random(1);
+  std::array<int, 3> seen{};  // by status
+  for (const int64_t vocab_size : {1, 2, 31, 32, 33, 100, 1000}) {
+    const std::vector<SampleRow> rows = random_rows(random, 400, vocab_size);
+    const std::vector<SampledRow> results = run(streams(InstructionSet::portable)[1], rows, 3);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      SCOPED_TRACE(testing::Message() << "row " << r << " of a vocabulary of " << vocab_size);
+      const SampledRow expected = ref::sample(rows[r]);
+      expect_same(results[r], expected);
+      ++seen[static_cast<size_t>(expected.status)];
+    }
+  }
+  for (const int count : seen) EXPECT_GT(count, 50);
+}
+
+TEST(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
+  Random random(2);
+  const std::vector<SampleRow> rows = random_rows(random, 40, 500);
+  std::vector<SampledRow> alone;
+  for (const SampleRow& row : rows) alone.push_back(run_one(row));
+  for (const Stream& stream : streams(InstructionSet::portable)) {
+    for (const int64_t places : {1, 2, 3, 64}) {
+      const std::vector<SampledRow> together = run(stream, rows, places);
+      for (size_t r = 0; r < rows.size(); ++r) expect_same(together[r], alone[r]);
+    }
+  }
+}
+
+TEST(Sample, EqualLogitsGoToTheLowestId) {
+  SampleRow row;
+  row.logits = {1, 3, 3, 2, 3};
+  row.params.temperature = 0;
+  row.params.num_top = 4;
+  const SampledRow result = run_one(row);
+  EXPECT_EQ(result.token, 1);
+  std::vector<int32_t> top;
+  for (const auto& [token, logprob] : result.logprobs) top.push_back(token);
+  EXPECT_THAT(top, testing::ElementsAre(1, 2, 4, 3));
+}
+
+TEST(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
+  SampleRow row;
+  row.logits = {std::log(0.5F), std::log(0.3F), std::log(0.2F)};
+  row.params.temperature = 0;
+  row.params.num_top = 1;
+  row.bias = {{2, 5.0F}};
+  const SampledRow result = run_one(row);
+  EXPECT_EQ(result.token, 2);
+  EXPECT_NEAR(result.logprob, std::log(0.2), 1e-6);
+  ASSERT_EQ(result.logprobs.size(), 1U);
+  EXPECT_EQ(result.logprobs[0].first, 0);
+  EXPECT_NEAR(result.logprobs[0].second, std::log(0.5), 1e-6);
+}
+
+TEST(Sample, AGivenTokenIsTakenAndScored) {
+  SampleRow row;
+  row.logits = {std::log(0.5F), std::log(0.3F), std::log(0.2F)};
+  row.params.given_token = 1;
+  row.params.num_top = 0;
+  EXPECT_EQ(run_one(row).token, 1);
+  EXPECT_NEAR(run_one(row).logprob, std::log(0.3), 1e-6);
+  row.logits[2] = kNan;
+  EXPECT_EQ(run_one(row).status, SampleStatus::bad_logits);
+  EXPECT_EQ(run_one(row).token, -1);
+}
+
+TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
+  SampleRow row;
+  row.logits = {4, 3, 2};
+  row.params.temperature = 0;
+  row.bias = {{0, -kInf}};
+  EXPECT_EQ(run_one(row).token, 1);
+  row.params.is_masked = 1;
+  row.allowed = {true, false, true};
+  EXPECT_EQ(run_one(row).token, 2);
+  row.allowed = {true, false, false};
+  EXPECT_EQ(run_one(row).status, SampleStatus::all_masked);
+  row.bias.clear();
+  row.params.is_masked = 0;
+  row.params.frequency_penalty = 0.4;
+  row.counts = {{0, 2}, {1, 0}};
+  EXPECT_EQ(run_one(row).token, 0);
+  row.counts = {{0, 3}, {1, 0}};
+  EXPECT_EQ(run_one(row).token, 1);
+  row.counts = {{0, 3}, {1, 0}, {2, 0}};
+  row.params.frequency_penalty = 0;
+  row.params.presence_penalty = 1.5;
+  EXPECT_EQ(run_one(row).token, 1);
+  row.params.presence_penalty = 0;
+  row.params.repetition_penalty = 2;
+  row.counts = {{0, 0}};
+  EXPECT_EQ(run_one(row).token, 1);
+}
+
+TEST(Sample, NoRowsAreNoWork) {
+  sample(streams(InstructionSet::portable)[0], {}, {}, {});
+}
+
+}  // namespace
+}  // namespace chorale

@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/fixed_point.cuh"
+#include "kernels/cuda/float_math.h"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/product_args.h"
-#include "kernels/cuda/float_math.h"
 
 namespace chorale::cuda {
 

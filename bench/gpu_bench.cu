@@ -221,7 +221,7 @@ class Bench {
     const auto at = [&](const TiledLayout& l, int call) {
       return TiledExperts{l, weights_.data() + call % copies(l) * l.bytes() * count, count};
     };
-    const auto rows = [&](int call) {
+    const auto rows = [&](int call) -> ExpertRows {
       return count == 1 ? ExpertRows{} : routings[static_cast<size_t>(call) % 6].rows;
     };
     const double up_us = time(24, [&](int call) {
@@ -231,6 +231,20 @@ class Bench {
     report("gate_up" + suffix, t, up_us,
            touched * static_cast<double>(gate_up.bytes()) + static_cast<double>(t * kH * 2 + pairs * kI * 2),
            static_cast<double>(pairs) * 2 * kI * kH);
+    if (count > 1 && t >= 128) {
+      std::byte* gathered = x_.data() + (size_t{256} << 20);
+      const double us = time(24, [&](int call) {
+        const ExpertRows now = rows(call);
+        const Tensor to(gathered, DType::bf16, pairs, kH, kH);
+        gather_rows(queue_, now.tokens, Tensor(x_.data(), DType::bf16, t, kH, kH), to);
+        gated_matmul(queue_, to, at(gate_up, call), now, Tensor(out_.data(), DType::bf16, pairs, kI, kI),
+                     {.input = RowInput::by_row});
+      });
+      report(
+          "gather, gate_up", t, us,
+          touched * static_cast<double>(gate_up.bytes()) + static_cast<double>(t * kH * 2 + pairs * kI * 2),
+          static_cast<double>(pairs) * 2 * kI * kH);
+    }
     const double down_us = time(24, [&](int call) {
       order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, pairs, kI, kI), at(down, call), rows(call),
                         Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1));

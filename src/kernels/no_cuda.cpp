@@ -105,14 +105,13 @@ void matmul(const Queue&, const Tensor&, std::span<const TiledTarget>, Choice) {
   no_cuda();
 }
 void gated_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
-                  Choice) {
+                  const ExpertOptions&) {
   no_cuda();
 }
 void order_free_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
-                       SumMode, Choice) {
+                       const ExpertOptions&) {
   no_cuda();
 }
-
 int64_t attention_scratch_floats(const KvTiles&, int64_t) {
   no_cuda();
 }

@@ -19,7 +19,19 @@ struct Gated {
 
   ref::Matrix run(const ref::Matrix& x, const ExpertRows& rows, int64_t num_rows, Choice choice) const {
     const GpuTensor out(DType::bf16, num_rows, gate[0].rows);
-    gated_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, out, choice);
+    gated_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, out, {.choice = choice});
+    return out.values();
+  }
+  // The same with rows that are gathered before.
+  ref::Matrix run_gathered(const ref::Matrix& x, const std::vector<ref::ExpertRow>& rows,
+                           const ExpertRows& gpu_rows) const {
+    ref::Matrix gathered(std::ssize(rows), x.columns);
+    for (int64_t r = 0; r < gathered.rows; ++r)
+      std::copy_n(x.values.begin() + rows[static_cast<size_t>(r)].token * x.columns, x.columns,
+                  gathered.values.begin() + r * x.columns);
+    const GpuTensor out(DType::bf16, gathered.rows, gate[0].rows);
+    gated_matmul(queue(), GpuTensor(DType::bf16, gathered), packed.experts(), gpu_rows, out,
+                 {.input = RowInput::by_row});
     return out.values();
   }
   ref::Matrix expected(const ref::Matrix& x, const std::vector<ref::ExpertRow>& rows) const {
@@ -51,6 +63,7 @@ TEST(GpuGatedMatmul, HasTheBitsOfTheReference) {
     const ref::Matrix expected = gated.expected(x, rows);
     expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::planned), expected);
     expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::plain), expected);
+    expect_equal(gated.run_gathered(x, rows, gpu_rows.view()), expected);
     if (experts == 1)
       expect_equal(gated.run(x, {}, tokens, Choice::planned), gated.expected(x, dense_rows(tokens)));
   }
@@ -69,8 +82,9 @@ TEST(GpuGatedMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
     const ref::Matrix x = random_matrix(random, tokens, k, DType::bf16);
     const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
     const GpuRows gpu_rows(rows, experts);
-    expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::planned),
-                 gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::plain));
+    const ref::Matrix plain = gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::plain);
+    expect_equal(gated.run(x, gpu_rows.view(), std::ssize(rows), Choice::planned), plain);
+    expect_equal(gated.run_gathered(x, rows, gpu_rows.view()), plain);
   }
 }
 
@@ -107,7 +121,8 @@ struct Down {
     for (int64_t t = 0; t < tokens && mode == SumMode::add; ++t)
       std::fill_n(zeros->row<int64_t>(t), n + 1, 0);
     const GpuTensor sums(zeros);
-    order_free_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, sums, mode, choice);
+    order_free_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, sums,
+                      {.mode = mode, .choice = choice});
     return to_dense<int64_t>(sums.download());
   }
   ref::Dense<int64_t> expected(const ref::Matrix& x, const std::vector<ref::ExpertRow>& rows,

@@ -96,30 +96,36 @@ struct Probabilities {
   float sum[2];
 };
 
-template <int DimBlocks>
-__device__ __forceinline__ Probabilities probabilities(const Tile<DimBlocks>& tile, float scale,
-                                                       uint32_t keys, int first_position) {
+// query(d): 16 dimensions of the rows, as the first operand of mma_16x8.
+template <int DimBlocks, class Query>
+__device__ __forceinline__ Probabilities probabilities(const Query& query, const int (&position)[2],
+                                                       float scale, uint32_t keys, int first_position) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float scores[kTokens / 8][4];
 #pragma unroll
-  for (int pair = 0; pair < kTokens / 16; ++pair) {
-    const int token = pair * 16 + lane / 16 * 8 + lane % 8;
+  for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) scores[2 * pair][i] = scores[2 * pair + 1][i] = 0;
+    for (int i = 0; i < 4; ++i) scores[j][i] = 0;
+  }
 #pragma unroll
-    for (int d = 0; d < DimBlocks; ++d) {
-      const int piece = d % 4 * 2 + lane / 8 % 2;
+  for (int d = 0; d < DimBlocks; ++d) {
+    const int piece = d % 4 * 2 + lane / 8 % 2;
+    uint32_t a[4];
+    query(d, a);
+#pragma unroll
+    for (int pair = 0; pair < kTokens / 16; ++pair) {
+      const int token = pair * 16 + lane / 16 * 8 + lane % 8;
       uint32_t b[4];
       load_matrices(b,
                     keys + d / 4 * static_cast<int>(kTileBytes) + token * 128 + ((piece ^ (token % 8)) << 4));
-      mma_16x8(scores[2 * pair], tile.q[d], b[0], b[1]);
-      mma_16x8(scores[2 * pair + 1], tile.q[d], b[2], b[3]);
+      mma_16x8(scores[2 * pair], a, b[0], b[1]);
+      mma_16x8(scores[2 * pair + 1], a, b[2], b[3]);
     }
   }
   Probabilities result;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int visible = tile.position[h] - first_position;  // the last token that is seen
+    const int visible = position[h] - first_position;  // the last token that is seen
     float largest = -__int_as_float(0x7F800000);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
@@ -213,8 +219,7 @@ __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_cons
 
   if (warp >= kManyWarps) {
     give_registers<40>();
-    if (threadIdx.x != kManyWarps * 32) return;
-    for (int b = 0; b < blocks; ++b) {
+    for (int b = 0; b < blocks && threadIdx.x == kManyWarps * 32; ++b) {
       const int stage = b % kManyStages;
       barrier_wait(empty + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2) ^ 1U);
       barrier_expect(full + 8 * stage, T::kHeadBytes);
@@ -223,55 +228,64 @@ __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_cons
           args.cache + args.block_tables[chunk.first_block + b] * args.block_bytes + kv_head * T::kHeadBytes,
           T::kHeadBytes, full + 8 * stage, kEvictNormal);
     }
-    return;
-  }
-
-  take_registers<232>();
-  T tile;
-  tile.load(args, chunk, kv_head, first_row + warp * kWarpRows);
-  float out[DimBlocks][2][4];
-  float maximum[2], sum[2];
+  } else {
+    take_registers<232>();
+    // The queries wait in shared memory, each thread's own: they are read once for each block of tokens.
+    const uint32_t queries = base + kManyStages * T::kHeadBytes + warp * DimBlocks * 512 + lane * 16;
+    int position[2];
+    {
+      T tile;
+      tile.load(args, chunk, kv_head, first_row + warp * kWarpRows);
+      position[0] = tile.position[0];
+      position[1] = tile.position[1];
+#pragma unroll
+      for (int d = 0; d < DimBlocks; ++d) store_shared(queries + d * 512, tile.q[d]);
+    }
+    const auto query = [queries](int d, uint32_t(&a)[4]) { load_shared(a, queries + d * 512); };
+    float out[DimBlocks][2][4];
+    float maximum[2], sum[2];
 #pragma unroll 1
-  for (int b = 0; b < blocks; ++b) {
-    const int stage = b % kManyStages;
-    barrier_wait(full + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2));
-    const uint32_t keys = base + stage * T::kHeadBytes;
-    const Probabilities p = probabilities(tile, args.scale, keys, b * kTokens);
-    Merge merge[2];
+    for (int b = 0; b < blocks; ++b) {
+      const int stage = b % kManyStages;
+      barrier_wait(full + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2));
+      const uint32_t keys = base + stage * T::kHeadBytes;
+      const Probabilities p = probabilities<DimBlocks>(query, position, args.scale, keys, b * kTokens);
+      Merge merge[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        // All rows see the first block.
+        merge[h] = Merge::of(b == 0 ? p.maximum[h] : maximum[h], p.maximum[h]);
+        sum[h] = b == 0 ? p.sum[h] : merge[h](sum[h], p.sum[h]);
+        maximum[h] = merge[h].maximum;
+      }
+#pragma unroll
+      for (int d = 0; d < DimBlocks; ++d) {
+        float fresh[2][4];
+        multiply_values(p, keys + T::kKeyBytes, d, fresh);
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            out[d][n][i] = b == 0 ? fresh[n][i] : merge[i / 2](out[d][n][i], fresh[n][i]);
+        }
+      }
+      if (lane == 0) barrier_arrive(empty + 8 * stage);
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      // All rows see the first block.
-      merge[h] = Merge::of(b == 0 ? p.maximum[h] : maximum[h], p.maximum[h]);
-      sum[h] = b == 0 ? p.sum[h] : merge[h](sum[h], p.sum[h]);
-      maximum[h] = merge[h].maximum;
-    }
+      // Read once more, so that no register keeps it for so long.
+      const Chunk again = Chunk::at(args, static_cast<int>(blockIdx.z));
+      const int row = T::row_of(first_row + warp * kWarpRows, h);
+      if (row >= again.num_tokens * args.group) continue;
+      uint16_t* to = args.out + (again.first_token + row / args.group) * args.out_stride +
+                     T::column_of(args, kv_head, row);
 #pragma unroll
-    for (int d = 0; d < DimBlocks; ++d) {
-      float fresh[2][4];
-      multiply_values(p, keys + T::kKeyBytes, d, fresh);
+      for (int d = 0; d < DimBlocks; ++d) {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          out[d][n][i] = b == 0 ? fresh[n][i] : merge[i / 2](out[d][n][i], fresh[n][i]);
+        for (int n = 0; n < 2; ++n)
+          *reinterpret_cast<uint32_t*>(to + d * 16 + n * 8) =
+              to_bf16_pair(__fdiv_rn(out[d][n][2 * h], sum[h]), __fdiv_rn(out[d][n][2 * h + 1], sum[h]));
       }
-    }
-    if (lane == 0) barrier_arrive(empty + 8 * stage);
-  }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    // Read once more, so that no register keeps it for so long.
-    const Chunk again = Chunk::at(args, static_cast<int>(blockIdx.z));
-    const int row = T::row_of(first_row + warp * kWarpRows, h);
-    if (row >= again.num_tokens * args.group) continue;
-    uint16_t* to = args.out + (again.first_token + row / args.group) * args.out_stride +
-                   T::column_of(args, kv_head, row);
-#pragma unroll
-    for (int d = 0; d < DimBlocks; ++d) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-        *reinterpret_cast<uint32_t*>(to + d * 16 + n * 8) =
-            to_bf16_pair(__fdiv_rn(out[d][n][2 * h], sum[h]), __fdiv_rn(out[d][n][2 * h + 1], sum[h]));
     }
   }
 }
@@ -325,7 +339,11 @@ __global__ void __launch_bounds__(kFewWarps * 32) attend_few(const __grid_consta
   tile.load(args, chunk, kv_head, 0);
   __syncwarp();
   barrier_wait(barrier, 0);
-  const Probabilities p = probabilities(tile, args.scale, keys, block * kTokens);
+  const auto query = [&tile](int d, uint32_t(&a)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = tile.q[d][i];
+  };
+  const Probabilities p = probabilities<DimBlocks>(query, tile.position, args.scale, keys, block * kTokens);
   float* partial = partial_of<DimBlocks>(args, table_block, kv_head);
 #pragma unroll
   for (int d = 0; d < DimBlocks; ++d) {
@@ -398,7 +416,8 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   using T = Tile<DimBlocks>;
   const auto chunks = static_cast<unsigned>(args.num_chunks),
              heads = static_cast<unsigned>(args.num_kv_heads);
-  constexpr int kFewBytes = kFewWarps * T::kHeadBytes, kManyBytes = kManyStages * T::kHeadBytes;
+  constexpr int kFewBytes = kFewWarps * T::kHeadBytes,
+                kManyBytes = kManyStages * T::kHeadBytes + kManyWarps * DimBlocks * 512;
   queue.enter();
   const auto allow = [&](auto kernel, int bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",

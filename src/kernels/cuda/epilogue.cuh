@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/fixed_point.cuh"
+#include "kernels/cuda/float_math.h"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/product_args.h"
-#include "kernels/cuda/float_math.h"
 
 namespace chorale::cuda {
 
@@ -146,6 +146,7 @@ struct AddFixed {
     const bool exists[2] = {place.row < args.n, place.row + 8 < args.n};
 #pragma unroll
     for (int i = 0; i < Tokens / 2; ++i) {
+      if (i / 4 * 8 >= place.rows.count) break;  // no tokens from here on
       const int t = of_thread(i);
       const float partial = __fmul_rn(acc[i], weights[t]);
       const bool finite = fabsf(partial) < __int_as_float(0x7F800000);

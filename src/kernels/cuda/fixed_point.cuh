@@ -1,7 +1,7 @@
-// Conversions of fixed_point.h in device code.
+// Conversions of fixed_point.h in device code; its constants are in shapes.h.
 #pragma once
 
-#include "kernels/fixed_point.h"
+#include "kernels/shapes.h"
 
 namespace chorale::cuda {
 

@@ -38,7 +38,7 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
 }  // namespace
 
 void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_up, const ExpertRows& rows,
-                  const Tensor& out, Choice choice) {
+                  const Tensor& out, const ExpertOptions& options) {
   const TiledLayout& layout = gate_up.layout;
   CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1);
   CHORALE_CHECK(x.dtype() == DType::bf16 && x.columns() == layout.k);
@@ -55,9 +55,9 @@ void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_
   args.out_stride = out.row_stride();
   args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);
-  args.gathers = !rows.all_tokens();
+  args.gathers = !rows.all_tokens() && options.input == RowInput::by_token;
   const bool fits = is_aligned(x) && is_aligned(out) && layout.n % kPiece == 0;
-  const ProductPlan plan = make_plan(queue, layout, size, choice == Choice::planned && fits);
+  const ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && fits);
   set_plan(args, layout, size, plan);
   start_planned(queue, plan, x, args, size);
 }

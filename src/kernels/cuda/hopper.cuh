@@ -133,6 +133,18 @@ __device__ __forceinline__ void store_transposed(uint32_t address, uint32_t a) {
                : "memory");
 }
 
+__device__ __forceinline__ void store_shared(uint32_t address, const uint32_t (&r)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]),
+               "r"(r[3])
+               : "memory");
+}
+__device__ __forceinline__ void load_shared(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
 // Two values rounded to bf16, the first in the lower half.
 __device__ __forceinline__ uint32_t to_bf16_pair(float low, float high) {
   uint32_t pair;

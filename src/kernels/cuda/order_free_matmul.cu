@@ -45,16 +45,16 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
 }  // namespace
 
 void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& down, const ExpertRows& rows,
-                       const Tensor& sums, SumMode mode, Choice choice) {
+                       const Tensor& sums, const ExpertOptions& options) {
   const TiledLayout& layout = down.layout;
   CHORALE_CHECK(!layout.fused_pair);
   CHORALE_CHECK(x.dtype() == DType::bf16 && x.columns() == layout.k);
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   CHORALE_CHECK(!rows.all_tokens() || (down.count == 1 && sums.rows() >= x.rows()));
-  CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());
+  CHORALE_CHECK(options.mode == SumMode::add || rows.all_tokens());
   CHORALE_CHECK(down.count <= kMaxExperts && layout.k_chunks <= kMaxSumChunks);
   if (x.empty()) return;
-  if (mode == SumMode::assign) clear_sums(queue, sums.first_rows(x.rows()));
+  if (options.mode == SumMode::assign) clear_sums(queue, sums.first_rows(x.rows()));
   const ProductSize size{x.rows(), rows.all_tokens() ? x.rows() : sums.rows(), down.count,
                          layout.row_tiles()};
   ProductArgs args;
@@ -65,7 +65,7 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
   args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);
   if (!rows.all_tokens()) args.gate_weights = rows.weights.data<float>();
-  const ProductPlan plan = make_plan(queue, layout, size, choice == Choice::planned && is_aligned(x));
+  const ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && is_aligned(x));
   set_plan(args, layout, size, plan);
   start_planned(queue, plan, x, args, size);
 }

@@ -38,11 +38,21 @@ enum class Choice { planned, plain };
 void matmul(const Queue& queue, const Tensor& x, std::span<const TiledTarget> targets,
             Choice choice = Choice::planned);
 
+// What the rows of a gated product's input are: tokens, which the product gathers, or the rows themselves,
+// gathered before. With many rows the latter is faster, the time for gathering included.
+enum class RowInput { by_token, by_row };
+
+struct ExpertOptions {
+  RowInput input = RowInput::by_token;  // of gated_matmul
+  SumMode mode = SumMode::add;          // of order_free_matmul
+  Choice choice = Choice::planned;
+};
+
 // The columns of `rows` may be more than the rows that there are: their number is read on the device. Where
 // rows are grouped, at most kMaxExperts experts.
 void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_up, const ExpertRows& rows,
-                  const Tensor& out, Choice choice = Choice::planned);
+                  const Tensor& out, const ExpertOptions& options = {});
 void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& down, const ExpertRows& rows,
-                       const Tensor& sums, SumMode mode = SumMode::add, Choice choice = Choice::planned);
+                       const Tensor& sums, const ExpertOptions& options = {});
 
 }  // namespace chorale::cuda

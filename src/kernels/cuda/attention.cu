@@ -190,6 +190,29 @@ struct Merge {
 
 // ---- many rows: a thread block walks all blocks of tokens that its rows see ----
 
+// The rows that begin at `first_row`, divided by their sums.
+template <int DimBlocks>
+__device__ __forceinline__ void store_rows(const AttentionArgs& args, int first_row,
+                                           const float (&out)[DimBlocks][2][4], const float (&sum)[2]) {
+  using T = Tile<DimBlocks>;
+  // Read once more, so that no register keeps it for so long.
+  const Chunk chunk = Chunk::at(args, static_cast<int>(blockIdx.z));
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = T::row_of(first_row, h);
+    if (row >= chunk.num_tokens * args.group) continue;
+    uint16_t* to = args.out + (chunk.first_token + row / args.group) * args.out_stride +
+                   T::column_of(args, static_cast<int>(blockIdx.y), row);
+#pragma unroll
+    for (int d = 0; d < DimBlocks; ++d) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        *reinterpret_cast<uint32_t*>(to + d * 16 + n * 8) =
+            to_bf16_pair(__fdiv_rn(out[d][n][2 * h], sum[h]), __fdiv_rn(out[d][n][2 * h + 1], sum[h]));
+    }
+  }
+}
+
 template <int DimBlocks>
 __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_constant__ AttentionArgs args) {
   using T = Tile<DimBlocks>;
@@ -271,22 +294,7 @@ __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_cons
       }
       if (lane == 0) barrier_arrive(empty + 8 * stage);
     }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      // Read once more, so that no register keeps it for so long.
-      const Chunk again = Chunk::at(args, static_cast<int>(blockIdx.z));
-      const int row = T::row_of(first_row + warp * kWarpRows, h);
-      if (row >= again.num_tokens * args.group) continue;
-      uint16_t* to = args.out + (again.first_token + row / args.group) * args.out_stride +
-                     T::column_of(args, kv_head, row);
-#pragma unroll
-      for (int d = 0; d < DimBlocks; ++d) {
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-          *reinterpret_cast<uint32_t*>(to + d * 16 + n * 8) =
-              to_bf16_pair(__fdiv_rn(out[d][n][2 * h], sum[h]), __fdiv_rn(out[d][n][2 * h + 1], sum[h]));
-      }
-    }
+    store_rows<DimBlocks>(args, first_row + warp * kWarpRows, out, sum);
   }
 }
 
@@ -408,8 +416,6 @@ __global__ void __launch_bounds__(Tile<DimBlocks>::kDim)
            (kv_head * args.group + row % args.group) * T::kDim + dim] =
       static_cast<uint16_t>(to_bf16_pair(result, 0) & 0xFFFFU);
 }
-
-// ---- host ----
 
 template <int DimBlocks>
 void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& batch) {

@@ -38,8 +38,8 @@ enum class Choice { planned, plain };
 void matmul(const Queue& queue, const Tensor& x, std::span<const TiledTarget> targets,
             Choice choice = Choice::planned);
 
-// What the rows of a gated product's input are: tokens, which the product gathers, or the rows themselves,
-// gathered before. With many rows the latter is faster, the time for gathering included.
+// What the rows of a gated product's input are: tokens, which the product gathers, or the rows of the
+// product, which have been gathered before.
 enum class RowInput { by_token, by_row };
 
 struct ExpertOptions {

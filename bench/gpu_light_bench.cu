@@ -133,23 +133,24 @@ void Bench::run() {
   const Tensor q_out = tensor(DType::bf16, tokens_, kHeads * kD);
   const Tensor k_out = tensor(DType::bf16, tokens_, kKvHeads * kD);
   // Up to 256 rows are as many decoding sequences; more are one prefill.
-  const int64_t num_chunks = tokens_ <= 256 ? tokens_ : 1;
+  const int64_t num_segments = tokens_ <= 256 ? tokens_ : 1;
   const int64_t position = tokens_ <= 256 ? 1000 : 0;
-  const int64_t blocks_each = ceil_div(position + tokens_ / num_chunks, kKvTokens);
-  std::vector<int32_t> chunk_columns;
+  const int64_t blocks_each = ceil_div(position + tokens_ / num_segments, kKvTokens);
+  std::vector<int32_t> columns;
   std::vector<int32_t> blocks;
-  for (int64_t c = 0; c < num_chunks; ++c) {
-    for (int64_t value : {c, tokens_ / num_chunks, position, c * blocks_each})
-      chunk_columns.push_back(static_cast<int32_t>(value));
+  for (int64_t c = 0; c < num_segments; ++c) {
+    for (int64_t value : {c, tokens_ / num_segments, position, c * blocks_each})
+      columns.push_back(static_cast<int32_t>(value));
     for (int64_t b = 0; b < blocks_each; ++b) blocks.push_back(static_cast<int32_t>(c * blocks_each + b));
   }
   AttentionBatch batch;
-  batch.chunks =
-      Tensor(integers(chunk_columns).bytes(), DType::i32, num_chunks, ChunkColumn::count, ChunkColumn::count);
+  batch.segments =
+      Tensor(integers(columns).bytes(), DType::i32, num_segments, SegmentColumn::count, SegmentColumn::count);
   batch.block_tables = integers(blocks);
+  batch.longest_segment = tokens_ / num_segments;
   const KvTiles tiles{kKvHeads, kD};
-  memory_.emplace_back(0, static_cast<size_t>(num_chunks * blocks_each * tiles.block_bytes()));
-  const KvTilesView cache{tiles, memory_.back().data(), num_chunks * blocks_each};
+  memory_.emplace_back(0, static_cast<size_t>(num_segments * blocks_each * tiles.block_bytes()));
+  const KvTilesView cache{tiles, memory_.back().data(), num_segments * blocks_each};
   measure("rope_table", rows * kD * 4, [&] { rope_table(queue_, id, frequencies, 1, cos_sin); });
   measure("norm_rope q", rows * kHeads * kD * 6,
           [&] { norm_rope(queue_, q, head_weight, 1e-6F, cos_sin, q_out); });

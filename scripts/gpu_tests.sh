@@ -9,7 +9,7 @@
 # Reports, JSON of GoogleTest, and logs go to FOLDER (gpu-results). The last line is "N passed, N failed"; the exit status is 0
 # when none failed.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit
 
 readonly limit_s=240  # of one program; a kernel that hangs is a failure
 modes=()

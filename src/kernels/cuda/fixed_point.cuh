@@ -1,4 +1,4 @@
-// Conversions of fixed_point.h in device code.
+// Conversions of fixed_point.h in device code; its constants are in shapes.h.
 #pragma once
 
 #include "kernels/shapes.h"

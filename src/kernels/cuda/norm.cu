@@ -17,7 +17,13 @@ using Run = Vector<float, kNormRun>;
 // What is added to the residual before its norm.
 struct Sums {
   Rows<int64_t> rows;
-  const float* bias;  // or null
+  const float* bias = nullptr;  // or null
+  bool aligned = true;          // as whole rows want it
+};
+// A run of a row: its first column, how many columns are left, and whether the row's sums are finite.
+struct RunPlace {
+  int64_t row, c, count;
+  bool finite;
 };
 struct SumRun {
   Vector<int64_t, 2> pair[kNormRun / 2];
@@ -33,20 +39,20 @@ __device__ __forceinline__ SumRun read_sums(const int64_t* from, int64_t count) 
 
 // Adds the sums to a run of the residual, which keeps the result, and clears them.
 template <bool whole>
-__device__ __forceinline__ void add_run(Run& run, const SumRun& sum, const Sums& sums, int64_t row, int64_t c,
-                                        int64_t count, bool finite, float* residual) {
+__device__ __forceinline__ void add_run(Run& run, const SumRun& sum, const Sums& sums, const RunPlace& at,
+                                        float* residual) {
   Run bias{};
-  if (sums.bias != nullptr) bias = load<kNormRun, whole>(sums.bias + c, count);
+  if (sums.bias != nullptr) bias = load<kNormRun, whole>(sums.bias + at.c, at.count);
 #pragma unroll
   for (int i = 0; i < kNormRun; ++i) {
-    if (!whole && i >= count) break;
-    run.at[i] =
-        add_fixed(run.at[i], sum.pair[i / 2].at[i % 2], sums.bias == nullptr ? nullptr : &bias.at[i], finite);
+    if (!whole && i >= at.count) break;
+    run.at[i] = add_fixed(run.at[i], sum.pair[i / 2].at[i % 2], sums.bias == nullptr ? nullptr : &bias.at[i],
+                          at.finite);
   }
 #pragma unroll
   for (int i = 0; i < kNormRun / 2; ++i)
-    store<2, whole>(sums.rows.row(row) + c + 2 * i, Vector<int64_t, 2>{}, count - 2 * i);
-  store<kNormRun, whole>(residual + c, run, count);
+    store<2, whole>(sums.rows.row(at.row) + at.c + 2 * i, Vector<int64_t, 2>{}, at.count - 2 * i);
+  store<kNormRun, whole>(residual + at.c, run, at.count);
 }
 
 __device__ __forceinline__ float add_squares(const Run& run, float squares) {
@@ -98,14 +104,14 @@ __global__ void __launch_bounds__(kMaxNormThreads)
   for (int i = 0; i < kHeldRuns; ++i) {
     const int64_t c = first + i * step;
     if (c >= columns) continue;
-    if constexpr (add) add_run<whole>(held[i], held_sums[i], sums, row, c, columns - c, finite, from);
+    if constexpr (add) add_run<whole>(held[i], held_sums[i], sums, {row, c, columns - c, finite}, from);
     squares = add_squares(held[i], squares);
   }
   for (int64_t c = beyond; c < columns; c += step) {
     Run run = load<kNormRun, whole>(from + c, columns - c);
     if constexpr (add) {
       const SumRun sum = read_sums<whole>(sums.rows.row(row) + c, columns - c);
-      add_run<whole>(run, sum, sums, row, c, columns - c, finite, from);
+      add_run<whole>(run, sum, sums, {row, c, columns - c, finite}, from);
     }
     squares = add_squares(run, squares);
   }
@@ -131,9 +137,9 @@ __global__ void __launch_bounds__(kMaxNormThreads)
 }
 
 template <bool add>
-void norm(const Queue& queue, const char* name, const Tensor& x, const Sums& sums, bool sums_aligned,
-          const Tensor& weight, float eps, const Tensor& out) {
-  const bool is_whole = x.columns() % kNormRun == 0 && rows_aligned(x, kNormRun) && sums_aligned &&
+void norm(const Queue& queue, const char* name, const Tensor& x, const Sums& sums, const Tensor& weight,
+          float eps, const Tensor& out) {
+  const bool is_whole = x.columns() % kNormRun == 0 && rows_aligned(x, kNormRun) && sums.aligned &&
                         rows_aligned(weight, kNormRun) && rows_aligned(out, kNormRun);
   const LaunchShape shape{dim3(static_cast<unsigned>(x.rows())),
                           static_cast<unsigned>(norm_threads(x.columns()))};
@@ -149,14 +155,14 @@ void norm(const Queue& queue, const char* name, const Tensor& x, const Sums& sum
 }  // namespace
 
 void rms_norm(const Queue& queue, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
-  norm<false>(queue, "rms_norm", x, Sums{}, true, weight, eps, out);
+  norm<false>(queue, "rms_norm", x, Sums{}, weight, eps, out);
 }
 
 void add_sums_norm(const Queue& queue, const Tensor& sums, const Tensor& bias, const Tensor& residual,
                    const Tensor& weight, float eps, const Tensor& out) {
-  const Sums added{rows_of<int64_t>(sums), bias.empty() ? nullptr : bias.data<float>()};
-  norm<true>(queue, "add_sums_norm", residual, added,
-             rows_aligned(sums, 2) && (bias.empty() || rows_aligned(bias, kNormRun)), weight, eps, out);
+  const Sums added{rows_of<int64_t>(sums), bias.empty() ? nullptr : bias.data<float>(),
+                   rows_aligned(sums, 2) && (bias.empty() || rows_aligned(bias, kNormRun))};
+  norm<true>(queue, "add_sums_norm", residual, added, weight, eps, out);
 }
 
 }  // namespace chorale::cuda

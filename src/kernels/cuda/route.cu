@@ -34,6 +34,10 @@ __global__ void __launch_bounds__(kChooseWarps* kWarp)
   }
 }
 
+struct ChosenRows {
+  Rows<int32_t> experts;
+  Rows<float> weights;
+};
 struct SortedRows {
   int32_t* offsets;
   int32_t* active;
@@ -49,8 +53,8 @@ SortedRows sorted_rows(const ExpertRows& rows) {
 // the bits of one word, which no order of the warps can change.
 template <int per_lane>
 __global__ void __launch_bounds__(kRouteWarps* kWarp)
-    route_kernel(Rows<const float> logits, int num_tokens, ChooseArgs args, Rows<int32_t> experts,
-                 Rows<float> weights, SortedRows rows, int64_t* counts) {
+    route_kernel(Rows<const float> logits, int num_tokens, ChooseArgs args, ChosenRows chosen,
+                 SortedRows rows, int64_t* counts) {
   constexpr int kMost = per_lane * kWarp;
   static_assert(kMost <= kRouteWarps * kWarp);
   __shared__ unsigned tokens_of[kMost];
@@ -68,8 +72,8 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp)
   const bool chooses = t < num_tokens && lane < args.top_k;
   if (t < num_tokens) own = choose_for_token<per_lane>(logits.row(t), args);
   if (chooses) {
-    experts.row(t)[lane] = own.expert;
-    weights.row(t)[lane] = own.weight;
+    chosen.experts.row(t)[lane] = own.expert;
+    chosen.weights.row(t)[lane] = own.weight;
     atomicOr(&tokens_of[own.expert], 1U << t);
   }
   __syncthreads();
@@ -323,8 +327,8 @@ void route(const Queue& queue, const Tensor& logits, const RouteOptions& options
   const ChooseArgs args = choose_args(logits, options);
   const auto start = [&](auto per_lane) {
     launch(queue, "route", route_kernel<per_lane()>, LaunchShape{dim3(1), kRouteWarps * kWarp},
-           rows_of<const float>(logits), logits.rows(), args, rows_of<int32_t>(chosen.experts),
-           rows_of<float>(chosen.weights), sorted_rows(rows),
+           rows_of<const float>(logits), logits.rows(), args,
+           ChosenRows{rows_of<int32_t>(chosen.experts), rows_of<float>(chosen.weights)}, sorted_rows(rows),
            counts.empty() ? nullptr : counts.data<int64_t>());
   };
   if (num_experts <= 4 * kWarp)

@@ -14,8 +14,9 @@ namespace {
 
 std::set<std::string> described() {
   std::ifstream file(CHORALE_SOURCE_DIR "/src/server/endpoints/openapi.json");
+  const Json description = Json::parse(file);
   std::set<std::string> out;
-  for (const auto& [path, methods] : Json::parse(file).at("paths").items()) {
+  for (const auto& [path, methods] : description.at("paths").items()) {
     for (const auto& [method, operation] : methods.items()) out.insert(fmt::format("{} {}", method, path));
   }
   return out;

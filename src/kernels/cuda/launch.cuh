@@ -1,5 +1,5 @@
 // How kernels are started: with programmatic dependent launch, so that the next kernel's blocks are in place
-// when the last of this one's end (a boundary of 2.3 us in place of 3.1 on an H200).
+// when the last of this one's end.
 //
 // A kernel that is started so may run while those before it still do. It therefore calls wait_for_previous()
 // first, in every thread and before any return, and until then touches no memory that another kernel writes

@@ -55,6 +55,7 @@ class DeviceBuffer {
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
   ~DeviceBuffer();
 
+  int device() const { return device_; }
   std::byte* data() const { return data_; }  // the device's address, which the host never follows
   size_t size() const { return size_; }
 

@@ -37,6 +37,7 @@ template <int Tokens>
 struct StoreFloats {
   static constexpr int kStagingBytes = 0;
   static __device__ __forceinline__ void begin(const ProductArgs&, const Place&) {}
+  static __device__ __forceinline__ void end() {}
   __device__ __forceinline__ void chunk(const ProductArgs&, const Place&, const float (&)[Tokens / 2]) {}
   __device__ __forceinline__ void finish(const ProductArgs&, const Place& place,
                                          const float (&acc)[Tokens / 2], uint32_t, int) {
@@ -69,6 +70,7 @@ template <int Tokens, bool Staged>
 struct StoreGated {
   static constexpr int kStagingBytes = Staged ? Tokens * 64 : 0;  // per warpgroup
   static __device__ __forceinline__ void begin(const ProductArgs&, const Place&) {}
+  static __device__ __forceinline__ void end() {}
   __device__ __forceinline__ void chunk(const ProductArgs&, const Place&, const float (&)[Tokens / 2]) {}
   __device__ __forceinline__ void finish(const ProductArgs& args, const Place& place,
                                          const float (&acc)[Tokens / 2], uint32_t staging, int group) {
@@ -111,15 +113,24 @@ struct StoreGated {
   }
 };
 
-// sums[token][row] += fixed(weight * acc) of every chunk; fixed_point.h.
-template <int Tokens>
+// sums[token][row] += fixed(weight * acc) of every chunk; fixed_point.h. `Staged`: through shared memory, a
+// row's 64 sums at a time by the copy engine, which adds while the next item is multiplied.
+template <int Tokens, bool Staged>
 struct AddFixed {
-  static constexpr int kStagingBytes = 0;
+  static_assert(!Staged || Tokens == 64);
+  // A row of sums may begin in the middle of 16 bytes, in global memory and so in shared memory.
+  static constexpr int kStagedRow = (64 + 2) * 8;
+  static constexpr int kStagingBytes = Staged ? Tokens * kStagedRow : 0;  // per warpgroup
   static constexpr int kThreadTokens = Tokens / 4;
-  static constexpr bool kKeepsRows = Tokens <= 32;  // asks for rows of sums early, where registers allow
+  // Asks for rows of sums early: of the thread's tokens, where registers allow, or of tokens lane and lane +
+  // 32.
+  static constexpr bool kKeepsRows = Tokens <= 32;
+  // Whether it finds out first that no partial sum is special, which takes registers and saves steps.
+  static constexpr bool kLooksFirst = Tokens <= 32 || Staged;
+  static constexpr int kRows = Staged ? 2 : kKeepsRows ? kThreadTokens : 1;
   long long sums[Tokens / 2];
   float weights[kThreadTokens];
-  int out_rows[kKeepsRows ? kThreadTokens : 1];
+  int out_rows[kRows];
   uint32_t not_finite[(kThreadTokens + 3) / 4];  // a count in 8 bits for each token
 
   // Which of the thread's tokens accumulator i belongs to.
@@ -131,22 +142,53 @@ struct AddFixed {
     for (long long& sum : sums) sum = 0;
 #pragma unroll
     for (uint32_t& count : not_finite) count = 0;
+    if constexpr (Staged) {
+      float of_lane[2];
 #pragma unroll
-    for (int t = 0; t < kThreadTokens; ++t) {
-      weights[t] = 1;
-      if (token(t, place.lane) >= place.rows.count) continue;
-      const int row = place.rows.first + token(t, place.lane);
-      if (args.gate_weights != nullptr) weights[t] = args.gate_weights[row];
-      if constexpr (kKeepsRows) out_rows[t] = out_row(args, row);
+      for (int i = 0; i < 2; ++i) {
+        const int t = place.lane + 32 * i, row = place.rows.first + t;
+        const bool is_valid = t < place.rows.count;
+        of_lane[i] = is_valid ? weight_of(args, row) : 0;
+        out_rows[i] = is_valid ? out_row(args, row) : 0;
+      }
+#pragma unroll
+      for (int t = 0; t < kThreadTokens; ++t)
+        weights[t] = __shfl_sync(0xFFFFFFFFU, of_lane[t / 8], token(t, place.lane) % 32);
+    } else {
+#pragma unroll
+      for (int t = 0; t < kThreadTokens; ++t) {
+        weights[t] = 0;
+        if (token(t, place.lane) >= place.rows.count) continue;
+        const int row = place.rows.first + token(t, place.lane);
+        weights[t] = weight_of(args, row);
+        if constexpr (kKeepsRows) out_rows[t] = out_row(args, row);
+      }
     }
   }
   __device__ __forceinline__ void chunk(const ProductArgs& args, const Place& place,
                                         const float (&acc)[Tokens / 2]) {
+    if constexpr (kLooksFirst) {
+      float partial[Tokens / 2];
+      bool is_large = false;  // something saturates or is not a number
+#pragma unroll
+      for (int i = 0; i < Tokens / 2; ++i) {
+        partial[i] = __fmul_rn(acc[i], weights[of_thread(i)]);
+        is_large |= !(fabsf(partial[i]) < kFixedSaturation);
+      }
+      if (!is_large) {
+#pragma unroll
+        for (int i = 0; i < Tokens / 2; ++i) {
+          if (!Staged && i / 4 * 8 >= place.rows.count) break;  // no tokens from here on
+          sums[i] += __float2ll_rn(partial[i] * kFixedOne);
+        }
+        return;
+      }
+    }
     // Rows beyond the matrix are zeros, and zero times infinity is not a number.
     const bool exists[2] = {place.row < args.n, place.row + 8 < args.n};
 #pragma unroll
     for (int i = 0; i < Tokens / 2; ++i) {
-      if (i / 4 * 8 >= place.rows.count) break;  // no tokens from here on
+      if (i / 4 * 8 >= place.rows.count) break;
       const int t = of_thread(i);
       const float partial = __fmul_rn(acc[i], weights[t]);
       const bool finite = fabsf(partial) < __int_as_float(0x7F800000);
@@ -155,23 +197,66 @@ struct AddFixed {
     }
   }
   __device__ __forceinline__ void finish(const ProductArgs& args, const Place& place,
-                                         const float (&)[Tokens / 2], uint32_t, int) {
+                                         const float (&)[Tokens / 2], uint32_t staging, int group) {
     auto* out = reinterpret_cast<long long*>(args.out);
+    if constexpr (Staged) add_staged(args, place, out + place.row_tile * 64, staging, group);
 #pragma unroll
     for (int t = 0; t < kThreadTokens; ++t) {
       if (token(t, place.lane) >= place.rows.count) continue;
       const int row = place.rows.first + token(t, place.lane);
+      const uint32_t count = not_finite[t / 4] >> (t % 4 * 8) & 0xFFU;
+      if (Staged && count == 0) continue;
       const int64_t to_row = kKeepsRows ? out_rows[kKeepsRows ? t : 0] : out_row(args, row);
       long long* to = out + to_row * args.out_stride;
       const int i = t / 2 * 4 + t % 2;
-      if (place.row < args.n) add(to + place.row, sums[i]);
-      if (place.row + 8 < args.n) add(to + place.row + 8, sums[i + 2]);
-      const uint32_t count = not_finite[t / 4] >> (t % 4 * 8) & 0xFFU;
+      if (!Staged && place.row < args.n) add(to + place.row, sums[i]);
+      if (!Staged && place.row + 8 < args.n) add(to + place.row + 8, sums[i + 2]);
       if (count != 0) add(to + args.n, count);
     }
   }
+  static __device__ __forceinline__ void end() {
+    if constexpr (Staged) bulk_wait();
+  }
 
  private:
+  // out: the tile's first sum of row 0.
+  __device__ __forceinline__ void add_staged(const ProductArgs& args, const Place& place, long long* out,
+                                             uint32_t staging, int group) {
+    const int warp = threadIdx.x / 32 % 4, columns = args.n - place.row_tile * 64;
+    uint32_t odd[2];  // whether a token's sums begin in the middle of 16 bytes, a bit each
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const auto* to = out + out_rows[i] * args.out_stride;
+      odd[i] = __ballot_sync(0xFFFFFFFFU, reinterpret_cast<uintptr_t>(to) % 16 != 0);
+    }
+    bulk_wait_read();
+    named_barrier(1 + group, 128);  // the item before has left
+#pragma unroll
+    for (int t = 0; t < kThreadTokens; ++t) {
+      const int in_tile = token(t, place.lane), i = t / 2 * 4 + t % 2;
+      if (t / 2 * 8 >= place.rows.count) break;
+      const uint32_t to = staging + in_tile * kStagedRow + (odd[t / 8] >> (in_tile % 32) & 1U) * 8 +
+                          (warp * 16 + place.lane / 4) * 8;
+      store_shared(to, sums[i]);
+      store_shared(to + 64, sums[i + 2]);
+    }
+    async_proxy_fence();
+    named_barrier(1 + group, 128);
+    const int in_tile = warp * 16 + place.lane % 16, in_half = in_tile % 32;
+    const uint32_t first = (warp < 2 ? odd[0] : odd[1]) >> in_half & 1U;
+    const int row = __shfl_sync(0xFFFFFFFFU, warp < 2 ? out_rows[0] : out_rows[1], in_half);
+    if (place.lane >= 16 || in_tile >= place.rows.count || columns <= 0) return;
+    const int count = columns < 64 ? columns : 64, pairs = (count - static_cast<int>(first)) / 2;
+    long long* to = out + row * args.out_stride;
+    const uint32_t from = staging + in_tile * kStagedRow + first * 8;
+    if (first != 0) add(to, load_shared(from));
+    if (pairs > 0) bulk_add(to + first, from + first * 8, pairs * 16);
+    if (static_cast<int>(first) + 2 * pairs < count) add(to + count - 1, load_shared(from + (count - 1) * 8));
+    bulk_commit();
+  }
+  static __device__ __forceinline__ float weight_of(const ProductArgs& args, int row) {
+    return args.gate_weights != nullptr ? args.gate_weights[row] : 1;
+  }
   static __device__ __forceinline__ int out_row(const ProductArgs& args, int row) {
     return args.tokens != nullptr ? args.tokens[row] : row;
   }

@@ -78,7 +78,7 @@ struct KvTiles {
 enum class ProductKernel {
   plain,      // any shape
   few_rows,   // 64 rows of weights by up to 64 tokens: streams the weights
-  many_rows,  // 128 rows of weights by up to 256 tokens
+  many_rows,  // 128 rows of weights by up to 160 tokens
 };
 
 struct ProductPlan {
@@ -87,6 +87,7 @@ struct ProductPlan {
   int64_t stage_k = 1;      // tiles of K that a stage of the ring holds
   int64_t block_chunk = 0;  // k16 blocks of a chunk where several chunks lie in one stage, else 0
   int64_t k_splits = 1;     // thread blocks that share the chunks of one tile
+  bool by_turns = false;    // consumers take tiles by turns, where a multiprocessor has many
 };
 
 // Tokens of a tile: the smallest of 8, 16, 32, 64, 128, 256 that covers `rows`.
@@ -136,19 +137,14 @@ constexpr ProductPlan plan_product(const TiledLayout& layout, int64_t row_tiles,
       const auto rounds = [&](int64_t tokens, int64_t slots) {
         return ceil_div(ceil_div(rows, tokens) * (slots > processors ? row_tiles * row_sets : pairs), slots);
       };
-      int64_t least = rounds(64, 2 * processors) * 2 * 64 * 64 * 100 / 55;
-      const int64_t cost_128 = rounds(128, processors) * 128 * 128 * 100 / 80;
-      const int64_t cost_256 = rounds(256, processors) * 128 * 256 * 100 / 85;
-      if (cost_128 < least) {
-        least = cost_128;
+      const int64_t least = rounds(64, 2 * processors) * 2 * 64 * 64 * 100 / 55;
+      const int64_t rounds_128 = rounds(128, processors);
+      if (rounds_128 * 128 * 128 * 100 / 80 < least || (row_sets > 1 && rows > 128)) {
         plan.kernel = ProductKernel::many_rows;
-        plan.tokens = 128;
-      }
-      // Experts have rows around half of the typical number. A tile that just holds them leaves room for more
-      // stages.
-      if (cost_256 < least || (row_sets > 1 && rows > 128)) {
-        plan.kernel = ProductKernel::many_rows;
-        plan.tokens = row_sets > 1 && rows <= 280 ? 160 : 256;
+        // Experts have rows around half of the typical number, of which a wider tile may hold all; and it
+        // reads less for each product.
+        plan.tokens = row_sets > 1 && rows > 128 ? 160 : 128;
+        plan.by_turns = rounds_128 > 8 || plan.tokens == 160;
       }
       if (plan.kernel == ProductKernel::many_rows) plan.stage_k = 1;
     }

@@ -8,8 +8,8 @@ constexpr const char* kName = "order_free_matmul";
 
 template <int Tokens, int StageTiles, int BlockChunk, int Groups>
 void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
-  start<Shape<Tokens, StageTiles, BlockChunk, Groups, Tokens <= 16>, AddFixed<Tokens>>(queue, kName, x, args,
-                                                                                       size);
+  start<Shape<Tokens, StageTiles, BlockChunk, Groups, Tokens <= 16>, AddFixed<Tokens, Groups == 2>>(
+      queue, kName, x, args, size);
 }
 
 template <int StageTiles, int BlockChunk>
@@ -31,10 +31,9 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
                    const ProductSize& size) {
   const bool in_stage = plan.block_chunk != 0;
   if (plan.kernel == ProductKernel::plain)
-    return start_plain<AddFixed<kPlainTokens>>(queue, kName, args, size);
+    return start_plain<AddFixed<kPlainTokens, false>>(queue, kName, args, size);
   if (plan.kernel == ProductKernel::many_rows) {
-    if (in_stage) return start_tiled<64, 3, 6, 2>(queue, x, args, size);
-    if (plan.stage_k == 2) return start_tiled<64, 2, 0, 2>(queue, x, args, size);
+    if (in_stage) return start_tiled<64, 1, 6, 2>(queue, x, args, size);
     return start_tiled<64, 1, 0, 2>(queue, x, args, size);
   }
   if (in_stage) return start_few_rows<3, 6>(queue, plan.tokens, x, args, size);

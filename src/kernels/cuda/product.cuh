@@ -5,6 +5,9 @@
 // they lie in memory, and rows of x by copies of 16 bytes into the same swizzle, so that rows may be
 // gathered. Consumers multiply a stage at a time. Blocks of 16 inputs come in ascending order and an
 // accumulator starts from zero for each chunk, so that the bits are the same for every configuration.
+//
+// Two consumer warpgroups share an item, 64 stored rows each, or take items by turns: then the epilogue of
+// one runs under the products of the other.
 #pragma once
 
 #include <cstdint>
@@ -17,35 +20,40 @@
 
 namespace chorale::cuda {
 
-// Tokens of a tile, tiles of K in a stage, k16 blocks of a chunk where a stage holds several (0: it does
-// not), consumer warpgroups, and whether rows of x come by copies of 16 bytes, which can gather and begin
-// soonest; else by tensor maps, which one thread asks for.
-template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool SmallCopies>
+// Tokens of a tile, tiles of K in a stage, k16 blocks of a chunk where it is no whole number of tiles of K
+// (0: it is), consumer warpgroups, whether rows of x come by copies of 16 bytes, which can gather and begin
+// soonest, else by tensor maps, which one thread asks for, and whether consumers take items by turns, which
+// then have one chunk.
+template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool SmallCopies, bool ByTurns = false>
 struct Shape {
   static constexpr int kTokens = TileTokens;
   static constexpr int kStageTiles = StageTiles;
   static constexpr int kBlockChunk = BlockChunk;
   static constexpr int kGroups = Groups;
   static constexpr bool kSmallCopies = SmallCopies;
+  static constexpr bool kByTurns = ByTurns;
+  static constexpr int kGroupTiles = ByTurns ? Groups : 1;  // weight tiles of a consumer warpgroup
   // A warpgroup where registers change hands, or where there are many copies.
   static constexpr int kProducers = Groups == 2 || (SmallCopies && TileTokens >= 32) ? 128 : 32;
   static constexpr int kConsumers = Groups * 128;
+  static constexpr int kReaders = kConsumers / 32 / kGroupTiles;  // warps that read a stage
   static constexpr int kThreads = kConsumers + kProducers;
   static constexpr int kWeightBytes = Groups * StageTiles * static_cast<int>(kTileBytes);
   static constexpr int kRowBytes = TileTokens * 128;  // of x, of one tile of K
   static constexpr int kStageBytes = kWeightBytes + StageTiles * kRowBytes;
   static constexpr int kBlocksPerSm = Groups == 1 && kStageBytes <= 40 * 1024 ? 2 : 1;
-  static constexpr int kBudget = kBlocksPerSm == 2 ? 108 * 1024 : 216 * 1024;
+  // What is left beside 5 KB of the kernel's own and 1 KB of the system's for each block; two blocks of it
+  // fill all 228 KB of a multiprocessor.
+  static constexpr int kBudget = kBlocksPerSm == 2 ? 108 * 1024 : 222 * 1024;
 };
 
-// Shared memory: stages, staging of the epilogue, barriers, and the experts' tiles.
+// Shared memory: stages, and staging of the epilogue.
 template <class S, class Epilogue>
 struct Memory {
   static constexpr int kStaging = (S::kGroups * Epilogue::kStagingBytes + 1023) / 1024 * 1024;
   static constexpr int kFit = (S::kBudget - kStaging) / S::kStageBytes;
   static constexpr int kStages = kFit < 12 ? kFit : 12;
-  static constexpr int kBarriers = kStages * S::kStageBytes + kStaging;
-  static constexpr int kBytes = kBarriers + 2 * kStages * 8;
+  static constexpr int kBytes = kStages * S::kStageBytes + kStaging;
   static_assert(kStages >= 2);
 };
 
@@ -139,6 +147,10 @@ struct Ring {
       stage = 0;
       parity ^= 1U;
     }
+  }
+  template <int Stages>
+  __device__ __forceinline__ void skip(int stages) {
+    for (stage += stages; stage >= Stages; stage -= Stages) parity ^= 1U;
   }
 };
 
@@ -256,7 +268,7 @@ struct Producer {
   }
 };
 
-// One chunk's product with N of the tile's tokens.
+// One chunk's product with N of the tile's tokens. group: the first weight tile of the warpgroup's.
 template <class S, class M>
 struct Consumer {
   uint32_t base, full, empty;
@@ -270,23 +282,26 @@ struct Consumer {
     barrier_wait(full + 8 * ring.stage, ring.parity);
     if constexpr (S::kSmallCopies) async_proxy_fence();
   }
+  using Accumulators = float[S::kGroupTiles][S::kTokens / 2];
   template <int N, int First, int Count>
-  __device__ __forceinline__ void multiply_blocks(float (&acc)[S::kTokens / 2], bool from_zero) const {
+  __device__ __forceinline__ void multiply_blocks(Accumulators& acc, bool from_zero) const {
     const uint32_t stage = base + ring.stage * S::kStageBytes;
     const uint64_t a = swizzled_descriptor(stage + group * S::kStageTiles * static_cast<int>(kTileBytes));
     const uint64_t b = swizzled_descriptor(stage + S::kWeightBytes);
     wgmma_fence();
 #pragma unroll
     for (int block = First; block < First + Count; ++block) {
-      Wgmma<N>::multiply(acc, a + block / 4 * (kTileBytes / 16) + block % 4 * kDescriptorBlock,
-                         b + block / 4 * (S::kRowBytes / 16) + block % 4 * kDescriptorBlock,
-                         !from_zero || block != First);
+#pragma unroll
+      for (int t = 0; t < S::kGroupTiles; ++t)
+        Wgmma<N>::multiply(
+            acc[t], a + (t * S::kStageTiles + block / 4) * (kTileBytes / 16) + block % 4 * kDescriptorBlock,
+            b + block / 4 * (S::kRowBytes / 16) + block % 4 * kDescriptorBlock, !from_zero || block != First);
     }
     wgmma_commit();
   }
-  // A chunk of whole stages.
+  // A chunk of whole stages. The warpgroup whose turn is next may begin when these have all come.
   template <int N>
-  __device__ __forceinline__ void multiply_stages(float (&acc)[S::kTokens / 2], int stages) {
+  __device__ __forceinline__ void multiply_stages(Accumulators& acc, int stages, uint32_t next_turn) {
     int before = -1;
     for (int s = 0; s < stages; ++s) {
       wait_full();
@@ -296,8 +311,13 @@ struct Consumer {
       before = ring.stage;
       ring.template next<M::kStages>();
     }
+    if (S::kByTurns && lane == 0) barrier_arrive(next_turn);
     wgmma_wait<0>();
     release(before);
+  }
+  __device__ __forceinline__ void next_stage() {
+    ring.template next<M::kStages>();
+    wait_full();
   }
   template <int Limit, class F>
   static __device__ __forceinline__ void with_width(int tokens, F&& f) {
@@ -343,14 +363,17 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
   using M = Memory<S, Epilogue>;
   extern __shared__ __align__(1024) std::byte memory[];
   __shared__ int tiles_before[kMaxExperts + 1];
+  __shared__ uint64_t barriers[2 * M::kStages + 2];
   const uint32_t base = shared_address(memory), staging = base + M::kStages * S::kStageBytes;
-  const uint32_t full = base + M::kBarriers, empty = full + 8 * M::kStages;
+  const uint32_t full = shared_address(barriers), empty = full + 8 * M::kStages;
+  const uint32_t turns = empty + 8 * M::kStages;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
     for (int s = 0; s < M::kStages; ++s) {
       barrier_init(full + 8 * s, S::kSmallCopies ? 1 + S::kProducers : 1);
-      barrier_init(empty + 8 * s, S::kConsumers / 32);
+      barrier_init(empty + 8 * s, S::kReaders);
     }
+    for (int g = 0; g < 2; ++g) barrier_init(turns + 8 * g, S::kReaders);
     barrier_init_fence();
   }
   __syncthreads();
@@ -370,24 +393,56 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
   } else {
     if constexpr (S::kGroups == 2) take_registers<216>();
     if (!grouped) wait_for_previous();
-    Consumer<S, M> consumer{base, full, empty, warp / 4, lane};
+    const int group = warp / 4, first_tile = S::kByTurns ? 0 : group;
+    Consumer<S, M> consumer{base, full, empty, first_tile, lane};
+    uint32_t turn = group == 0 ? 1 : 0;  // parity of what the warpgroup waits for
     const int stages_of_chunk = args.chunk_k / (S::kStageTiles * static_cast<int>(kTile));
-    for (int index = blockIdx.x; index < items; index += gridDim.x) {
+    // By turns, the second warpgroup begins with the second item, and each leaves out the other's.
+    const int step = static_cast<int>(gridDim.x) * (S::kByTurns ? 2 : 1);
+    const int first = static_cast<int>(blockIdx.x) + (S::kByTurns ? group * static_cast<int>(gridDim.x) : 0);
+    if (S::kByTurns && group == 1) consumer.ring.template skip<M::kStages>(stages_of_item);
+    for (int index = first; index < items; index += step) {
       const Item item = Item::at(args, tiles.count, index);
       Place place;
       place.rows = tiles.at<S::kTokens>(item.row_tile);
       place.target = target_of(args, item.group);
-      place.row_tile = (item.group - place.target->first_group) * S::kGroups + warp / 4;
+      place.row_tile = (item.group - place.target->first_group) * S::kGroups + first_tile;
       place.row = place.row_tile * 64 + warp % 4 * 16 + lane / 4;
       place.lane = lane;
-      float acc[S::kTokens / 2];
+      typename Consumer<S, M>::Accumulators acc;
       Epilogue epilogue;
       epilogue.begin(args, place);
+      if constexpr (S::kByTurns) {
+        barrier_wait(turns + 8 * group, turn);
+        turn ^= 1U;
+      }
       if constexpr (S::kBlockChunk == 0) {
         for (int c = 0; c < args.chunks; ++c) {
-          Consumer<S, M>::template with_width<S::kTokens>(
-              place.rows.count, [&]<int N>() { consumer.template multiply_stages<N>(acc, stages_of_chunk); });
-          epilogue.chunk(args, place, acc);
+          Consumer<S, M>::template with_width<S::kTokens>(place.rows.count, [&]<int N>() {
+            consumer.template multiply_stages<N>(acc, stages_of_chunk, turns + 8 * (1 - group));
+          });
+          epilogue.chunk(args, place, acc[0]);
+        }
+      } else if constexpr (S::kStageTiles == 1) {
+        static_assert(S::kBlockChunk == 6);  // two chunks in three stages
+        for (int s = 0; s < stages_of_item; s += 3) {
+          const int one = consumer.ring.stage;
+          consumer.wait_full();
+          consumer.template multiply_blocks<S::kTokens, 0, 4>(acc, true);
+          consumer.next_stage();
+          const int two = consumer.ring.stage;
+          consumer.template multiply_blocks<S::kTokens, 0, 2>(acc, false);
+          wgmma_wait<0>();
+          consumer.release(one);
+          epilogue.chunk(args, place, acc[0]);
+          consumer.template multiply_blocks<S::kTokens, 2, 2>(acc, true);
+          consumer.next_stage();
+          consumer.template multiply_blocks<S::kTokens, 0, 4>(acc, false);
+          wgmma_wait<0>();
+          consumer.release(two);
+          consumer.release(consumer.ring.stage);
+          consumer.ring.template next<M::kStages>();
+          epilogue.chunk(args, place, acc[0]);
         }
       } else {
         static_assert(4 * S::kStageTiles == 2 * S::kBlockChunk);
@@ -395,16 +450,23 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
           consumer.wait_full();
           consumer.template multiply_blocks<S::kTokens, 0, S::kBlockChunk>(acc, true);
           wgmma_wait<0>();
-          epilogue.chunk(args, place, acc);
+          epilogue.chunk(args, place, acc[0]);
           consumer.template multiply_blocks<S::kTokens, S::kBlockChunk, S::kBlockChunk>(acc, true);
           wgmma_wait<0>();
           consumer.release(consumer.ring.stage);
           consumer.ring.template next<M::kStages>();
-          epilogue.chunk(args, place, acc);
+          epilogue.chunk(args, place, acc[0]);
         }
       }
-      epilogue.finish(args, place, acc, staging + (warp / 4) * Epilogue::kStagingBytes, warp / 4);
+#pragma unroll
+      for (int t = 0; t < S::kGroupTiles; ++t) {
+        epilogue.finish(args, place, acc[t], staging + group * Epilogue::kStagingBytes, group);
+        ++place.row_tile;
+        place.row += 64;
+      }
+      if constexpr (S::kByTurns) consumer.ring.template skip<M::kStages>(stages_of_item);
     }
+    Epilogue::end();
   }
 }
 

@@ -117,7 +117,7 @@ TEST(CudaPlan, StagesAndChunksFitIntoEachOther) {
     } else {
       EXPECT_EQ(plan.block_chunk * kBlockK, layout.chunk_k());
     }
-    EXPECT_LE(plan.tokens, plan.kernel == ProductKernel::few_rows ? 64 : 256);
+    EXPECT_LE(plan.tokens, plan.kernel == ProductKernel::few_rows ? 64 : 160);
     if (chunks > 1) {
       EXPECT_LE(plan.tokens, 64);
     }
@@ -134,16 +134,20 @@ TEST(CudaPlan, ShapesOfQwen3TakeTheirKernels) {
   EXPECT_EQ(kernel(qkv, 128, 1).kernel,
             ProductKernel::few_rows);  // 40 wide tiles are too few for all processors
   EXPECT_EQ(kernel(qkv, 256, 1).tokens, 128);
+  EXPECT_FALSE(kernel(qkv, 256, 1).by_turns);
   EXPECT_EQ(kernel(qkv, 2048, 1).kernel, ProductKernel::many_rows);
   EXPECT_EQ(kernel(qkv, 2048, 1).tokens, 128);
-  EXPECT_EQ(kernel(qkv, 16'384, 1).tokens, 256);
+  EXPECT_FALSE(kernel(qkv, 2048, 1).by_turns);
+  EXPECT_EQ(kernel(qkv, 16'384, 1).tokens, 128);
+  EXPECT_TRUE(kernel(qkv, 16'384, 1).by_turns);
   EXPECT_EQ(kernel(out, 1, 1).k_splits, 8);
   EXPECT_EQ(kernel(out, 2048, 1).kernel, ProductKernel::many_rows);
   EXPECT_EQ(kernel(down, 1, 8).block_chunk, 6);
   EXPECT_EQ(kernel(down, 1, 8).k_splits, 1);  // 256 tiles as it is
   EXPECT_EQ(kernel(down, 1, 1).k_splits, 4);  // 32 tiles; eight splits would part a tile of K
   EXPECT_EQ(kernel(gate_up, typical_rows(16, 128, 128), 128).tokens, 16);
-  EXPECT_EQ(kernel(gate_up, typical_rows(2048, 16384, 128), 128).tokens, 160);
+  EXPECT_EQ(kernel(gate_up, typical_rows(2048, 16'384, 128), 128).tokens, 160);
+  EXPECT_EQ(kernel(gate_up, typical_rows(16'384, 131'072, 128), 128).tokens, 160);
 }
 
 }  // namespace

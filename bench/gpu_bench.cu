@@ -289,7 +289,7 @@ class Bench {
         2 * static_cast<double>(sequences * kHeads * kDim) * seen);
   }
 
-  void run() {
+  void run(bool only_attention) {
     ceilings();
     for (int64_t batch : {1, 4, 16, 32, 128, 256}) {
       attention_of("attention at 128", batch, 128, 1);
@@ -298,14 +298,7 @@ class Bench {
     attention_of("attention, prefill", 1, 2048, 2048);
     attention_of("attention, prefill", 1, 8192, 8192);
     attention_of("attention, prefill x 8", 8, 2048, 2048);
-    for (int64_t t : {1, 4, 16, 32, 128, 256, 2048, 16'384}) {
-      matmul_of("q/k/v", {kQ, kKv, kKv}, t);
-      matmul_of("router", {kE}, t);
-      o_proj(t);
-      experts(t, kE);
-      experts(t, 1);
-      if (t <= 256) matmul_of("head", {kV}, t);
-    }
+    if (!only_attention) products();
     fmt::print("\n{:<22} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8}\n", "op", "tokens", "us", "floor us", "of it",
                "TB/s", "TFLOP/s");
     fmt::print(
@@ -315,6 +308,16 @@ class Bench {
   }
 
  private:
+  void products() {
+    for (int64_t t : {1, 4, 16, 32, 128, 256, 2048, 16'384}) {
+      matmul_of("q/k/v", {kQ, kKv, kKv}, t);
+      matmul_of("router", {kE}, t);
+      o_proj(t);
+      experts(t, kE);
+      experts(t, 1);
+      if (t <= 256) matmul_of("head", {kV}, t);
+    }
+  }
   void ensure(cudaError_t status) const { check(status, "benchmark", queue_.device()); }
 
   Queue queue_;
@@ -326,6 +329,7 @@ class Bench {
 }  // namespace
 }  // namespace chorale::cuda
 
-int main() {
-  chorale::cuda::Bench().run();
+// gpu_bench [attention]: attention alone.
+int main(int argc, char** argv) {
+  chorale::cuda::Bench().run(argc > 1 && std::string(argv[1]) == "attention");
 }

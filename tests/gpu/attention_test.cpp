@@ -20,10 +20,11 @@ struct Step {
   std::vector<Sequence> sequences;
   std::vector<ref::Matrix> q, keys, values;  // of each sequence; keys and values from position 0 on
 
-  Step(Random& random, const ref::AttentionShape& attention_shape, std::vector<Sequence> all)
+  Step(Random& random, const ref::AttentionShape& attention_shape, std::vector<Sequence> all,
+       float q_deviation = 2)
       : shape(attention_shape), sequences(std::move(all)) {
     for (const auto& [cached, fresh] : sequences) {
-      q.push_back(random_matrix(random, fresh, shape.num_heads * shape.head_dim, DType::bf16, 2));
+      q.push_back(random_matrix(random, fresh, shape.num_heads * shape.head_dim, DType::bf16, q_deviation));
       keys.push_back(random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, DType::bf16));
       values.push_back(
           random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, DType::bf16));
@@ -136,6 +137,40 @@ TEST(GpuAttention, MixedStepsHaveTheBitsOfTheReference) {
            std::array<int64_t, 5>{1, 2, 3, 17, 40}[static_cast<size_t>(random_int(random, 0, 4))]});
     const Step step(random, shape, sequences);
     expect_equal(step.run(random), step.expected());
+  }
+}
+
+// So far that probabilities vanish, blocks count for nothing beside others, and later ones outdo all before.
+TEST(GpuAttention, ScoresFarApartHaveTheBitsOfTheReference) {
+  Random random(6);
+  for (const ref::AttentionShape& shape : {ref::AttentionShape{8, 1, 128}, {8, 2, 64}}) {
+    for (float deviation : {20.0F, 200.0F, 2000.0F}) {
+      const Step step(random, shape, {{300, 1}, {0, 200}, {130, 70}}, deviation);
+      SCOPED_TRACE(fmt::format("heads of {}, queries of {}", shape.head_dim, deviation));
+      expect_equal(step.run(random), step.expected());
+    }
+  }
+}
+
+// Tiles in pairs, which only many rows bring, and whose last is alone.
+TEST(GpuAttention, LongPrefillsHaveTheBitsOfDecode) {
+  Random random(7);
+  Step prefill(random, {8, 8, 64}, {{70, 8300}, {0, 1}, {0, 4200}});
+  const ref::Matrix all = prefill.run(random);
+  int64_t first = 0;
+  for (const size_t s : {size_t{0}, size_t{1}, size_t{2}}) {
+    const auto [cached, fresh] = prefill.sequences[s];
+    for (const int64_t row : {int64_t{0}, fresh / 3, fresh / 2, fresh - 129, fresh - 1}) {
+      if (row < 0) continue;
+      Step decode = prefill;
+      decode.sequences = {{cached + row, 1}};
+      decode.q = {row_of(prefill.q[s], row)};
+      decode.keys = {prefill.keys[s]};
+      decode.values = {prefill.values[s]};
+      decode.keys[0].rows = decode.values[0].rows = cached + row + 1;
+      expect_equal(decode.run(random), row_of(all, first + row));
+    }
+    first += fresh;
   }
 }
 

@@ -6,88 +6,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/float_math.h"
-#include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/attend_many.cuh"
 #include "kernels/tensor_checks.h"
 
 namespace chorale::cuda {
 namespace {
 
-constexpr int kTokens = static_cast<int>(kKvTokens);
-constexpr int kWarpRows = 16;
-constexpr int kFewWarps = 2;    // of a thread block that takes a block of tokens with each
-constexpr int kManyWarps = 8;   // that share the blocks of tokens
-constexpr int kManyStages = 3;  // of blocks of tokens in shared memory
-constexpr int kManyRows = kManyWarps * kWarpRows;
-constexpr int kManyThreads = (kManyWarps + 4) * 32;  // a warpgroup fetches
-
-struct AttentionArgs {
-  const uint16_t* q = nullptr;
-  int64_t q_stride = 0;
-  uint16_t* out = nullptr;
-  int64_t out_stride = 0;
-  const std::byte* cache = nullptr;
-  int64_t block_bytes = 0;
-  const int32_t* chunks = nullptr;
-  int64_t chunk_stride = 0;
-  int num_chunks = 0;
-  const int32_t* block_tables = nullptr;
-  int num_table_blocks = 0;
-  float* partials = nullptr;
-  int num_kv_heads = 0;
-  int group = 0;       // query heads that share a KV head
-  int few_tokens = 0;  // chunks of at most so many tokens are taken by few rows
-  float scale = 0;     // log2(e) / sqrt(D)
-};
-
-struct Chunk {
-  int first_token, num_tokens, first_position, first_block;
-
-  static __device__ __forceinline__ Chunk at(const AttentionArgs& args, int index) {
-    const int32_t* row = args.chunks + index * args.chunk_stride;
-    return {row[SegmentColumn::first_token], row[SegmentColumn::num_tokens],
-            row[SegmentColumn::first_position], row[SegmentColumn::first_block]};
-  }
-  __device__ __forceinline__ int num_blocks() const {
-    return (first_position + num_tokens + kTokens - 1) / kTokens;
-  }
-};
-
-// A thread's two rows of a warp's tile: l / 4 and 8 more.
-template <int DimBlocks>
-struct Tile {
-  static constexpr int kDim = DimBlocks * 16;
-  static constexpr int kKeyBytes = (kDim + 63) / 64 * static_cast<int>(kTileBytes);
-  static constexpr int kHeadBytes = 2 * kKeyBytes;
-
-  uint32_t q[DimBlocks][4];
-  int position[2];
-
-  __device__ __forceinline__ void load(const AttentionArgs& args, const Chunk& chunk, int kv_head,
-                                       int first_row) {
-    const int last = chunk.num_tokens * args.group - 1;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = min(row_of(first_row, h), last);  // the last one again where there is none
-      position[h] = chunk.first_position + row / args.group;
-      const uint16_t* from =
-          args.q + (chunk.first_token + row / args.group) * args.q_stride + column_of(args, kv_head, row);
-#pragma unroll
-      for (int d = 0; d < DimBlocks; ++d) {
-        q[d][h] = *reinterpret_cast<const uint32_t*>(from + d * 16);
-        q[d][h + 2] = *reinterpret_cast<const uint32_t*>(from + d * 16 + 8);
-      }
-    }
-  }
-  static __device__ __forceinline__ int row_of(int first_row, int h) {
-    return first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
-  }
-  static __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int row) {
-    return (kv_head * args.group + row % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
-  }
-};
+constexpr int kFewestPairs = 512;  // tiles from which on half as many thread blocks are still enough
+constexpr int kFewWarps = 2;       // of a thread block that takes a block of tokens with each
 
 // The probabilities of a block of tokens as operands of the product with the values, and what merging needs.
 struct Probabilities {
@@ -146,7 +72,7 @@ __device__ __forceinline__ Probabilities probabilities(const Query& query, const
       for (int c = 0; c < 2; ++c) {
         const bool seen = j * 8 + lane % 4 * 2 + c <= visible;
         float& score = scores[j][2 * h + c];
-        score = seen ? exp2_of_negative(score - maximum) : 0.0F;
+        score = seen ? fast_exp2_of_negative(score - maximum) : 0.0F;
         sum += score;
       }
       result.p[j / 2][h + j % 2 * 2] = to_bf16_pair(scores[j][2 * h], scores[j][2 * h + 1]);
@@ -176,141 +102,23 @@ __device__ __forceinline__ void multiply_values(const Probabilities& probabiliti
   }
 }
 
-// What a row has seen so far.
-struct Merge {
-  float maximum, old_scale, new_scale;
-  static __device__ __forceinline__ Merge of(float total, float block) {
-    const float maximum = fmaxf(total, block);
-    return {maximum, exp2_of_negative_integer(total - maximum), exp2_of_negative_integer(block - maximum)};
-  }
-  __device__ __forceinline__ float operator()(float total, float block) const {
-    return __fmaf_rn(block, new_scale, __fmul_rn(total, old_scale));
-  }
-};
-
-// ---- many rows: a thread block walks all blocks of tokens that its rows see ----
-
-// The rows that begin at `first_row`, divided by their sums.
-template <int DimBlocks>
-__device__ __forceinline__ void store_rows(const AttentionArgs& args, int first_row,
-                                           const float (&out)[DimBlocks][2][4], const float (&sum)[2]) {
-  using T = Tile<DimBlocks>;
-  // Read once more, so that no register keeps it for so long.
-  const Chunk chunk = Chunk::at(args, static_cast<int>(blockIdx.z));
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int row = T::row_of(first_row, h);
-    if (row >= chunk.num_tokens * args.group) continue;
-    uint16_t* to = args.out + (chunk.first_token + row / args.group) * args.out_stride +
-                   T::column_of(args, static_cast<int>(blockIdx.y), row);
-#pragma unroll
-    for (int d = 0; d < DimBlocks; ++d) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-        *reinterpret_cast<uint32_t*>(to + d * 16 + n * 8) =
-            to_bf16_pair(__fdiv_rn(out[d][n][2 * h], sum[h]), __fdiv_rn(out[d][n][2 * h + 1], sum[h]));
-    }
-  }
-}
-
-template <int DimBlocks>
-__global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_constant__ AttentionArgs args) {
-  using T = Tile<DimBlocks>;
-  extern __shared__ __align__(1024) std::byte memory[];
-  __shared__ uint64_t barriers[2 * kManyStages];
-  const uint32_t base = shared_address(memory), full = shared_address(barriers),
-                 empty = full + 8 * kManyStages;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < kManyStages; ++s) {
-      barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, kManyWarps);
-    }
-    barrier_init_fence();
-  }
-  __syncthreads();
-  wait_for_previous();
-  allow_next();
-  const Chunk chunk = Chunk::at(args, static_cast<int>(blockIdx.z));
-  const int num_rows = chunk.num_tokens * args.group;
-  // The rows that see most begin first.
-  const int first_row = (static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x)) * kManyRows;
-  if (chunk.num_tokens <= args.few_tokens || first_row >= num_rows) return;
-  const int last_row = min(first_row + kManyRows, num_rows) - 1;
-  const int blocks = (chunk.first_position + last_row / args.group) / kTokens + 1;
-  const int kv_head = static_cast<int>(blockIdx.y);
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-
-  if (warp >= kManyWarps) {
-    give_registers<40>();
-    for (int b = 0; b < blocks && threadIdx.x == kManyWarps * 32; ++b) {
-      const int stage = b % kManyStages;
-      barrier_wait(empty + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2) ^ 1U);
-      barrier_expect(full + 8 * stage, T::kHeadBytes);
-      bulk_copy(
-          base + stage * T::kHeadBytes,
-          args.cache + args.block_tables[chunk.first_block + b] * args.block_bytes + kv_head * T::kHeadBytes,
-          T::kHeadBytes, full + 8 * stage, kEvictNormal);
-    }
-  } else {
-    take_registers<232>();
-    // The queries wait in shared memory, each thread's own: they are read once for each block of tokens.
-    const uint32_t queries = base + kManyStages * T::kHeadBytes + warp * DimBlocks * 512 + lane * 16;
-    int position[2];
-    {
-      T tile;
-      tile.load(args, chunk, kv_head, first_row + warp * kWarpRows);
-      position[0] = tile.position[0];
-      position[1] = tile.position[1];
-#pragma unroll
-      for (int d = 0; d < DimBlocks; ++d) store_shared(queries + d * 512, tile.q[d]);
-    }
-    const auto query = [queries](int d, uint32_t(&a)[4]) { load_shared(a, queries + d * 512); };
-    float out[DimBlocks][2][4];
-    float maximum[2], sum[2];
-#pragma unroll 1
-    for (int b = 0; b < blocks; ++b) {
-      const int stage = b % kManyStages;
-      barrier_wait(full + 8 * stage, static_cast<uint32_t>(b / kManyStages % 2));
-      const uint32_t keys = base + stage * T::kHeadBytes;
-      const Probabilities p = probabilities<DimBlocks>(query, position, args.scale, keys, b * kTokens);
-      Merge merge[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        // All rows see the first block.
-        merge[h] = Merge::of(b == 0 ? p.maximum[h] : maximum[h], p.maximum[h]);
-        sum[h] = b == 0 ? p.sum[h] : merge[h](sum[h], p.sum[h]);
-        maximum[h] = merge[h].maximum;
-      }
-#pragma unroll
-      for (int d = 0; d < DimBlocks; ++d) {
-        float fresh[2][4];
-        multiply_values(p, keys + T::kKeyBytes, d, fresh);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            out[d][n][i] = b == 0 ? fresh[n][i] : merge[i / 2](out[d][n][i], fresh[n][i]);
-        }
-      }
-      if (lane == 0) barrier_arrive(empty + 8 * stage);
-    }
-    store_rows<DimBlocks>(args, first_row + warp * kWarpRows, out, sum);
-  }
-}
-
 // ---- few rows: a warp takes one block of tokens of one KV head, and another kernel merges ----
 
-// The chunk that a place of the block tables belongs to: the last that does not begin behind it.
+// The chunk that a place of the block tables belongs to: the last that does not begin behind it. A warp looks
+// at 32 at once.
 __device__ __forceinline__ int chunk_of_block(const AttentionArgs& args, int table_block) {
-  int low = 0, high = args.num_chunks - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (args.chunks[middle * args.chunk_stride + SegmentColumn::first_block] <= table_block)
-      low = middle;
-    else
-      high = middle - 1;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int first = 0, count = args.num_chunks;
+  while (count > 1) {
+    const int step = (count + 31) / 32, offset = lane * step;
+    const bool begins =
+        offset < count &&
+        args.chunks[(first + offset) * args.chunk_stride + SegmentColumn::first_block] <= table_block;
+    const int skipped = max(__popc(__ballot_sync(0xFFFFFFFFU, begins)) - 1, 0) * step;
+    first += skipped;
+    count = min(step, count - skipped);
   }
-  return low;
+  return first;
 }
 
 // Of a place of the block tables and a KV head: 16 rows of outputs, then their maxima and sums.
@@ -423,7 +231,7 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   const auto chunks = static_cast<unsigned>(args.num_chunks),
              heads = static_cast<unsigned>(args.num_kv_heads);
   constexpr int kFewBytes = kFewWarps * T::kHeadBytes,
-                kManyBytes = kManyStages * T::kHeadBytes + kManyWarps * DimBlocks * 512;
+                kManyBytes = kManyStages * T::kHeadBytes + kManyGroups * T::kKeyBytes;
   queue.enter();
   const auto allow = [&](auto kernel, int bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",
@@ -441,10 +249,11 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   }
   if (batch.longest_segment > args.few_tokens) {
     allow(attend_many<DimBlocks>, kManyBytes);
+    AttentionArgs many = args;
+    const unsigned tiles = blocks_for(batch.longest_segment * args.group, kManyRows);
+    many.pairs = int64_t{tiles} * heads * chunks >= kFewestPairs;
     launch(queue, "attend_many", attend_many<DimBlocks>,
-           {dim3(blocks_for(batch.longest_segment * args.group, kManyRows), heads, chunks), kManyThreads,
-            kManyBytes},
-           args);
+           {dim3(heads, chunks, many.pairs ? (tiles + 1) / 2 : tiles), kManyThreads, kManyBytes}, many);
   }
 }
 

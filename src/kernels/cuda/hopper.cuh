@@ -101,6 +101,13 @@ __device__ __forceinline__ uint64_t swizzled_descriptor(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3FFFFU) >> 4U) | 1ULL << 16U | 64ULL << 32U | 1ULL << 62U;
 }
 inline constexpr uint64_t kDescriptorBlock = 2;
+// Of the same with K across the rows, 16 of them, as the transposed second operand: 64 columns lie in each
+// matrix of `matrix_bytes`. The next 16 rows are + 128.
+__device__ __forceinline__ uint64_t values_descriptor(uint32_t address, uint32_t matrix_bytes) {
+  return static_cast<uint64_t>((address & 0x3FFFFU) >> 4U) |
+         static_cast<uint64_t>(matrix_bytes >> 4U) << 16U | 64ULL << 32U | 1ULL << 62U;
+}
+inline constexpr uint64_t kValuesBlock = 128;
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -110,6 +117,13 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int Outstanding>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Outstanding) : "memory");
+}
+
+// After wgmma_wait, before the accumulators are read: what reads them is not moved above.
+template <int Size>
+__device__ __forceinline__ void settle(float (&d)[Size]) {
+#pragma unroll
+  for (int i = 0; i < Size; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 template <int Registers>

@@ -1,0 +1,104 @@
+// What the two ways of attention share (attention.cu): arguments, and how blocks of tokens are merged.
+#pragma once
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/float_math.h"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/launch.cuh"
+
+namespace chorale::cuda {
+
+constexpr int kTokens = static_cast<int>(kKvTokens);
+constexpr int kWarpRows = 16;
+
+struct AttentionArgs {
+  const uint16_t* q = nullptr;
+  int64_t q_stride = 0;
+  uint16_t* out = nullptr;
+  int64_t out_stride = 0;
+  const std::byte* cache = nullptr;
+  int64_t block_bytes = 0;
+  const int32_t* chunks = nullptr;
+  int64_t chunk_stride = 0;
+  int num_chunks = 0;
+  const int32_t* block_tables = nullptr;
+  int num_table_blocks = 0;
+  float* partials = nullptr;
+  int num_kv_heads = 0;
+  int group = 0;       // query heads that share a KV head
+  int few_tokens = 0;  // chunks of at most so many tokens are taken by few rows
+  bool pairs = false;  // a thread block of many rows takes two tiles
+  float scale = 0;     // log2(e) / sqrt(D)
+};
+
+struct Chunk {
+  int first_token, num_tokens, first_position, first_block;
+
+  static __device__ __forceinline__ Chunk at(const AttentionArgs& args, int index) {
+    const int32_t* row = args.chunks + index * args.chunk_stride;
+    return {row[SegmentColumn::first_token], row[SegmentColumn::num_tokens],
+            row[SegmentColumn::first_position], row[SegmentColumn::first_block]};
+  }
+  __device__ __forceinline__ int num_blocks() const {
+    return (first_position + num_tokens + kTokens - 1) / kTokens;
+  }
+};
+
+// A thread's two rows of a warp's tile: l / 4 and 8 more.
+template <int DimBlocks>
+struct Tile {
+  static constexpr int kDim = DimBlocks * 16;
+  static constexpr int kKeyBytes = (kDim + 63) / 64 * static_cast<int>(kTileBytes);
+  static constexpr int kHeadBytes = 2 * kKeyBytes;
+
+  uint32_t q[DimBlocks][4];
+  int position[2];
+
+  __device__ __forceinline__ void load(const AttentionArgs& args, const Chunk& chunk, int kv_head,
+                                       int first_row) {
+    const int last = chunk.num_tokens * args.group - 1;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = min(row_of(first_row, h), last);  // the last one again where there is none
+      position[h] = chunk.first_position + row / args.group;
+      const uint16_t* from =
+          args.q + (chunk.first_token + row / args.group) * args.q_stride + column_of(args, kv_head, row);
+#pragma unroll
+      for (int d = 0; d < DimBlocks; ++d) {
+        q[d][h] = *reinterpret_cast<const uint32_t*>(from + d * 16);
+        q[d][h + 2] = *reinterpret_cast<const uint32_t*>(from + d * 16 + 8);
+      }
+    }
+  }
+  static __device__ __forceinline__ int row_of(int first_row, int h) {
+    return first_row + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * h;
+  }
+  static __device__ __forceinline__ int column_of(const AttentionArgs& args, int kv_head, int row) {
+    return (kv_head * args.group + row % args.group) * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
+  }
+};
+
+// What a row has seen so far.
+struct Merge {
+  float maximum, old_scale, new_scale;
+  static __device__ __forceinline__ Merge of(float total, float block) {
+    const float maximum = fmaxf(total, block);
+    return {maximum, exp2_of_negative_integer(total - maximum), exp2_of_negative_integer(block - maximum)};
+  }
+  __device__ __forceinline__ float operator()(float total, float block) const {
+    return __fmaf_rn(block, new_scale, __fmul_rn(total, old_scale));
+  }
+};
+
+// exp2_of_negative, to the bit, in fewer instructions: NaN stays, and what would be below 2^-126 is flushed.
+__device__ __forceinline__ float fast_exp2_of_negative(float x) {
+  float clamped, result;
+  asm("max.NaN.f32 %0, %1, 0fC2FE0000;" : "=f"(clamped) : "f"(x));  // -127, of which the power is 0
+  const float shifted = __fadd_rn(clamped, 0x1.8p23F);              // ends in the integer
+  const float fraction = exp2_of_fraction(__fsub_rn(clamped, __fsub_rn(shifted, 0x1.8p23F)));
+  const float power = __uint_as_float((__float_as_uint(shifted) << 23U) + 0x3F800000U);
+  asm("mul.rn.ftz.f32 %0, %1, %2;" : "=f"(result) : "f"(fraction), "f"(power));
+  return result;
+}
+
+}  // namespace chorale::cuda

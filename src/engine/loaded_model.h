@@ -14,6 +14,9 @@ namespace chorale::engine {
 // How the weights are kept. Throws Error that names the flag.
 model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options);
 
+// Tokens of a KV block where the options say that the model is to run. Throws Error that names the flag.
+int64_t block_tokens(const LoadOptions& options);
+
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {
  public:

@@ -9,6 +9,7 @@
 #include "base/instruction_set.h"
 #include "engine/parallel_plan.h"
 #include "io/model_config.h"
+#include "kernels/backend.h"
 #include "model/weights.h"
 
 namespace chorale::engine {
@@ -23,10 +24,11 @@ struct ModelInfo {
   int num_threads = 1;  // each rank's
   ParallelPlan parallel;
   uint64_t weight_bytes = 0;     // stored in this process
-  int64_t max_total_tokens = 0;  // KV capacity of each data-parallel group, a multiple of kBlockTokens
+  int64_t max_total_tokens = 0;  // KV capacity of each data-parallel group, a multiple of block_tokens()
   int64_t max_context_len = 0;   // the smaller of context_length and max_total_tokens
 
   int64_t kv_tokens_total() const { return max_total_tokens * parallel.strategy.dp_size; }
+  int64_t block_tokens() const { return backend_of(formats.device).kv_block_tokens; }
   DType dtype() const { return formats.dtype; }  // the computation's
   std::string dtype_name() const { return std::string(name_of(dtype())); }
   std::string quantization_name() const { return std::string(formats.quantization()); }

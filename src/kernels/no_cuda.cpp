@@ -1,5 +1,6 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
@@ -14,6 +15,13 @@ namespace {
 }
 
 }  // namespace
+
+const Backend& backend() {
+  no_cuda();
+}
+std::unique_ptr<DeviceDriver> open(int) {
+  no_cuda();
+}
 
 int device_count() {
   return 0;

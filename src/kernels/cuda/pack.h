@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/layout.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale::cuda {
 

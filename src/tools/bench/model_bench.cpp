@@ -56,7 +56,7 @@ class Bench {
 
  private:
   int64_t blocks_each() const {
-    return ceil_div(options_.prompt_tokens + options_.decode_tokens, engine::kBlockTokens);
+    return ceil_div(options_.prompt_tokens + options_.decode_tokens, model_.info().block_tokens());
   }
 
   // (layer, expert) pairs that got a token since the last call.
@@ -135,10 +135,11 @@ Spread spread_of(std::vector<double> values) {
 void make_room(const ModelBenchOptions& options, engine::LoadOptions& load) {
   const int64_t most = *std::max_element(options.batches.begin(), options.batches.end());
   const int64_t groups = load.parallel.strategy.dp_size.value_or(1);
-  const int64_t each = ceil_div(options.prompt_tokens + options.decode_tokens, engine::kBlockTokens);
+  const int64_t block_tokens = engine::block_tokens(load);
+  const int64_t each = ceil_div(options.prompt_tokens + options.decode_tokens, block_tokens);
   load.chunked_prefill_size = options.prompt_tokens;
   load.max_running_requests = most * groups;
-  load.max_total_tokens = most * each * engine::kBlockTokens;
+  load.max_total_tokens = most * each * block_tokens;
 }
 
 std::vector<StepResult> run_model_bench(engine::LoadedModel& model, const ModelBenchOptions& options,

@@ -274,18 +274,18 @@ void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, co
   const int64_t table_blocks = batch.block_tables.columns(), group = num_heads / tiles.num_kv_heads;
   check_vector(scratch, DType::f32, attention_scratch_floats(tiles, table_blocks), "scratch");
   const AttentionArgs args{
-      .q = reinterpret_cast<const uint16_t*>(q.bytes()),
+      .q = reinterpret_cast<const uint16_t*>(q.device_bytes()),
       .q_stride = q.row_stride(),
-      .out = reinterpret_cast<uint16_t*>(out.bytes()),
+      .out = reinterpret_cast<uint16_t*>(out.device_bytes()),
       .out_stride = out.row_stride(),
       .cache = cache.data,
       .block_bytes = tiles.block_bytes(),
-      .chunks = batch.segments.data<int32_t>(),
+      .chunks = batch.segments.device_data<int32_t>(),
       .chunk_stride = batch.segments.row_stride(),
       .num_chunks = static_cast<int>(batch.segments.rows()),
-      .block_tables = batch.block_tables.data<int32_t>(),
+      .block_tables = batch.block_tables.device_data<int32_t>(),
       .num_table_blocks = static_cast<int>(table_blocks),
-      .partials = scratch.data<float>(),
+      .partials = scratch.device_data<float>(),
       .num_kv_heads = static_cast<int>(tiles.num_kv_heads),
       .group = static_cast<int>(group),
       .few_tokens = static_cast<int>(kWarpRows / group),

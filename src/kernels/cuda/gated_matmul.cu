@@ -52,7 +52,7 @@ void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_
   ProductArgs args;
   args.targets[0] = {.weight = gate_up.data, .row_tiles = static_cast<int>(layout.row_tiles())};
   args.expert_bytes = layout.bytes();
-  args.out = out.bytes();
+  args.out = out.device_bytes();
   args.out_stride = out.row_stride();
   args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);

@@ -22,8 +22,8 @@ struct CacheArgs {
 CacheArgs cache_args(const AttentionBatch& batch, const KvTilesView& cache) {
   CHORALE_CHECK(batch.segments.row_stride() == SegmentColumn::count, "chunks must be dense");
   CHORALE_CHECK(cache.tiles.head_dim % 2 == 0, "head_dim {}", cache.tiles.head_dim);
-  return {cache.tiles, cache.data, batch.segments.data<int32_t>(), static_cast<int>(batch.segments.rows()),
-          batch.block_tables.data<int32_t>()};
+  return {cache.tiles, cache.data, batch.segments.device_data<int32_t>(), static_cast<int>(batch.segments.rows()),
+          batch.block_tables.device_data<int32_t>()};
 }
 
 // Where a token lies in the cache. block: null when it is no chunk's.

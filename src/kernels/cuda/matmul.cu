@@ -48,8 +48,8 @@ void matmul(const Queue& queue, const Tensor& x, std::span<const TiledTarget> ta
     check_matrix(out, DType::f32, x.rows(), weight.layout.n, "out");
     if (!bias.empty()) check_vector(bias, DType::f32, weight.layout.n, "bias");
     args.targets[t] = {.weight = weight.data,
-                       .bias = bias.empty() ? nullptr : bias.data<float>(),
-                       .out = out.data<float>(),
+                       .bias = bias.empty() ? nullptr : bias.device_data<float>(),
+                       .out = out.device_data<float>(),
                        .out_stride = out.row_stride(),
                        .n = static_cast<int>(weight.layout.n),
                        .row_tiles = static_cast<int>(weight.layout.row_tiles())};

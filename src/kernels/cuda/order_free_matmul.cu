@@ -59,11 +59,11 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
   ProductArgs args;
   args.targets[0] = {.weight = down.data, .row_tiles = static_cast<int>(layout.row_tiles())};
   args.expert_bytes = layout.bytes();
-  args.out = sums.bytes();
+  args.out = sums.device_bytes();
   args.out_stride = sums.row_stride();
   args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);
-  if (!rows.all_tokens()) args.gate_weights = rows.weights.data<float>();
+  if (!rows.all_tokens()) args.gate_weights = rows.weights.device_data<float>();
   ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && is_aligned(x));
   plan.tokens = std::min<int64_t>(plan.tokens, 64);  // one chunk, too, is summed in 64 bits
   set_plan(args, layout, size, plan);

@@ -20,7 +20,7 @@ struct ProductSize {
 
 inline bool is_aligned(const Tensor& tensor) {
   const auto stride = tensor.row_stride() * static_cast<int64_t>(size_of(tensor.dtype()));
-  return reinterpret_cast<uintptr_t>(tensor.bytes()) % 16 == 0 && stride % 16 == 0;
+  return reinterpret_cast<uintptr_t>(tensor.device_bytes()) % 16 == 0 && stride % 16 == 0;
 }
 
 inline ProductPlan make_plan(const Queue& queue, const TiledLayout& layout, const ProductSize& size,
@@ -32,14 +32,14 @@ inline ProductPlan make_plan(const Queue& queue, const TiledLayout& layout, cons
 }
 
 inline void set_rows(ProductArgs& args, const Tensor& x, const ExpertRows& rows, const ProductSize& size) {
-  args.x = x.bytes();
+  args.x = x.device_bytes();
   args.x_stride = x.row_stride() * static_cast<int64_t>(size_of(x.dtype()));
   args.num_rows = static_cast<int>(size.rows);
   args.num_experts = static_cast<int>(size.experts);
   if (rows.all_tokens()) return;
-  args.offsets = rows.offsets.data<int32_t>();
-  args.active = rows.active.data<int32_t>();
-  args.tokens = rows.tokens.data<int32_t>();
+  args.offsets = rows.offsets.device_data<int32_t>();
+  args.active = rows.active.device_data<int32_t>();
+  args.tokens = rows.tokens.device_data<int32_t>();
 }
 
 // Stored rows of a group of weight tiles.

@@ -54,7 +54,7 @@ void rope_table(const Queue& queue, const Tensor& positions, const Tensor& frequ
   const int64_t half = cos_sin.columns() / 2;
   const LaunchShape shape{dim3(static_cast<unsigned>(cos_sin.rows()), blocks_for(half, kTableThreads)),
                           kTableThreads};
-  launch(queue, "rope_table", table_kernel, shape, positions.data<int32_t>(), frequencies.data<float>(),
+  launch(queue, "rope_table", table_kernel, shape, positions.device_data<int32_t>(), frequencies.device_data<float>(),
          scale, half, rows_of<float>(cos_sin));
 }
 

@@ -15,7 +15,7 @@ struct RopeArgs {
 };
 
 inline RopeArgs rope_args(const Tensor& weight, float eps, const Tensor& cos_sin) {
-  return {weight.data<float>(), eps, rows_of<const float>(cos_sin), cos_sin.columns(),
+  return {weight.device_data<float>(), eps, rows_of<const float>(cos_sin), cos_sin.columns(),
           rows_aligned(weight, 2) && rows_aligned(cos_sin, 2)};
 }
 

@@ -29,8 +29,8 @@ TensorMap make_tensor_map(const Queue& queue, const Tensor& matrix, int box_rows
   const cuuint32_t steps[] = {1, 1};
   CUtensorMap map;
   const CUresult result =
-      encode_function(queue)(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix.bytes(), sizes, strides, box,
-                             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode_function(queue)(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix.device_bytes(), sizes, strides,
+                             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   CHORALE_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: {}", static_cast<int>(result));
   TensorMap copy;

@@ -3,6 +3,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 
@@ -42,6 +43,10 @@ DeviceBuffer::DeviceBuffer(int, size_t) {
 DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
 DeviceBuffer::~DeviceBuffer() = default;
+
+void pack_rows(const Queue&, const Tensor&, const TiledLayout&, std::byte*, const PackRegion&) {
+  no_cuda();
+}
 
 void embed(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();

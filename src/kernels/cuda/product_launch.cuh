@@ -42,6 +42,19 @@ inline void set_rows(ProductArgs& args, const Tensor& x, const ExpertRows& rows,
   args.tokens = rows.tokens.device_data<int32_t>();
 }
 
+// The one target of a product of experts.
+inline void set_experts(ProductArgs& args, const TiledExperts& experts) {
+  const TiledLayout& layout = experts.layout;
+  CHORALE_CHECK(experts.count <= kMaxExperts);
+  CHORALE_CHECK(experts.stride == 0 || (experts.stride >= layout.bytes() && experts.stride % 16 == 0),
+                "{} bytes from one expert to the next", experts.stride);
+  args.targets[0] = {.weight = experts.data,
+                     .row_tiles = static_cast<int>(layout.row_tiles()),
+                     .stored_rows = static_cast<int>(layout.rows())};
+  args.expert_bytes = experts.stride_bytes();
+  args.n = static_cast<int>(layout.n);
+}
+
 // Stored rows of a group of weight tiles.
 inline int64_t group_rows(ProductKernel kernel) {
   if (kernel == ProductKernel::plain) return kPlainRows;
@@ -89,12 +102,12 @@ void start(const Queue& queue, const char* name, const Tensor& x, ProductArgs ar
   launch(queue, name, multiply<S, Epilogue>, {dim3(blocks), S::kThreads, M::kBytes}, args);
 }
 
-template <class Epilogue>
+template <class Epilogue, class Operands = TensorCoreOperands>
 void start_plain(const Queue& queue, const char* name, const ProductArgs& args, const ProductSize& size) {
   const int64_t items = most_items(args, size, kPlainTokens);
   const int64_t slots = int64_t{queue.num_multiprocessors()} * 16;
   const auto blocks = static_cast<unsigned>(std::min(ceil_div(items, kPlainWarps), slots));
-  launch(queue, name, multiply_plain<Epilogue>, {dim3(blocks), kPlainWarps * 32, 0}, args);
+  launch(queue, name, multiply_plain<Epilogue, Operands>, {dim3(blocks), kPlainWarps * 32, 0}, args);
 }
 
 }  // namespace chorale::cuda

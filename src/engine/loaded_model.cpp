@@ -265,6 +265,10 @@ struct LoadedModel::Impl {
 LoadedModel LoadedModel::load(const LoadOptions& options) {
   Resolved resolved = resolve(options);
   const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
+  if (strategy.world() > 1 && !backend_of(resolved.formats.device).has_ranks) {
+    throw_error("--device {}: one rank alone runs there, found strategy {}", options.device,
+                parallel::to_string(strategy));
+  }
   RankProcesses processes(options.parallel, strategy);
   const LoadPlan plan = plan_load(resolved, options, strategy, processes);
   StoredWeights stored = fill(resolved, plan.parallel, options, processes);

@@ -28,31 +28,32 @@ bool is_stop_token(int32_t token, const SamplingParams& params, std::span<const 
   return std::ranges::find(params.stop_token_ids, token) != params.stop_token_ids.end();
 }
 
-Sampler::Sampler(int64_t vocab_size)
-    : vocab_size_(static_cast<size_t>(vocab_size)), output_count_(vocab_size_), seen_(vocab_size_) {
+Sampler::Sampler(int64_t vocab_size) : vocab_size_(static_cast<size_t>(vocab_size)), counts_(vocab_size_) {
   CHORALE_CHECK(vocab_size >= 1 && vocab_size <= kMaxVocabulary, "a vocabulary of {} tokens", vocab_size);
   scratch_ = Buffer(static_cast<size_t>(sample_scratch_bytes(vocab_size)));
-  counted_tokens_.reserve(vocab_size_);
-  counts_.reserve(vocab_size_);
 }
 
 Sampled Sampler::sample(const SampleInput& input) {
   const SamplingParams& p = input.params;
   list_bias(input);
-  list_counts(input);
-  return run(input.logits, input.allowed,
-             {.temperature = p.temperature,
-              .top_p = p.top_p,
-              .min_p = p.min_p,
-              .repetition_penalty = p.repetition_penalty,
-              .frequency_penalty = p.frequency_penalty,
-              .presence_penalty = p.presence_penalty,
-              .seed = input.seed,
-              .position = input.prompt.size() + input.output.size(),
-              .random_stream = p.choice_index,
-              .top_k = static_cast<int32_t>(std::min(p.top_k, kMaxVocabulary)),
-              .is_masked = input.allowed.empty() ? 0 : 1},
-             {});
+  const bool counts = penalizes(p);
+  if (counts) count_text(input);
+  const Sampled sampled = run(input.logits, input.allowed,
+                              {.temperature = p.temperature,
+                               .top_p = p.top_p,
+                               .min_p = p.min_p,
+                               .repetition_penalty = p.repetition_penalty,
+                               .frequency_penalty = p.frequency_penalty,
+                               .presence_penalty = p.presence_penalty,
+                               .seed = input.seed,
+                               .position = input.prompt.size() + input.output.size(),
+                               .random_stream = p.choice_index,
+                               .top_k = static_cast<int32_t>(std::min(p.top_k, kMaxVocabulary)),
+                               .is_masked = input.allowed.empty() ? 0 : 1,
+                               .count_slot = counts ? 0 : -1},
+                              {});
+  if (counts) forget_text(input, sampled.token);
+  return sampled;
 }
 
 // Bias, and the stop tokens before min_new_tokens.
@@ -74,30 +75,22 @@ void Sampler::list_bias(const SampleInput& input) {
   }
 }
 
-void Sampler::list_counts(const SampleInput& input) {
-  counted_tokens_.clear();
-  counts_.clear();
-  if (!penalizes(input.params)) return;
-  const auto list = [&](int32_t token) {
-    const auto i = static_cast<size_t>(token);
-    if (std::exchange(seen_[i], uint8_t{1}) != 0) return;
-    counted_tokens_.push_back(token);
-    counts_.push_back(static_cast<int32_t>(output_count_[i]));
-  };
-  for (const int32_t token : input.output) ++output_count_[static_cast<size_t>(token)];
-  for (const int32_t token : input.output) list(token);
-  for (const int32_t token : input.prompt) list(token);
-  for (const int32_t token : counted_tokens_) {
-    output_count_[static_cast<size_t>(token)] = 0;
-    seen_[static_cast<size_t>(token)] = 0;
-  }
+// Counts what penalties go by, in a table that is zero between calls.
+void Sampler::count_text(const SampleInput& input) {
+  for (const int32_t token : input.prompt) counts_[static_cast<size_t>(token)] |= kInPrompt;
+  for (const int32_t token : input.output) ++counts_[static_cast<size_t>(token)];
+}
+
+void Sampler::forget_text(const SampleInput& input, int32_t chosen) {
+  for (const int32_t token : input.prompt) counts_[static_cast<size_t>(token)] = 0;
+  for (const int32_t token : input.output) counts_[static_cast<size_t>(token)] = 0;
+  if (chosen >= 0) counts_[static_cast<size_t>(chosen)] = 0;
 }
 
 Sampled Sampler::run(std::span<const float> logits, std::span<const uint32_t> allowed,
                      const SampleParams& params, const SampledRows& output) {
   CHORALE_CHECK(logits.size() == vocab_size_);
   const std::array<int32_t, 2> bias_offsets{0, static_cast<int32_t>(bias_tokens_.size())};
-  const std::array<int32_t, 2> count_offsets{0, static_cast<int32_t>(counted_tokens_.size())};
   int32_t token = -1;
   int32_t status = 0;
   SampledRows rows = output;
@@ -111,9 +104,7 @@ Sampled Sampler::run(std::span<const float> logits, std::span<const uint32_t> al
                    .bias = {.offsets = as_row(std::span(bias_offsets), DType::i32),
                             .tokens = as_row(std::span(bias_tokens_), DType::i32),
                             .values = as_row(std::span(biases_), DType::f32)},
-                   .counts = {.offsets = as_row(std::span(count_offsets), DType::i32),
-                              .tokens = as_row(std::span(counted_tokens_), DType::i32),
-                              .values = as_row(std::span(counts_), DType::i32)},
+                   .counts = as_row(std::span(counts_), DType::i32),
                    .allowed = as_row(allowed.first(std::min(words, allowed.size())), DType::i32)},
                   as_row(std::span(scratch_.data(), scratch_.size()), DType::u8), rows);
   return {static_cast<SampleStatus>(status), token};
@@ -124,8 +115,6 @@ std::optional<TokenLogprobs> Sampler::logprobs(std::span<const float> logits, in
   CHORALE_CHECK(num_top >= 0 && num_top <= kMaxTopLogprobs);
   bias_tokens_.clear();
   biases_.clear();
-  counted_tokens_.clear();
-  counts_.clear();
   const size_t count = std::min(static_cast<size_t>(num_top), vocab_size_);
   std::array<float, 1 + kMaxTopLogprobs> logprobs;
   std::array<int32_t, kMaxTopLogprobs> top_tokens;

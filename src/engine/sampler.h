@@ -50,7 +50,8 @@ class Sampler {
 
  private:
   void list_bias(const SampleInput& input);
-  void list_counts(const SampleInput& input);
+  void count_text(const SampleInput& input);
+  void forget_text(const SampleInput& input, int32_t chosen);
   Sampled run(std::span<const float> logits, std::span<const uint32_t> allowed, const SampleParams& params,
               const SampledRows& output);
 
@@ -58,13 +59,10 @@ class Sampler {
   ThreadPool pool_{1};
   Stream stream_{pool_, InstructionSet::portable};
   Buffer scratch_;
-  std::vector<uint32_t> output_count_;  // [vocab], zero between calls
-  std::vector<uint8_t> seen_;           // [vocab], zero between calls
-  // The lists of the row that is being sampled.
+  std::vector<int32_t> counts_;  // [vocab], zero between calls
+  // The biases of the row that is being sampled.
   std::vector<int32_t> bias_tokens_;
   std::vector<float> biases_;
-  std::vector<int32_t> counted_tokens_;
-  std::vector<int32_t> counts_;
 };
 
 }  // namespace chorale::engine

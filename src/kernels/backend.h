@@ -34,6 +34,7 @@ struct MatrixRegion {
 // are pure arithmetic.
 struct Backend {
   // ---- how memory is laid out ----
+  bool has_ranks = false;  // several may share the work
   bool has_quantized_weights = false;
   bool has_int8_kv_cache = false;
   // Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions,
@@ -93,6 +94,8 @@ struct Backend {
   int64_t (*sample_scratch_bytes)(int64_t vocab_size);
   void (*sample)(const Stream& stream, const SampleRows& input, const Tensor& scratch,
                  const SampledRows& output);
+  void (*clear_counts)(const Stream& stream, const Tensor& counts);
+  void (*add_counts)(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts);
 };
 
 const Backend& backend_of(DeviceKind kind);

@@ -45,6 +45,42 @@ struct ListTensors {
   SparseRows view() const { return {offsets, tokens, values}; }
 };
 
+// The counts of each row in a slot of its own, in another order than the rows, as count_tokens() makes them.
+class CountSlots {
+ public:
+  CountSlots(const Stream& stream, const std::vector<SampleRow>& rows)
+      : counts_(DType::i32, std::ssize(rows), std::ssize(rows.front().logits)) {
+    for (const SampleRow& row : rows) {
+      const Tensor slot = counts_->middle_rows(slot_of(next_++), 1);
+      clear_counts(stream, slot);
+      std::vector<int32_t> prompt, output;
+      for (const auto& [token, count] : row.counts) {
+        // Of those that are in the output, every other one is in the prompt, too.
+        if (count == 0 || token % 2 == 0) prompt.insert(prompt.end(), 2, token);
+        output.insert(output.end(), static_cast<size_t>(count), token);
+      }
+      count_tokens(stream, vector_tensor(prompt), true, slot);
+      count_tokens(stream, vector_tensor(output), false, slot);
+    }
+  }
+  int64_t slot_of(int64_t row) const { return counts_->rows() - 1 - row; }
+  const Tensor& view() const { return counts_; }
+  // How often a token is in the output of a row.
+  int32_t count(int64_t row, int32_t token) const {
+    return counts_->row<int32_t>(slot_of(row))[token] & ~kInPrompt;
+  }
+
+ private:
+  int64_t next_ = 0;
+  TestTensor counts_;
+};
+
+int32_t count_of(const SampleRow& row, int32_t token) {
+  int32_t total = 0;
+  for (const auto& [counted, count] : row.counts) total += counted == token ? count : 0;
+  return total;
+}
+
 int64_t most_alternatives(const std::vector<SampleRow>& rows) {
   int64_t most = 0;
   for (const SampleRow& row : rows) most = std::max<int64_t>(most, row.params.num_top);
@@ -61,21 +97,21 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
   const Tensor params(param_bytes.data(), DType::u8, count, sizeof(SampleParams), sizeof(SampleParams));
   const TestTensor allowed(DType::i32, count, ceil_div<int64_t>(vocab_size, 32));
   Lists<float> bias;
-  Lists<int32_t> counts;
+  const CountSlots counts(stream, rows);
   for (int64_t r = 0; r < count; ++r) {
     const SampleRow& row = rows[static_cast<size_t>(r)];
     std::copy(row.logits.begin(), row.logits.end(), logits->row<float>(r));
-    std::memcpy(params.row<std::byte>(r), &row.params, sizeof(SampleParams));
+    SampleParams row_params = row.params;
+    row_params.count_slot = static_cast<int32_t>(counts.slot_of(r));
+    std::memcpy(params.row<std::byte>(r), &row_params, sizeof(SampleParams));
     auto* words = reinterpret_cast<uint32_t*>(allowed->row<int32_t>(r));
     for (size_t t = 0; t < row.allowed.size(); ++t) {
       const uint32_t bit = uint32_t{1} << (t % 32);
       words[t / 32] = row.allowed[t] ? words[t / 32] | bit : words[t / 32] & ~bit;
     }
     bias.add_row(row.bias);
-    counts.add_row(row.counts);
   }
   const ListTensors<float> bias_tensors(bias);
-  const ListTensors<int32_t> count_tensors(counts);
   const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size));
   const TestTensor tokens(DType::i32, 1, count), statuses(DType::i32, 1, count);
   const TestTensor logprobs(DType::f32, count, 1 + most), top_tokens(DType::i32, count, most);
@@ -83,13 +119,19 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
          {.logits = logits,
           .params = params,
           .bias = bias_tensors.view(),
-          .counts = count_tensors.view(),
+          .counts = counts.view(),
           .allowed = allowed},
          scratch, {.tokens = tokens, .statuses = statuses, .logprobs = logprobs, .top_tokens = top_tokens});
   std::vector<SampledRow> results;
   for (int64_t r = 0; r < count; ++r) {
     SampledRow result{static_cast<SampleStatus>(statuses->data<int32_t>()[r]), tokens->data<int32_t>()[r]};
-    const int32_t num_top = rows[static_cast<size_t>(r)].params.num_top;
+    const SampleRow& row = rows[static_cast<size_t>(r)];
+    const int32_t num_top = row.params.num_top;
+    if (result.token >= 0) {
+      EXPECT_EQ(counts.count(r, result.token),
+                count_of(row, result.token) + (row.params.given_token < 0 ? 1 : 0))
+          << "what is chosen is counted, row " << r;
+    }
     if (result.status == SampleStatus::ok && num_top >= 0) {
       result.logprob = logprobs->row<float>(r)[0];
       for (int64_t i = 0; i < most; ++i) {
@@ -262,6 +304,20 @@ TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
   row.params.repetition_penalty = 2;
   row.counts = {{0, 0}};
   EXPECT_EQ(run_one(row).token, 1);
+}
+
+TEST(Sample, CountsAreOfPromptAndOutput) {
+  const Stream stream = streams(InstructionSet::portable)[0];
+  const TestTensor counts(DType::i32, 1, 4);
+  clear_counts(stream, counts);
+  const std::vector<int32_t> prompt{1, 1, 2}, output{2, 3, 3}, none;
+  count_tokens(stream, vector_tensor(output), false, counts);
+  count_tokens(stream, vector_tensor(prompt), true, counts);
+  count_tokens(stream, vector_tensor(none), true, counts);
+  count_tokens(stream, vector_tensor(output), false, counts);
+  EXPECT_THAT(to_dense<int32_t>(counts).values, testing::ElementsAre(0, kInPrompt, kInPrompt + 2, 4));
+  clear_counts(stream, counts);
+  EXPECT_THAT(to_dense<int32_t>(counts).values, testing::Each(0));
 }
 
 TEST(Sample, NoRowsAreNoWork) {

@@ -196,6 +196,8 @@ ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
           .eos_token_ids = {eos.begin(), eos.end()},
           .formats = resolved.formats,
           .kv_dtype = plan.memory.kv_dtype,
+          .device = resolved.device().name(),
+          .device_description = resolved.driver == nullptr ? "" : resolved.driver->description(),
           .instruction_set = plan.instruction_set,
           .num_threads = plan.threads_per_rank,
           .parallel = plan.parallel,
@@ -332,6 +334,9 @@ const ModelRunner& LoadedModel::runner() const {
 }
 const ModelInfo& LoadedModel::info() const {
   return impl_->info;
+}
+Device LoadedModel::device() const {
+  return impl_->driver == nullptr ? Device() : Device(*impl_->driver);
 }
 
 }  // namespace chorale::engine

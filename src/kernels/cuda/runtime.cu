@@ -134,6 +134,10 @@ class Driver final : public DeviceDriver {
 }  // namespace
 
 std::unique_ptr<DeviceDriver> open(int index) {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    throw_error("--device cuda: this machine has no NVIDIA driver (libcuda.so.1)");
+  }
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {

@@ -16,6 +16,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
@@ -191,6 +192,9 @@ void Bench::run() {
   measure("count_experts", rows * kTopK * 4, [&] { count_experts(queue_, chosen.experts, counts); });
   measure("route", rows * (kE + 6 * kTopK) * 4,
           [&] { route(queue_, logits, options, chosen, sorted, counts); });
+  const TiledLayout packed{tokens_, kH};
+  const Tensor matrix = tensor(DType::u8, 1, packed.bytes());
+  measure("pack_rows", rows * kH * 4, [&] { pack_rows(queue_, normed, packed, matrix.bytes()); });
   if (tokens_ <= 256) measure_sample();
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
 namespace {
@@ -168,10 +169,16 @@ const Backend& backend() {
       .choose_experts = OnQueue<choose_experts>::run,
       .sort_by_expert = OnQueue<sort_by_expert>::run,
       .count_experts = OnQueue<count_experts>::run,
-      .count_tokens = OnQueue<count_tokens>::run,
+      .count_tokens = [](const Stream& stream, int64_t num_tokens,
+                         const Tensor& counts) { count_tokens(queue_of(stream), num_tokens, counts); },
       .add_sums_norm = add_sums_norm,
       .route = OnQueue<route>::run,
       .norm_rope_append = norm_rope_append,
+      .sample_scratch_bytes = sample_scratch_bytes,
+      .sample = OnQueue<sample>::run,
+      .clear_counts = OnQueue<clear_counts>::run,
+      .add_counts = [](const Stream& stream, const Tensor& tokens, bool in_prompt,
+                       const Tensor& counts) { count_tokens(queue_of(stream), tokens, in_prompt, counts); },
   };
   return table;
 }

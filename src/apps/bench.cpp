@@ -119,6 +119,10 @@ Command add_bench(CLI::App& root, const std::string& version) {
       ->option_text("N")
       ->check(CLI::Range(1, 32768))
       ->group("Work");
+  app->add_option("--prompts", flags->bench.prompts, "Prompts of one prefill step (1)")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1024))
+      ->group("Work");
   app->add_option("--decode", flags->bench.decode_tokens, "Decode steps of each batch size (64)")
       ->option_text("N")
       ->check(CLI::Range(1, 32768))

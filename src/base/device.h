@@ -6,6 +6,7 @@
 // gone.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -70,6 +71,13 @@ class Device {
   bool is_staging_ = false;
 };
 
+// Work that a queue has kept, to be given again and again; the addresses and sizes in it are those of the
+// first time.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
 // Work of one device, done in the order in which it was given; a backend's own kernels know the class behind
 // it. Used by one thread at a time.
 class Queue {
@@ -79,8 +87,18 @@ class Queue {
   // Copies elements of a matrix between this device and the host, or within the device; shapes and dtypes are
   // equal. Returns at once: host memory must stay as it is until the next synchronize().
   virtual void copy(const Tensor& source, const Tensor& target) = 0;
-  // Returns when everything given so far has taken effect. Throws what has failed.
+  // Returns when everything given so far has taken effect. Throws what has failed, and Error that names the
+  // device when it takes longer than the time limit.
   virtual void synchronize() = 0;
+  // 0: none, as in the beginning.
+  virtual void set_time_limit(std::chrono::duration<double>) {}
+
+  // Between the two, what is given is kept and not done; copies are not among it. Only where can_record().
+  virtual bool can_record() const { return false; }
+  virtual void begin_recording() {}
+  virtual std::unique_ptr<Recording> end_recording() { return nullptr; }
+  // Gives what was kept by this queue.
+  virtual void replay(const Recording&) {}
 };
 
 }  // namespace chorale

@@ -32,6 +32,7 @@ struct LoadOptions {
   int64_t max_running_requests = 256;
   int64_t context_length = 0;   // 0: max_position_embeddings
   int64_t max_logits_rows = 0;  // most rows of one step; 0: max_running_requests
+  bool cuda_graph = true;       // decode steps of a GPU as CUDA graphs
   bool show_progress = true;
   OpProfile* profile = nullptr;  // gets the ops of the first rank; must outlive the model
   ParallelOptions parallel;

@@ -11,6 +11,7 @@
 #include "engine/model_runner.h"
 #include "engine/parallel_plan.h"
 #include "engine/rank_sampler.h"
+#include "engine/step_recordings.h"
 #include "io/model_config.h"
 #include "model/kv_cache.h"
 #include "model/qwen3_moe.h"
@@ -33,6 +34,8 @@ class RankRunner {
     Device device;
     InstructionSet isa = InstructionSet::portable;  // the CPU's alone, as are threads
     int num_threads = 1;
+    bool records_steps = true;  // where the device can
+    double step_timeout = 0;    // seconds that a device may take for a step; 0: any
     OpProfile* profile = nullptr;
   };
   explicit RankRunner(Parts parts);
@@ -50,9 +53,13 @@ class RankRunner {
   void add_expert_load(std::vector<int64_t>& total) const;
 
  private:
+  Tensor run_recorded(const StepShape& shape, const model::StepInputs& in);
+
   ThreadPool pool_;               // the CPU's
   std::unique_ptr<Queue> queue_;  // another device's
   Stream stream_;
+  const int64_t max_table_blocks_;
+  const bool records_steps_;
   model::StepBuffers inputs_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
@@ -61,6 +68,7 @@ class RankRunner {
   std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
   Tensor host_logits_;                        // float32 [L, V], in it
   std::vector<model::HostSegment> segments_;  // with room for every step
+  StepRecordings recordings_;
 };
 
 }  // namespace chorale::engine

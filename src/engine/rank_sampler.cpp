@@ -5,12 +5,12 @@
 #include "base/copy.h"
 #include "base/error.h"
 #include "base/math.h"
+#include "kernels/backend.h"
 
 namespace chorale::engine {
 namespace {
 
 constexpr int64_t kTokensAtOnce = 4096;  // of a text that is counted
-constexpr int64_t kMaxPlaces = 32;       // more threads than that find no row to sample
 constexpr int64_t kParamBytes = sizeof(SampleParams);
 
 int64_t mask_words(int64_t vocab_size) {
@@ -29,7 +29,7 @@ SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimit
   return {.vocab_size = config.vocab_size,
           .max_rows = limits.max_logits_rows,
           .max_texts = limits.max_segments,
-          .max_places = std::min(limits.max_logits_rows, kMaxPlaces),
+          .max_places = std::min(limits.max_logits_rows, backend_of(device).max_sample_places),
           .device = device};
 }
 

@@ -42,6 +42,7 @@ struct Backend {
   // so it is part of the backend's numerics and not an option.
   int64_t kv_block_tokens = 0;
   int64_t (*kv_block_bytes)(const KvLayout& layout);  // of one layer, for all heads
+  int64_t max_sample_places = 1;                      // rows of logits that are sampled at once, at most
   // float32 elements of scratch that attention wants for block tables of so many blocks.
   int64_t (*attention_scratch)(const KvLayout& layout, int64_t table_blocks);
   int64_t (*weight_bytes)(const WeightLayout& layout);

@@ -57,6 +57,15 @@ void Queue::synchronize() const {
 void Queue::synchronize() {
   no_cuda();
 }
+void Queue::begin_recording() {
+  no_cuda();
+}
+std::unique_ptr<Recording> Queue::end_recording() {
+  no_cuda();
+}
+void Queue::replay(const Recording&) {
+  no_cuda();
+}
 
 DeviceBuffer::DeviceBuffer(int, size_t) {
   no_cuda();

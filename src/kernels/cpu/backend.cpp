@@ -13,6 +13,7 @@ const Backend& backend() {
       .has_int8_kv_cache = true,
       .kv_block_tokens = kKvBlockTokens,
       .kv_block_bytes = [](const KvLayout& layout) { return KvPanels(layout).block_bytes(); },
+      .max_sample_places = 32,  // more threads than that find no row
       .attention_scratch = [](const KvLayout&, int64_t) { return int64_t{0}; },
       .weight_bytes = [](const WeightLayout& layout) { return PackedLayout(layout).bytes(); },
       .output_chunk_offset = [](const WeightLayout& layout,

@@ -147,6 +147,7 @@ const Backend& backend() {
   static constexpr Backend table{
       .kv_block_tokens = kKvTokens,
       .kv_block_bytes = kv_block_bytes,
+      .max_sample_places = 256,
       .attention_scratch = attention_scratch,
       .weight_bytes = weight_bytes,
       .output_chunk_offset = output_chunk_offset,

@@ -91,7 +91,54 @@ void Queue::copy(const Tensor& source, const Tensor& target) {
 
 void Queue::synchronize() const {
   enter();
-  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", index_);
+  if (time_limit_.count() == 0) return check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", index_);
+  const auto start = std::chrono::steady_clock::now();
+  while (true) {
+    const cudaError_t status = cudaStreamQuery(stream_);
+    if (status != cudaErrorNotReady) return check(status, "cudaStreamQuery", index_);
+    if (std::chrono::steady_clock::now() - start > time_limit_)
+      throw_error("cuda:{}: a step has not ended within {} s", index_, time_limit_.count());
+  }
+}
+
+namespace {
+
+class Graph final : public Recording {
+ public:
+  Graph(cudaStream_t stream, int index) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture", index);
+    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status, "cudaGraphInstantiate", index);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() override { cudaGraphExecDestroy(executable_); }
+  cudaGraphExec_t executable() const { return executable_; }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+}  // namespace
+
+void Queue::begin_recording() {
+  enter();
+  zero_sums_ = {};  // nothing is known of the memory at the time when the work is done
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture", index_);
+}
+
+std::unique_ptr<Recording> Queue::end_recording() {
+  zero_sums_ = {};
+  return std::make_unique<Graph>(stream_, index_);
+}
+
+void Queue::replay(const Recording& recording) {
+  enter();
+  zero_sums_ = {};
+  check(cudaGraphLaunch(static_cast<const Graph&>(recording).executable(), stream_), "cudaGraphLaunch",
+        index_);
 }
 
 void Queue::synchronize() {

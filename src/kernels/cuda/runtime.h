@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 
@@ -51,12 +52,20 @@ class Queue final : public chorale::Queue {
   // Returns when everything given so far has taken effect. Throws what has failed.
   void synchronize() const;
   void synchronize() override;
+  void set_time_limit(std::chrono::duration<double> limit) override { time_limit_ = limit; }
+
+  // As CUDA graphs.
+  bool can_record() const override { return true; }
+  void begin_recording() override;
+  std::unique_ptr<Recording> end_recording() override;
+  void replay(const Recording& recording) override;
 
  private:
   int index_;
   Device owner_;
   int num_multiprocessors_ = 0;
   CUstream_st* stream_ = nullptr;
+  std::chrono::duration<double> time_limit_{0};
   struct ZeroSums {
     const std::byte* data = nullptr;
     int64_t rows = 0;

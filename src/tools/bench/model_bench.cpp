@@ -40,8 +40,10 @@ class Bench {
   }
 
   StepResult prefill() {
-    StepResult result{.phase = "prefill", .sequences = 1, .tokens = options_.prompt_tokens * groups_};
-    const BenchStep shape{1, options_.prompt_tokens, 0, blocks_each()};
+    StepResult result{.phase = "prefill",
+                      .sequences = options_.prompts,
+                      .tokens = options_.prompts * options_.prompt_tokens * groups_};
+    const BenchStep shape{options_.prompts, options_.prompt_tokens, 0, blocks_each()};
     time_step(model_.runner(), shape);  // touches every page
     for (int i = 0; i < options_.repeats; ++i) {
       measure_ceilings();
@@ -147,11 +149,12 @@ Spread spread_of(std::vector<double> values) {
 }
 
 void make_room(const ModelBenchOptions& options, engine::LoadOptions& load) {
-  const int64_t most = *std::max_element(options.batches.begin(), options.batches.end());
+  const int64_t most =
+      std::max(options.prompts, *std::max_element(options.batches.begin(), options.batches.end()));
   const int64_t groups = load.parallel.strategy.dp_size.value_or(1);
   const int64_t block_tokens = engine::block_tokens(load);
   const int64_t each = ceil_div(options.prompt_tokens + options.decode_tokens, block_tokens);
-  load.chunked_prefill_size = options.prompt_tokens;
+  load.chunked_prefill_size = options.prompts * options.prompt_tokens;
   load.max_running_requests = most * groups;
   load.max_total_tokens = most * each * block_tokens;
 }
@@ -163,7 +166,7 @@ std::vector<StepResult> run_model_bench(engine::LoadedModel& model, const ModelB
   const auto tell = [&](const std::string& what) {
     if (options.on_progress) options.on_progress(what);
   };
-  tell(fmt::format("prefill of {} tokens", options.prompt_tokens));
+  tell(fmt::format("prefill of {} x {} tokens", options.prompts, options.prompt_tokens));
   results.push_back(bench.prefill());
   for (const int64_t batch : options.batches) {
     tell(fmt::format("decode, batch {}", batch));

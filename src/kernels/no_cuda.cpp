@@ -1,5 +1,6 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
@@ -17,6 +18,13 @@ namespace {
 
 }  // namespace
 
+const Backend& backend() {
+  no_cuda();
+}
+std::unique_ptr<DeviceDriver> open(int) {
+  no_cuda();
+}
+
 int device_count() {
   return 0;
 }
@@ -24,17 +32,29 @@ void check(int, const char*, int) {
   no_cuda();
 }
 
-Queue::Queue(int device) : device_(device) {
+Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
   no_cuda();
 }
 Queue::~Queue() = default;
+void Queue::leaves_zero(const Tensor&) const {
+  no_cuda();
+}
+bool Queue::is_zero(const Tensor&) const {
+  no_cuda();
+}
 void Queue::enter() const {
   no_cuda();
 }
 void Queue::copy(const void*, void*, size_t) const {
   no_cuda();
 }
+void Queue::copy(const Tensor&, const Tensor&) {
+  no_cuda();
+}
 void Queue::synchronize() const {
+  no_cuda();
+}
+void Queue::synchronize() {
   no_cuda();
 }
 

@@ -158,7 +158,7 @@ void expect_same_cache(const std::vector<uint8_t>& found, const HostCache& expec
 class GpuCache {
  public:
   explicit GpuCache(const HostCache& like)
-      : tiles_(like.tiles()), memory_(queue().device(), like.bytes().size()) {
+      : tiles_(like.tiles()), memory_(queue().index(), like.bytes().size()) {
     queue().copy(like.bytes().data(), memory_.data(), memory_.size());
     queue().synchronize();
   }

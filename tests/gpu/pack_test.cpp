@@ -41,7 +41,7 @@ TEST(GpuPackRows, GivesTheBytesOfPackingOnTheHost) {
     SCOPED_TRACE(fmt::format("{} x {}, {} to {}{}", layout.n, layout.k, name_of(from), name_of(to),
                              pair ? ", a pair" : ""));
     Bytes expected(layout.bytes(), 0xFF);
-    const DeviceBuffer memory(queue().device(), static_cast<size_t>(layout.bytes()));  // zeros
+    const DeviceBuffer memory(queue().index(), static_cast<size_t>(layout.bytes()));  // zeros
     for (int half = 0; half < (pair ? 2 : 1); ++half) {
       const ref::Matrix matrix = random_matrix(random, layout.n, layout.k, from);
       pack(source_of(matrix), layout, expected.data(), half);
@@ -61,7 +61,7 @@ TEST(GpuPackRows, RowsMayBeginAnywhere) {
   const GpuTensor rows(DType::bf16, wide);
   for (int64_t first : {0, 1, 2, 8, 13}) {
     const TiledLayout layout{70, 256};
-    const DeviceBuffer memory(queue().device(), static_cast<size_t>(layout.bytes()));
+    const DeviceBuffer memory(queue().index(), static_cast<size_t>(layout.bytes()));
     pack_rows(queue(), Tensor(rows).middle_columns(first, 256), layout, memory.data());
     Bytes expected(layout.bytes(), 0xFF);
     pack(source_of(columns_of(wide, first, 256)), layout, expected.data());
@@ -74,7 +74,7 @@ TEST(GpuPackRows, RowsMayBeginAnywhere) {
 
 TEST(GpuPackRows, NoRowsAreNoWork) {
   const TiledLayout layout{3, 5};
-  const DeviceBuffer memory(queue().device(), static_cast<size_t>(layout.bytes()));
+  const DeviceBuffer memory(queue().index(), static_cast<size_t>(layout.bytes()));
   pack_rows(queue(), GpuTensor(DType::bf16, 0, 5), layout, memory.data());
   queue().synchronize();
 }

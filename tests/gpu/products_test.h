@@ -17,7 +17,7 @@ class GpuMatrices {
         count_(static_cast<int64_t>(halves.size())),
         stride_(gap == 0 ? layout.bytes() : round_up(layout.bytes() + gap, 16)),
         has_gap_(gap > 0),
-        memory_(queue().device(), static_cast<size_t>(count_ * stride_)) {
+        memory_(queue().index(), static_cast<size_t>(count_ * stride_)) {
     Bytes bytes(count_ * stride_, 0xFF);
     for (size_t i = 0; i < halves.size(); ++i) {
       std::byte* target = bytes.data() + static_cast<int64_t>(i) * stride_;

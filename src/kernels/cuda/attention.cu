@@ -196,7 +196,7 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   queue.enter();
   const auto allow = [&](auto kernel, int bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",
-          queue.device());
+          queue.index());
   };
   if (args.few_tokens > 0) {
     allow(attend_few<DimBlocks>, kFewBytes);

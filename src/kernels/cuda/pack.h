@@ -4,7 +4,7 @@
 #include "base/tensor.h"
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/runtime.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale::cuda {
 

@@ -96,7 +96,7 @@ void start(const Queue& queue, const char* name, const Tensor& x, ProductArgs ar
   if (!S::kSmallCopies) args.x_map = make_tensor_map(queue, x, S::kTokens);
   queue.enter();
   check(cudaFuncSetAttribute(multiply<S, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kBytes),
-        name, queue.device());
+        name, queue.index());
   const int64_t slots = int64_t{queue.num_multiprocessors()} * S::kBlocksPerSm;
   const auto blocks = static_cast<unsigned>(std::min(most_items(args, size, S::kTokens), slots));
   launch(queue, name, multiply<S, Epilogue>, {dim3(blocks), S::kThreads, M::kBytes}, args);

@@ -13,7 +13,7 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_function(const Queue& queue) {
   cudaDriverEntryPointQueryResult found{};
   check(
       cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-      "cudaGetDriverEntryPointByVersion", queue.device());
+      "cudaGetDriverEntryPointByVersion", queue.index());
   CHORALE_CHECK(function != nullptr && found == cudaDriverEntryPointSuccess);
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }

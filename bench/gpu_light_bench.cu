@@ -206,7 +206,7 @@ void Bench::measure_sample() {
   random_logits<<<256, 256, 0, queue_.stream()>>>(
       logits.data<float>(), static_cast<size_t>(tokens_ * logits.row_stride()), memory_.size());
   const Tensor params = tensor(DType::u8, tokens_, sizeof(SampleParams));
-  const Tensor scratch = tensor(DType::u8, std::min<int64_t>(tokens_, 64), sample_scratch_bytes(kV));
+  const Tensor scratch = tensor(DType::u8, std::min<int64_t>(tokens_, 128), sample_scratch_bytes(kV));
   const SampledRows output{tensor(DType::i32, 1, tokens_), tensor(DType::i32, 1, tokens_),
                            tensor(DType::f32, tokens_, 21), tensor(DType::i32, tokens_, 20)};
   SampleRows input;

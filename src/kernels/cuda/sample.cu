@@ -16,7 +16,7 @@ namespace {
 constexpr int kAdjustThreads = 256;
 constexpr int kAdjustTokens = 4096;  // of a block
 constexpr int kWeighThreads = 512;
-constexpr int kWeighTokens = 16'384;
+constexpr int kFewestWeighTokens = 2048;  // of a block
 
 __global__ void __launch_bounds__(kChooseThreads) clear_rows(const __grid_constant__ SampleArgs args) {
   wait_for_previous();
@@ -61,28 +61,40 @@ __global__ void __launch_bounds__(kAdjustThreads) adjust_rows(const __grid_const
   const int end = min(first + kAdjustTokens, args.vocab_size);
   const bool is_adjusted = row.is_adjusted();
   const float* raw = row.raw();
-  unsigned raw_best = 0;
+  unsigned raw_best = 0, best_order = 0, least = 0;
+  int best_token = 0;
   bool is_bad = false;
-  for (int t = first + static_cast<int>(threadIdx.x); t < end; t += kAdjustThreads) {
-    const float logit = raw[t];
+  const auto summarize = [&](int t, float logit) {
+    const unsigned order = order_of(logit);
+    if (order > best_order) {
+      best_order = order;
+      best_token = t;
+    }
+    if (logit > -kInfinity) least = max(least, ~order);
+  };
+  visit<kAdjustThreads>(raw, first, end, [&](int t, float logit) {
     is_bad |= !(logit < kInfinity);
     raw_best = max(raw_best, order_of(logit));
-    if (is_adjusted) row.adjusted()[t] = logit;
+    if (is_adjusted)
+      row.adjusted()[t] = logit;
+    else
+      summarize(t, logit);
+  });
+  if (is_adjusted) {
+    __syncthreads();
+    add_bias(row, first, end);
+    __syncthreads();
+    const bool is_masked = row.params.is_masked != 0;
+    const int32_t* counts = row.penalizes() ? row.counts() : nullptr;
+    for (int t = first + static_cast<int>(threadIdx.x); t < end; t += kAdjustThreads) {
+      float logit = row.adjusted()[t];
+      if (counts != nullptr) logit = penalized(row.params, logit, counts[t]);
+      if (is_masked && (args.allowed.row(row.row)[t / 32] >> (t % 32) & 1U) == 0) logit = -kInfinity;
+      row.adjusted()[t] = logit;
+      summarize(t, logit);
+    }
   }
-  if (is_adjusted) add_bias(row, first, end);
-  Mass best = 0;
-  unsigned least = 0;
-  const bool is_masked = is_adjusted && row.params.is_masked != 0;
-  const int32_t* counts = is_adjusted && row.penalizes() ? row.counts() : nullptr;
-  for (int t = first + static_cast<int>(threadIdx.x); t < end; t += kAdjustThreads) {
-    float logit = is_adjusted ? row.adjusted()[t] : raw[t];
-    if (counts != nullptr) logit = penalized(row.params, logit, counts[t]);
-    if (is_masked && (args.allowed.row(row.row)[t / 32] >> (t % 32) & 1U) == 0) logit = -kInfinity;
-    if (is_adjusted) row.adjusted()[t] = logit;
-    const unsigned order = order_of(logit);
-    best = max(best, Mass{order} << 32U | ~static_cast<unsigned>(t));
-    if (logit > -kInfinity) least = max(least, ~order);
-  }
+  Mass best = Mass{best_order} << 32U | ~static_cast<unsigned>(best_token);
   raw_best = __reduce_max_sync(kAllLanes, raw_best);
   least = __reduce_max_sync(kAllLanes, least);
   is_bad = __any_sync(kAllLanes, is_bad);
@@ -102,7 +114,8 @@ __device__ __forceinline__ bool is_drawn(const SampleRow& row) {
   return !row.is_given() && row.params.temperature != 0 && row.state().has_tokens();
 }
 
-__global__ void __launch_bounds__(kWeighThreads) weigh_rows(const __grid_constant__ SampleArgs args) {
+__global__ void __launch_bounds__(kWeighThreads)
+    weigh_rows(const __grid_constant__ SampleArgs args, int block_tokens) {
   __shared__ Bins bins;
   wait_for_previous();
   allow_next();
@@ -110,24 +123,22 @@ __global__ void __launch_bounds__(kWeighThreads) weigh_rows(const __grid_constan
   RowState& state = row.state();
   const SampleParams& p = row.params;
   if (!state.is_usable()) return;
-  const int first = static_cast<int>(blockIdx.x) * kWeighTokens + static_cast<int>(threadIdx.x);
-  const int end = min((static_cast<int>(blockIdx.x) + 1) * kWeighTokens, args.vocab_size);
+  const int first = static_cast<int>(blockIdx.x) * block_tokens;
+  const int end = min(first + block_tokens, args.vocab_size);
   if (is_drawn(row)) {
     const Weigh weigh{state.max(), p.temperature};
     const Intervals intervals(state.max(), logit_of(~state.least), p.temperature);
     const double least_likely = p.min_p * kWeightOne;
-    const float* logits = row.logits();
     bins.clear();
     __syncthreads();
     Mass total = 0, likely = 0;
-    for (int t = first; t < end; t += kWeighThreads) {
-      const float logit = logits[t];
+    visit<kWeighThreads>(row.logits(), first, end, [&](int, float logit) {
       const Mass weight = weigh(logit);
-      if (weight == 0) continue;
+      if (weight == 0) return;
       bins.add(intervals.of(logit), weight);
       total += weight;
       if (static_cast<double>(weight) >= least_likely) likely += weight;
-    }
+    });
     total = add_masses_over_warp(total);
     likely = add_masses_over_warp(likely);
     if (threadIdx.x % kWarp == 0) {
@@ -143,7 +154,7 @@ __global__ void __launch_bounds__(kWeighThreads) weigh_rows(const __grid_constan
   if (p.num_top < 0) return;
   const Weigh weigh{state.raw_max(), 1};
   Mass total = 0;
-  for (int t = first; t < end; t += kWeighThreads) total += weigh(row.raw()[t]);
+  visit<kWeighThreads>(row.raw(), first, end, [&](int, float logit) { total += weigh(logit); });
   total = add_masses_over_warp(total);
   if (threadIdx.x % kWarp == 0) atomicAdd(&state.raw_total, total);
 }
@@ -156,13 +167,11 @@ __device__ int collect(ChooseMemory& memory, const SampleRow& row, const float* 
                        const Intervals& intervals, int only) {
   if (threadIdx.x == 0) memory.count = 0;
   __syncthreads();
-#pragma unroll 4
-  for (int t = static_cast<int>(threadIdx.x); t < row.args.vocab_size; t += kChooseThreads) {
-    const float logit = logits[t];
+  visit<kChooseThreads>(logits, 0, row.args.vocab_size, [&](int t, float logit) {
     const int interval = intervals.of(logit);
     if (up_to ? interval <= only : interval == only)
       row.places()[atomicAdd(&memory.count, 1)] = place_of(logit, t);
-  }
+  });
   __syncthreads();
   return memory.count;
 }
@@ -172,10 +181,38 @@ struct FoundPlace {
   Mass mass = 0;  // of all up to it
 };
 
+// Of at most as many places as there are threads: each thread adds up what comes before its own.
+template <class Weight>
+__device__ FoundPlace find_in_few(ChooseMemory& memory, const uint64_t* places, int count, Mass target,
+                                  const Weight& weight) {
+  const int own = static_cast<int>(threadIdx.x);
+  if (own < count) {
+    memory.few.places[own] = places[own];
+    memory.few.masses[own] = weight(logit_of_place(places[own]));
+  }
+  __syncthreads();
+  if (own < count) {
+    const uint64_t place = memory.few.places[own];
+    Mass before = 0;
+#pragma unroll 4
+    for (int i = 0; i < count; ++i) before += memory.few.places[i] < place ? memory.few.masses[i] : 0;
+    const Mass with_own = before + memory.few.masses[own];
+    if (before <= target && target < with_own) {
+      memory.found_place = place;
+      memory.found_mass = with_own;
+    }
+  }
+  __syncthreads();
+  const FoundPlace found{memory.found_place, memory.found_mass};
+  __syncthreads();
+  return found;
+}
+
 // Of `count` collected places: the first at which the running sum exceeds `target`.
 template <class Weight>
 __device__ FoundPlace find_place(ChooseMemory& memory, const uint64_t* places, int count, Mass target,
                                  const Weight& weight) {
+  if (count <= kChooseThreads) return find_in_few(memory, places, count, target, weight);
   constexpr int kDigit = 11;
   static_assert(kBins == 1 << kDigit);
   FoundPlace found;  // the digits so far, and the sum before them
@@ -215,9 +252,8 @@ __device__ ChooseMemory::Found find_count(ChooseMemory& memory, const SampleRow&
                                           const Intervals& intervals, int count) {
   memory.bins.clear();
   __syncthreads();
-#pragma unroll 4
-  for (int t = static_cast<int>(threadIdx.x); t < row.args.vocab_size; t += kChooseThreads)
-    memory.bins.add(intervals.of(logits[t]), 1);
+  visit<kChooseThreads>(logits, 0, row.args.vocab_size,
+                        [&](int, float logit) { memory.bins.count(intervals.of(logit)); });
   __syncthreads();
   return memory.find(static_cast<Mass>(count - 1));
 }
@@ -380,8 +416,11 @@ void sample(const Queue& queue, const SampleRows& input, const Tensor& scratch, 
     launch(queue, "sample", clear_rows, {dim3(count), kChooseThreads}, args);
     launch(queue, "sample", adjust_rows, {dim3(blocks_for(vocab_size, kAdjustTokens), count), kAdjustThreads},
            args);
-    launch(queue, "sample", weigh_rows, {dim3(blocks_for(vocab_size, kWeighTokens), count), kWeighThreads},
-           args);
+    // Four blocks fit on a multiprocessor, and of few rows all should have some.
+    const int64_t blocks = std::max<int64_t>(4 * queue.num_multiprocessors() / count, 1);
+    const int64_t block_tokens = std::max<int64_t>(ceil_div(vocab_size, blocks), kFewestWeighTokens);
+    launch(queue, "sample", weigh_rows, {dim3(blocks_for(vocab_size, block_tokens), count), kWeighThreads},
+           args, static_cast<int>(block_tokens));
     launch(queue, "sample", choose_tokens, {dim3(count), kChooseThreads}, args);
   }
 }

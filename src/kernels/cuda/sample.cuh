@@ -137,6 +137,23 @@ __device__ __forceinline__ float bounded(double logit) {
   return static_cast<float>(fmin(fmax(logit, -kLargest), kLargest));
 }
 
+// Calls take(token, logit) for the tokens [first, end) of a row, each by some thread of the block, by a
+// thread in ascending order; 16 bytes at a time where the row allows it.
+template <int threads, class Take>
+__device__ __forceinline__ void visit(const float* logits, int first, int end, const Take& take) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto to_line = static_cast<int>(-(reinterpret_cast<uintptr_t>(logits + first) / sizeof(float)) % 4);
+  const int begin = min(first + to_line, end), last = begin + (end - begin) / 4 * 4;
+  if (first + thread < begin) take(first + thread, logits[first + thread]);
+#pragma unroll 4
+  for (int t = begin + thread * 4; t < last; t += threads * 4) {
+    const Vector<float, 4> run = load<4, true>(logits + t);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) take(t + i, run.at[i]);
+  }
+  if (last + thread < end) take(last + thread, logits[last + thread]);
+}
+
 // ---- intervals of logits ----
 
 // kBins equal intervals of the logits that have weight, the largest logits first: a token of an earlier one
@@ -183,6 +200,7 @@ struct Bins {
     const unsigned rest = static_cast<unsigned>(mass >> 32U) + (before + part < before ? 1U : 0U);
     if (rest != 0) atomicAdd(&high[bin], rest);
   }
+  __device__ void count(int bin) { atomicAdd(&low[bin], 1U); }  // of fewer than 2^32
   __device__ Mass at(int bin) const { return Mass{high[bin]} << 32U | low[bin]; }
   __device__ void set(int bin, Mass mass) {
     low[bin] = static_cast<unsigned>(mass);
@@ -198,12 +216,20 @@ __device__ __forceinline__ Mass add_masses_over_warp(Mass mass) {
 
 // The shared memory of a block of kChooseThreads, and what its threads do together.
 struct ChooseMemory {
-  Bins bins;
+  union {
+    Bins bins;
+    struct {
+      uint64_t places[kChooseThreads];
+      Mass masses[kChooseThreads];
+    } few;
+  };
   Mass warps[kWarp];
   struct Found {
     int bin;
     Mass before;  // of the bins before it
   } found;
+  uint64_t found_place;
+  Mass found_mass;
   int count;
 
   // The sum over all threads.

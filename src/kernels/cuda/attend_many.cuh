@@ -60,7 +60,7 @@ struct ManyRows {
   __device__ __forceinline__ void load_queries(const AttentionArgs& args, const Chunk& chunk, int kv_head,
                                                int first_row) const {
     const int thread = static_cast<int>(threadIdx.x) % 128, last = chunk.num_tokens * args.group - 1;
-#pragma unroll 4
+#pragma unroll 8
     for (int i = thread; i < kGroupRows * DimBlocks * 2; i += 128) {
       const int r = i / (DimBlocks * 2), piece = i % (DimBlocks * 2);
       const int row = min(first_row + r, last);  // the last one again where there is none
@@ -71,7 +71,6 @@ struct ManyRows {
       store_shared(queries + piece / 8 * static_cast<int>(kTileBytes) + r * 128 + ((piece % 8 ^ r % 8) << 4),
                    values);
     }
-    async_proxy_fence();
   }
 
   __device__ __forceinline__ void multiply_keys(uint32_t keys) {
@@ -98,7 +97,9 @@ struct ManyRows {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int visible = position[h] - first_position;  // the last token that is seen
-      float largest = -__int_as_float(0x7F800000);
+      float largest_of[4];                               // four chains in place of a long one
+#pragma unroll
+      for (float& largest : largest_of) largest = -__int_as_float(0x7F800000);
 #pragma unroll
       for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
@@ -106,9 +107,10 @@ struct ManyRows {
           float& score = scores[j * 4 + 2 * h + c];
           score = __fmul_rn(score, scale);
           if constexpr (Masked) score = j * 8 + column + c <= visible ? score : -__int_as_float(0x7F800000);
-          largest = fmaxf(largest, score);
+          largest_of[j % 2 * 2 + c] = fmaxf(largest_of[j % 2 * 2 + c], score);
         }
       }
+      float largest = fmaxf(fmaxf(largest_of[0], largest_of[1]), fmaxf(largest_of[2], largest_of[3]));
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
       largest = ceilf(fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2)));
       const float subtracted = Masked && visible < 0 ? 0.0F : largest;  // all are -infinity then
@@ -202,7 +204,44 @@ struct ManyRows {
     merge_values(old_scale, new_scale);
   }
 
-  // The rows from `first_row` on, divided by their sums.
+  // out / sum, rounded to nearest. Mostly by one reciprocal for all of a row: where nothing is near the ends
+  // of float's range, its remainder corrects the quotient, twice, to the same bits.
+  __device__ __forceinline__ void divide() {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float least = fabsf(out[2 * h]), most = fabsf(out[2 * h]);
+#pragma unroll
+      for (int g = 0; g < T::kDim / 8; ++g) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          least = fminf(least, fabsf(out[g * 4 + 2 * h + c]));
+          most = fmaxf(most, fabsf(out[g * 4 + 2 * h + c]));
+        }
+      }
+      const bool is_safe = least > 0x1p-60F && most < 0x1p60F && sum[h] >= 0.5F && sum[h] < 0x1p40F;
+      if (__all_sync(0xFFFFFFFFU, is_safe)) {
+        const float reciprocal = __frcp_rn(sum[h]);
+#pragma unroll
+        for (int g = 0; g < T::kDim / 8; ++g) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            float& value = out[g * 4 + 2 * h + c];
+            float quotient = __fmul_rn(value, reciprocal);
+            quotient = __fmaf_rn(__fmaf_rn(-quotient, sum[h], value), reciprocal, quotient);
+            value = __fmaf_rn(__fmaf_rn(-quotient, sum[h], value), reciprocal, quotient);
+          }
+        }
+      } else {
+#pragma unroll
+        for (int g = 0; g < T::kDim / 8; ++g) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) out[g * 4 + 2 * h + c] = __fdiv_rn(out[g * 4 + 2 * h + c], sum[h]);
+        }
+      }
+    }
+  }
+
+  // The rows from `first_row` on.
   __device__ __forceinline__ void store(const AttentionArgs& args, const Chunk& chunk, int kv_head,
                                         int first_row) const {
 #pragma unroll
@@ -213,8 +252,7 @@ struct ManyRows {
                      T::column_of(args, kv_head, row);
 #pragma unroll
       for (int g = 0; g < T::kDim / 8; ++g)
-        *reinterpret_cast<uint32_t*>(to + g * 8) =
-            to_bf16_pair(__fdiv_rn(out[g * 4 + 2 * h], sum[h]), __fdiv_rn(out[g * 4 + 2 * h + 1], sum[h]));
+        *reinterpret_cast<uint32_t*>(to + g * 8) = to_bf16_pair(out[g * 4 + 2 * h], out[g * 4 + 2 * h + 1]);
     }
   }
 };
@@ -264,22 +302,32 @@ __global__ void __launch_bounds__(kManyThreads, 1) attend_many(const __grid_cons
     rows.full = full;
     rows.empty = empty;
     rows.stages = base;
-    rows.queries = base + kManyStages * T::kHeadBytes + group * T::kKeyBytes;
+    const uint32_t queries = base + kManyStages * T::kHeadBytes + group * 2 * T::kKeyBytes;
+    const int last = chunk.num_tokens * args.group - 1;
+    // Of both tiles, so that the second does not wait.
+    for (int turn = 0; turn < 2; ++turn) {
+      const int tile = turn == 0 ? tiles.first : tiles.second;
+      rows.queries = queries + turn * T::kKeyBytes;
+      if (tile >= 0) rows.load_queries(args, chunk, kv_head, tile * kManyRows + group * kGroupRows);
+    }
+    async_proxy_fence();
+    named_barrier(1 + group, 128);
     int step = 0;
-    for (int tile = tiles.first; tile >= 0; tile = tile == tiles.first ? tiles.second : -1) {
-      const int first_row = tile * kManyRows + group * kGroupRows, last = chunk.num_tokens * args.group - 1;
-      named_barrier(1 + group, 128);  // the rows before are no longer read
-      rows.load_queries(args, chunk, kv_head, first_row);
+    for (int turn = 0; turn < 2; ++turn) {
+      const int tile = turn == 0 ? tiles.first : tiles.second;
+      if (tile < 0) break;
+      rows.queries = queries + turn * T::kKeyBytes;
+      const int first_row = tile * kManyRows + group * kGroupRows;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = T::row_of(first_row + static_cast<int>(threadIdx.x) % 128 / 32 * kWarpRows, h);
         rows.position[h] = chunk.first_position + min(row, last) / args.group;
       }
-      named_barrier(1 + group, 128);
       const int blocks = blocks_of_tile(args, chunk, tile);
       const int unmasked = (chunk.first_position + min(first_row, last) / args.group + 1) / kTokens;
       rows.walk(args.scale, blocks, unmasked, step);
       step += blocks;
+      rows.divide();
       rows.store(args, chunk, kv_head, first_row);
     }
   }

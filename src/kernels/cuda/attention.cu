@@ -192,7 +192,7 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   const auto chunks = static_cast<unsigned>(args.num_chunks),
              heads = static_cast<unsigned>(args.num_kv_heads);
   constexpr int kFewBytes = kFewWarps * T::kHeadBytes,
-                kManyBytes = kManyStages * T::kHeadBytes + kManyGroups * T::kKeyBytes;
+                kManyBytes = kManyStages * T::kHeadBytes + kManyGroups * 2 * T::kKeyBytes;
   queue.enter();
   const auto allow = [&](auto kernel, int bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",

@@ -115,6 +115,29 @@ TEST(MemoryPlan, AModelThatCannotFitIsRefusedWithTheFigures) {
             std::string::npos);
 }
 
+// Of the forms of weights those are named that would fit, with what they need.
+TEST(MemoryPlan, AModelThatCannotFitNamesTheQuantizationsThatWould) {
+  const auto says = [](uint64_t gibibytes, const char* part, DType dtype = DType::bf16) {
+    return error_of(qwen3_30b(), {}, gibibytes << 30, dtype).find(part) != std::string::npos;
+  };
+  EXPECT_TRUE(says(24, "--quantization int4 (1"));  // 17 to 18 GiB
+  EXPECT_FALSE(says(24, "int8"));
+  EXPECT_TRUE(says(48, "use --quantization int8 (3"));
+  EXPECT_TRUE(says(48, " or --quantization int4 (1"));
+  EXPECT_FALSE(says(8, "--quantization"));
+  EXPECT_FALSE(says(48, "--quantization", DType::f32));
+  EXPECT_TRUE(says(8, "use a larger machine"));
+}
+
+TEST(MemoryPlan, ACacheOfLessThanOneRequestIsSaidSo) {
+  LoadOptions options;
+  options.max_total_tokens = 1024;
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30);
+  EXPECT_NE(plan.table()[1].find("1024 tokens in bfloat16, less than one request of 40960"),
+            std::string::npos)
+      << plan.table()[1];
+}
+
 TEST(MemoryPlan, AContextBeyondTheModelsIsRefused) {
   LoadOptions options;
   options.context_length = 40961;

@@ -11,6 +11,7 @@
 #include "apps/text_model.h"
 #include "base/log.h"
 #include "text/tokenizer.h"
+#include "tools/load_tokenizer.h"
 
 namespace chorale::apps {
 namespace {

@@ -57,15 +57,14 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
   const auto vocab_size = static_cast<int64_t>(rows.front().logits.size());
   const int64_t most = most_alternatives(rows);
   const TestTensor logits(DType::f32, count, vocab_size);
-  Bytes param_bytes(count * static_cast<int64_t>(sizeof(SampleParams)), 0);
-  const Tensor params(param_bytes.data(), DType::u8, count, sizeof(SampleParams), sizeof(SampleParams));
+  const TestTensor params(DType::u8, count, sizeof(SampleParams));
   const TestTensor allowed(DType::i32, count, ceil_div<int64_t>(vocab_size, 32));
   Lists<float> bias;
   Lists<int32_t> counts;
   for (int64_t r = 0; r < count; ++r) {
     const SampleRow& row = rows[static_cast<size_t>(r)];
     std::copy(row.logits.begin(), row.logits.end(), logits->row<float>(r));
-    std::memcpy(params.row<std::byte>(r), &row.params, sizeof(SampleParams));
+    std::memcpy(params->row<std::byte>(r), &row.params, sizeof(SampleParams));
     auto* words = reinterpret_cast<uint32_t*>(allowed->row<int32_t>(r));
     for (size_t t = 0; t < row.allowed.size(); ++t) {
       const uint32_t bit = uint32_t{1} << (t % 32);
@@ -76,7 +75,7 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
   }
   const ListTensors<float> bias_tensors(bias);
   const ListTensors<int32_t> count_tensors(counts);
-  const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size));
+  const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size, stream.device().kind()));
   const TestTensor tokens(DType::i32, 1, count), statuses(DType::i32, 1, count);
   const TestTensor logprobs(DType::f32, count, 1 + most), top_tokens(DType::i32, count, most);
   sample(stream,
@@ -169,7 +168,10 @@ std::vector<SampleRow> random_rows(Random& random, int64_t count, int64_t vocab_
   return rows;
 }
 
-TEST(Sample, HasTheBitsOfTheReference) {
+class Sample : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, Sample, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(Sample, HasTheBitsOfTheReference) {
   Random random(1);
   std::array<int, 3> seen{};  // by status
   for (const int64_t vocab_size : {1, 2, 31, 32, 33, 100, 1000}) {
@@ -185,7 +187,7 @@ TEST(Sample, HasTheBitsOfTheReference) {
   for (const int count : seen) EXPECT_GT(count, 50);
 }
 
-TEST(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
+TEST_P(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
   Random random(2);
   const std::vector<SampleRow> rows = random_rows(random, 40, 500);
   std::vector<SampledRow> alone;
@@ -198,7 +200,7 @@ TEST(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
   }
 }
 
-TEST(Sample, EqualLogitsGoToTheLowestId) {
+TEST_P(Sample, EqualLogitsGoToTheLowestId) {
   SampleRow row;
   row.logits = {1, 3, 3, 2, 3};
   row.params.temperature = 0;
@@ -210,7 +212,7 @@ TEST(Sample, EqualLogitsGoToTheLowestId) {
   EXPECT_THAT(top, testing::ElementsAre(1, 2, 4, 3));
 }
 
-TEST(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
+TEST_P(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
   SampleRow row;
   row.logits = {std::log(0.5F), std::log(0.3F), std::log(0.2F)};
   row.params.temperature = 0;
@@ -224,7 +226,7 @@ TEST(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
   EXPECT_NEAR(result.logprobs[0].second, std::log(0.5), 1e-6);
 }
 
-TEST(Sample, AGivenTokenIsTakenAndScored) {
+TEST_P(Sample, AGivenTokenIsTakenAndScored) {
   SampleRow row;
   row.logits = {std::log(0.5F), std::log(0.3F), std::log(0.2F)};
   row.params.given_token = 1;
@@ -236,7 +238,7 @@ TEST(Sample, AGivenTokenIsTakenAndScored) {
   EXPECT_EQ(run_one(row).token, -1);
 }
 
-TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
+TEST_P(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
   SampleRow row;
   row.logits = {4, 3, 2};
   row.params.temperature = 0;
@@ -264,7 +266,7 @@ TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
   EXPECT_EQ(run_one(row).token, 1);
 }
 
-TEST(Sample, NoRowsAreNoWork) {
+TEST_P(Sample, NoRowsAreNoWork) {
   sample(streams(InstructionSet::portable)[0], {}, {}, {});
 }
 

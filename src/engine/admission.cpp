@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "engine/block_manager.h"
-#include "engine/sampler.h"
+#include "kernels/sample.h"
 
 namespace chorale::engine {
 
@@ -37,6 +37,10 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
   const int64_t vocab_size = runner.vocab_size();
   if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
     throw_error("the vocabulary must have 1 to {} tokens, but has {}", kMaxVocabulary, vocab_size);
+  }
+  if (options.eos_token_ids.size() > kMaxEosTokenIds) {
+    throw_error("there may be {} end-of-sequence tokens, but there are {}", kMaxEosTokenIds,
+                options.eos_token_ids.size());
   }
   return options;
 }

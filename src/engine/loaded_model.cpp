@@ -196,6 +196,8 @@ ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
           .eos_token_ids = {eos.begin(), eos.end()},
           .formats = resolved.formats,
           .kv_dtype = plan.memory.kv_dtype,
+          .device = resolved.device().name(),
+          .device_description = resolved.driver == nullptr ? "" : resolved.driver->description(),
           .instruction_set = plan.instruction_set,
           .num_threads = plan.threads_per_rank,
           .parallel = plan.parallel,
@@ -265,6 +267,10 @@ struct LoadedModel::Impl {
 LoadedModel LoadedModel::load(const LoadOptions& options) {
   Resolved resolved = resolve(options);
   const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
+  if (strategy.world() > 1 && !backend_of(resolved.formats.device).has_ranks) {
+    throw_error("--device {}: one rank alone runs there, found strategy {}", options.device,
+                parallel::to_string(strategy));
+  }
   RankProcesses processes(options.parallel, strategy);
   const LoadPlan plan = plan_load(resolved, options, strategy, processes);
   StoredWeights stored = fill(resolved, plan.parallel, options, processes);
@@ -328,6 +334,9 @@ const ModelRunner& LoadedModel::runner() const {
 }
 const ModelInfo& LoadedModel::info() const {
   return impl_->info;
+}
+Device LoadedModel::device() const {
+  return impl_->driver == nullptr ? Device() : Device(*impl_->driver);
 }
 
 }  // namespace chorale::engine

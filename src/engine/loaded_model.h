@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "base/device.h"
 #include "engine/load_options.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
@@ -36,6 +37,7 @@ class LoadedModel {
   ModelRunner& runner();
   const ModelRunner& runner() const;
   const ModelInfo& info() const;
+  Device device() const;  // lives as long as this
 
  private:
   struct Impl;

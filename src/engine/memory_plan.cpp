@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "base/memory_info.h"
+#include "engine/rank_sampler.h"
 #include "kernels/backend.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
@@ -97,6 +98,8 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;
     plan.activations +=
         model::Workspace::bytes(config, formats, limits, extent) + model::StepBuffers::bytes(limits);
+    if (extent.tp_rank == 0)
+      plan.activations += RankSampler::bytes(sample_limits(config, limits, formats.device));
     block_bytes += static_cast<uint64_t>(
         model::KvCache::block_bytes(config, extent.kv_heads, plan.kv_dtype, formats.device));
   }

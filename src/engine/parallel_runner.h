@@ -16,8 +16,6 @@ class ParallelRunner : public ModelRunner {
   int64_t vocab_size() const override { return vocab_size_; }
   int64_t block_tokens() const override { return block_tokens_; }
   int64_t num_dp_groups() const override { return dp_size_; }
-  // A step in which the other groups have no tokens.
-  std::span<const float> run(const StepPlan& plan) override;
 
  protected:
   explicit ParallelRunner(const RunnerParts& parts);
@@ -34,7 +32,6 @@ class ParallelRunner : public ModelRunner {
 
  private:
   const std::optional<InjectedFault> fault_;
-  StepPlan nothing_;
 };
 
 }  // namespace chorale::engine

@@ -19,13 +19,16 @@ RankRunner::RankRunner(Parts parts)
                        .groups = std::move(parts.groups),
                        .expert_slots = parts.part.expert_slots}) {
   segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
-  if (stream_.device().is_host_memory() || parts.part.extent.tp_rank != 0) return;
+  if (parts.part.extent.tp_rank != 0) return;
+  sampler_.emplace(sample_limits(parts.config, parts.limits, stream_.device().kind()), stream_.device());
+  if (stream_.device().is_host_memory()) return;
   const int64_t rows = parts.limits.max_logits_rows, vocab = parts.config.vocab_size;
   host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab), stream_.device().staging());
   host_logits_ = host_memory_->dense_matrix(DType::f32, rows, vocab);
 }
 
-Tensor RankRunner::run(const StepPlan& plan, model::StepObserver* observer) {
+void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
+  stream_.synchronize();  // the last step's inputs are done with
   segments_.clear();
   for (const SequenceChunk& chunk : plan.chunks) {
     segments_.push_back({.first_token = chunk.first_token,
@@ -37,13 +40,17 @@ Tensor RankRunner::run(const StepPlan& plan, model::StepObserver* observer) {
                                                         .segments = segments_,
                                                         .block_tables = plan.block_tables,
                                                         .logits_tokens = plan.logits_tokens});
-  const Tensor logits = model_.forward(stream_, in, cache_, observer);
-  if (!host_memory_) {
-    stream_.synchronize();
-    return logits;
-  }
-  const Tensor on_host = host_logits_.first_rows(logits.rows());
-  copy(stream_, logits, on_host);
+  logits_ = model_.forward(stream_, in, cache_, observer);
+}
+
+SampledStep RankRunner::sample(const SamplePlan& plan) {
+  return sampler_.value().sample(stream_, logits_, plan);
+}
+
+Tensor RankRunner::logits() {
+  if (!host_memory_) return logits_;
+  const Tensor on_host = host_logits_.first_rows(logits_.rows());
+  copy(stream_, logits_, on_host);
   stream_.synchronize();
   return on_host;
 }

@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "engine/model_runner.h"
 #include "engine/parallel_plan.h"
+#include "engine/rank_sampler.h"
 #include "io/model_config.h"
 #include "model/kv_cache.h"
 #include "model/qwen3_moe.h"
@@ -36,9 +37,13 @@ class RankRunner {
   };
   explicit RankRunner(Parts parts);
 
-  // One step of this rank's data-parallel group. The logits [L, V], in memory of the host, on the group's
-  // first rank, nothing on the others; valid until the next step.
-  Tensor run(const StepPlan& plan, model::StepObserver* observer = nullptr);
+  // One step of this rank's data-parallel group.
+  void forward(const StepPlan& plan, model::StepObserver* observer = nullptr);
+  // On the group's first rank: samples the logits of the last step; valid until the next one.
+  SampledStep sample(const SamplePlan& plan);
+  // The logits of the last step, float32 [L, V], in memory of the host, on the group's first rank, nothing on
+  // the others; valid until the next step.
+  Tensor logits();
 
   // Adds this rank's Qwen3MoeModel::expert_load to `total` [layers * E], which may be empty before. Between
   // steps.
@@ -51,6 +56,8 @@ class RankRunner {
   model::StepBuffers inputs_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
+  std::optional<RankSampler> sampler_;        // on the group's first rank
+  Tensor logits_;                             // of the last step, on the device
   std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
   Tensor host_logits_;                        // float32 [L, V], in it
   std::vector<model::HostSegment> segments_;  // with room for every step

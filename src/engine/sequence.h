@@ -52,6 +52,8 @@ struct Sequence {
 
   std::shared_ptr<MaskTask> mask;  // the next token's; null: the output is not constrained
 
+  int32_t count_slot = -1;  // where its tokens are counted for penalties; -1: nowhere yet
+
   Phase phase = Phase::waiting;
   std::vector<int32_t> tokens;  // prompt, then output; the last one is never computed when the sequence ends
   int64_t num_prompt = 0;

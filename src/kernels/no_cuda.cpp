@@ -4,8 +4,10 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
 namespace {
@@ -30,17 +32,29 @@ void check(int, const char*, int) {
   no_cuda();
 }
 
-Queue::Queue(int device) : device_(device) {
+Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
   no_cuda();
 }
 Queue::~Queue() = default;
+void Queue::leaves_zero(const Tensor&) const {
+  no_cuda();
+}
+bool Queue::is_zero(const Tensor&) const {
+  no_cuda();
+}
 void Queue::enter() const {
   no_cuda();
 }
 void Queue::copy(const void*, void*, size_t) const {
   no_cuda();
 }
+void Queue::copy(const Tensor&, const Tensor&) {
+  no_cuda();
+}
 void Queue::synchronize() const {
+  no_cuda();
+}
+void Queue::synchronize() {
   no_cuda();
 }
 
@@ -50,6 +64,10 @@ DeviceBuffer::DeviceBuffer(int, size_t) {
 DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
 DeviceBuffer::~DeviceBuffer() = default;
+
+void pack_rows(const Queue&, const Tensor&, const TiledLayout&, std::byte*, const PackRegion&) {
+  no_cuda();
+}
 
 void embed(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();
@@ -125,6 +143,19 @@ int64_t attention_scratch_floats(const KvTiles&, int64_t) {
 }
 void attention(const Queue&, const Tensor&, const KvTilesView&, const AttentionBatch&, int64_t, const Tensor&,
                const Tensor&) {
+  no_cuda();
+}
+
+int64_t sample_scratch_bytes(int64_t) {
+  no_cuda();
+}
+void sample(const Queue&, const SampleRows&, const Tensor&, const SampledRows&) {
+  no_cuda();
+}
+void clear_counts(const Queue&, const Tensor&) {
+  no_cuda();
+}
+void count_tokens(const Queue&, const Tensor&, bool, const Tensor&) {
   no_cuda();
 }
 

@@ -31,7 +31,8 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch
   check_matrix(input.logits, DType::f32, rows, vocab_size, "logits");
   check_matrix(input.params, DType::u8, rows, sizeof(SampleParams), "params");
   check_sparse(input.bias, DType::f32, rows, "bias");
-  check_sparse(input.counts, DType::i32, rows, "counts");
+  if (!input.counts.empty())
+    check_matrix(input.counts, DType::i32, input.counts.rows(), vocab_size, "counts");
   if (!input.allowed.empty()) {
     check_matrix(input.allowed, DType::i32, rows, ceil_div<int64_t>(vocab_size, 32), "allowed");
   }
@@ -45,6 +46,19 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch
                     scratch.row_stride() % 8 == 0,
                 "scratch [{}, {}]", scratch.rows(), scratch.columns());
   backend_of(stream).sample(stream, input, scratch, output);
+}
+
+void clear_counts(const Stream& stream, const Tensor& counts) {
+  const OpScope scope(stream.profile(), "clear_counts");
+  check_matrix(counts, DType::i32, 1, counts.columns(), "counts");
+  backend_of(stream).clear_counts(stream, counts);
+}
+
+void count_tokens(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts) {
+  const OpScope scope(stream.profile(), "count_tokens");
+  check_vector(tokens, DType::i32, 0, "tokens");
+  check_matrix(counts, DType::i32, 1, counts.columns(), "counts");
+  if (!tokens.empty()) backend_of(stream).add_counts(stream, tokens, in_prompt, counts);
 }
 
 }  // namespace chorale

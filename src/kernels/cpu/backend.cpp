@@ -8,6 +8,7 @@ namespace chorale::cpu {
 
 const Backend& backend() {
   static constexpr Backend table{
+      .has_ranks = true,
       .has_quantized_weights = true,
       .has_int8_kv_cache = true,
       .kv_block_tokens = kKvBlockTokens,
@@ -40,6 +41,8 @@ const Backend& backend() {
       .count_tokens = count_tokens,
       .sample_scratch_bytes = sample_scratch_bytes,
       .sample = sample,
+      .clear_counts = clear_counts,
+      .add_counts = count_tokens,
   };
   return table;
 }

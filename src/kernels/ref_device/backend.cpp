@@ -9,6 +9,7 @@ namespace chorale::ref_device {
 
 const Backend& backend() {
   static constexpr Backend table{
+      .has_ranks = true,
       .has_quantized_weights = false,
       .has_int8_kv_cache = false,
       .kv_block_tokens = KvRows::kTokens,
@@ -43,6 +44,8 @@ const Backend& backend() {
       .count_tokens = count_tokens,
       .sample_scratch_bytes = [](int64_t) { return int64_t{0}; },
       .sample = sample,
+      .clear_counts = clear_counts,
+      .add_counts = count_tokens,
   };
   return table;
 }

@@ -20,13 +20,25 @@ std::vector<std::pair<int32_t, T>> row_of(const SparseRows& lists, int64_t row) 
   return list;
 }
 
+// The tokens that have been seen, and how often each is in the output.
+std::vector<std::pair<int32_t, int32_t>> counts_of(const Tensor& counts, int32_t slot) {
+  std::vector<std::pair<int32_t, int32_t>> list;
+  if (slot < 0) return list;
+  CHORALE_CHECK(slot < counts.rows(), "slot {} of {}", slot, counts.rows());
+  const auto values = load_as<int32_t>(counts.middle_rows(slot, 1)).values;
+  for (size_t t = 0; t < values.size(); ++t)
+    if (values[t] != 0) list.emplace_back(static_cast<int32_t>(t), values[t] & ~kInPrompt);
+  return list;
+}
+
 ref::SampleRow load_row(const SampleRows& input, int64_t row) {
   ref::SampleRow out{.logits = load(input.logits.middle_rows(row, 1)).values,
                      .params = {},
                      .bias = row_of<float>(input.bias, row),
-                     .counts = row_of<int32_t>(input.counts, row),
+                     .counts = {},
                      .allowed = {}};
   std::memcpy(&out.params, follow(input.params).row<std::byte>(row), sizeof(SampleParams));
+  out.counts = counts_of(input.counts, out.params.count_slot);
   if (out.params.is_masked == 0) return out;
   CHORALE_CHECK(!input.allowed.empty(), "row {} has no mask", row);
   const auto* words = follow(input.allowed).row<int32_t>(row);
@@ -60,10 +72,27 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor&, const 
       const ref::SampledRow sampled = ref::sample(asked);
       follow(output.tokens).data<int32_t>()[row] = sampled.token;
       follow(output.statuses).data<int32_t>()[row] = static_cast<int32_t>(sampled.status);
-      if (sampled.status != SampleStatus::ok || asked.params.num_top < 0) continue;
+      if (sampled.status != SampleStatus::ok) continue;
+      if (asked.params.count_slot >= 0 && asked.params.given_token < 0)
+        ++follow(input.counts).row<int32_t>(asked.params.count_slot)[sampled.token];
+      if (asked.params.num_top < 0) continue;
       const Tensor top =
           output.top_tokens.empty() ? output.top_tokens : output.top_tokens.middle_rows(row, 1);
       write_logprobs(sampled, output.logprobs.middle_rows(row, 1), top);
+    }
+  });
+}
+
+void clear_counts(const Stream& stream, const Tensor& counts) {
+  enqueue(stream, [=] { store(ref::Dense<int32_t>(1, counts.columns()), counts); });
+}
+
+void count_tokens(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts) {
+  enqueue(stream, [=] {
+    for (const int32_t token : load_as<int32_t>(tokens).values) {
+      CHORALE_CHECK(token >= 0 && token < counts.columns(), "token {} of {}", token, counts.columns());
+      int32_t& count = follow(counts).data<int32_t>()[token];
+      count = in_prompt ? count | kInPrompt : count + 1;
     }
   });
 }

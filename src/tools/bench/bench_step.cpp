@@ -1,7 +1,6 @@
 #include "tools/bench/bench_step.h"
 
 #include <chrono>
-#include <span>
 #include <vector>
 
 #include "base/math.h"
@@ -28,9 +27,13 @@ engine::StepPlan make_plan(const BenchStep& step, const engine::ModelRunner& run
 double time_step(engine::ModelRunner& runner, const BenchStep& step) {
   const engine::StepPlan plan = make_plan(step, runner);
   const std::vector<const engine::StepPlan*> plans(static_cast<size_t>(runner.num_dp_groups()), &plan);
-  std::vector<std::span<const float>> logits(plans.size());
+  engine::SamplePlan greedy;
+  greedy.params.assign(plan.logits_tokens.size(), {.temperature = 0});
+  const std::vector<const engine::SamplePlan*> choices(plans.size(), &greedy);
+  std::vector<engine::SampledStep> sampled(plans.size());
   const auto start = std::chrono::steady_clock::now();
-  runner.run_dp_groups(plans, logits);
+  runner.forward(plans);
+  runner.sample(choices, sampled);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -237,9 +237,13 @@ TEST_P(Numerics, RequestsAnswerTheSameUnderEveryStrategy) {
   }
 }
 
+class LocalRanks : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Devices, LocalRanks, testing::Values("cpu", "ref"),
+                         [](const auto& device) { return std::string(device.param); });
+
 // A rank that throws ends every request, and its name is told.
-TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
-  LoadOptions options = load_options(Mode{}, 1);
+TEST_P(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
+  LoadOptions options = load_options(Mode{.device = GetParam()}, 1);
   options.parallel.strategy.tp_size = 2;
   options.parallel.strategy.dp_size = 2;
   options.parallel.fault = InjectedFault{.rank = 3, .step = 2};

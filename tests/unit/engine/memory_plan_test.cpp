@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "engine/loaded_model.h"
 #include "engine/model_runner.h"
 
 namespace chorale::engine {
@@ -185,6 +186,40 @@ TEST(MemoryPlan, ACacheThatCannotBeIsRefusedWithTheFlags) {
   options.kv_cache_dtype = "int8";
   config.head_dim = 1026;
   EXPECT_EQ(error(DType::bf16), "--kv-cache-dtype int8: expected a head_dim of at most 1024, found 1026");
+}
+
+TEST(MemoryPlan, WhatADeviceHasNotIsRefusedWithItsName) {
+  LoadOptions options;
+  options.device = "ref";
+  options.kv_cache_dtype = "int8";
+  EXPECT_EQ(error_of(qwen3_30b(), options, uint64_t{100} << 30),
+            "--kv-cache-dtype int8: a cache in int8 runs on the CPU alone, found --device ref");
+  for (const std::string format : {"int8", "int4"}) {
+    options.quantization = format;
+    try {
+      choose_formats(qwen3_30b(), options);
+      ADD_FAILURE() << format;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.what(),
+                "--device ref: weights in " + format +
+                    " run on the CPU alone; with --quantization none they are used in bfloat16");
+    }
+  }
+  options.quantization = "none";
+  EXPECT_EQ(choose_formats(qwen3_30b(), options).device, DeviceKind::ref);
+  options.device = "tpu";
+  EXPECT_THROW(choose_formats(qwen3_30b(), options), Error);
+}
+
+TEST(MemoryPlan, ADevicesBlocksAreCounted) {
+  LoadOptions options;
+  options.max_total_tokens = 33;
+  EXPECT_EQ(plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30).kv_tokens, 64);
+  model::WeightFormats formats = DType::bf16;
+  formats.device = DeviceKind::ref;
+  options.device = "ref";
+  options.max_total_tokens = 65;
+  EXPECT_EQ(plan_memory(qwen3_30b(), formats, options, uint64_t{100} << 30).kv_tokens, 128);
 }
 
 TEST(MemoryPlan, TheTableHasARowForEveryUse) {

@@ -266,7 +266,7 @@ TEST(ModelConfig, RefusesMissingFields) {
        {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
         "num_experts", "num_experts_per_tok", "moe_intermediate_size", "architectures"}) {
     expect_refused({{{{field, "<remove>"}}, field, {"found no such field"}}});
-    if (field != "architectures") expect_refused({{{{field, nullptr}}, field, {"found null"}}});
+    if (field != "architectures") expect_refused({{{{field, nullptr}}, field, {"found no such field"}}});
   }
   expect_refused({
       {{{"decoder_sparse_step", 2}}, "intermediate_size", {"no such field"}},
@@ -299,7 +299,7 @@ TEST(ModelConfig, RefusesWrongTypesAndSizes) {
     }
   }
   for (const std::string field : {"rms_norm_eps", "rope_theta"}) {
-    for (const json& value : {json(0), json(-1e-6), json("1e-6"), json(nullptr), json(true), json(1e300)}) {
+    for (const json& value : {json(0), json(-1e-6), json("1e-6"), json(true), json(1e300)}) {
       cases.push_back({{{field, value}}, field, {"a finite number above 0"}});
     }
   }

@@ -110,12 +110,14 @@ Checkpoint::WeightMap Checkpoint::read_weight_map(const fs::path& index) {
 
 void Checkpoint::split_fused_experts() {
   std::vector<TensorEntry> tensors;
+  bool is_fused = false;
   for (TensorEntry& tensor : tensors_) {
     std::vector<TensorEntry> parts = split_experts(tensor);
+    is_fused = is_fused || !parts.empty();
     if (parts.empty()) parts.push_back(std::move(tensor));
     std::move(parts.begin(), parts.end(), std::back_inserter(tensors));
   }
-  if (tensors.size() == tensors_.size()) {
+  if (!is_fused) {
     tensors_ = std::move(tensors);
     return;
   }

@@ -110,14 +110,14 @@ Checkpoint::WeightMap Checkpoint::read_weight_map(const fs::path& index) {
 
 void Checkpoint::split_fused_experts() {
   std::vector<TensorEntry> tensors;
-  bool any_fused = false;
+  bool is_fused = false;
   for (TensorEntry& tensor : tensors_) {
     std::vector<TensorEntry> parts = split_experts(tensor);
-    any_fused |= !parts.empty();
+    is_fused = is_fused || !parts.empty();
     if (parts.empty()) parts.push_back(std::move(tensor));
     std::move(parts.begin(), parts.end(), std::back_inserter(tensors));
   }
-  if (!any_fused) {
+  if (!is_fused) {
     tensors_ = std::move(tensors);
     return;
   }

@@ -103,7 +103,7 @@ void JsonFields::fail_value(std::string_view name, std::string_view expected, co
 }
 
 void JsonFields::fail_missing(std::string_view name, std::string_view expected) const {
-  fail(name, expected, "no such field");
+  fail(name, expected, object_.contains(name) ? "null" : "no such field");
 }
 
 int64_t JsonFields::to_integer(std::string_view name, const json& value, IntegerRange range) const {

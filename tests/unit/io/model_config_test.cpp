@@ -266,7 +266,7 @@ TEST(ModelConfig, RefusesMissingFields) {
        {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
         "num_experts", "num_experts_per_tok", "moe_intermediate_size", "architectures"}) {
     expect_refused({{{{field, "<remove>"}}, field, {"found no such field"}}});
-    if (field != "architectures") expect_refused({{{{field, nullptr}}, field, {"found no such field"}}});
+    if (field != "architectures") expect_refused({{{{field, nullptr}}, field, {"found null"}}});
   }
   expect_refused({
       {{{"decoder_sparse_step", 2}}, "intermediate_size", {"no such field"}},
@@ -395,7 +395,7 @@ TEST(ModelConfig, NullIsAbsentInEveryField) {
     EXPECT_THAT(error_of([&] {
                   parse(changed({{name, nullptr}}));
                 }),
-                AllOf(HasSubstr(name), HasSubstr("no such field")));
+                AllOf(HasSubstr(name), HasSubstr("found null")));
   }
 }
 
@@ -461,7 +461,7 @@ TEST(ModelConfig, RefusesBadRotaryEmbeddings) {
       {scaling({{"type", 1}}), "rope_scaling.type", {"found 1"}},
       {scaling({{"factor", 2}}), "rope_scaling.rope_type", {"no such field"}},
       {scaling({{"type", "linear"}}), "rope_scaling.factor", {"above 0", "no such field"}},
-      {scaling({{"type", "linear"}, {"factor", nullptr}}), "rope_scaling.factor", {"no such field"}},
+      {scaling({{"type", "linear"}, {"factor", nullptr}}), "rope_scaling.factor", {"found null"}},
       {scaling({{"type", "linear"}, {"factor", 0}}), "rope_scaling.factor", {"above 0", "found 0"}},
       {scaling({{"type", "linear"}, {"factor", -2.0}}), "rope_scaling.factor", {"above 0", "found -2.0"}},
       {scaling({{"type", "linear"}, {"factor", "2"}}), "rope_scaling.factor", {"found \"2\""}},

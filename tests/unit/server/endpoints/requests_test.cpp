@@ -440,7 +440,6 @@ TEST_F(RequestsTest, PathsThatAreNearlyRightAreHinted) {
 TEST_F(RequestsTest, ASlashAtTheEndChangesNothing) {
   start();
   EXPECT_EQ(get("/health/").status, 200);
-  EXPECT_EQ(Json::parse(get("/v1/models/").body)["object"], "list");
   EXPECT_EQ(post("/v1/completions/", {{"prompt", "a"}, {"max_tokens", 1}}).status, 200);
   EXPECT_EQ(get("/nowhere/").status, 404);
 }

@@ -241,7 +241,7 @@ TEST_F(HttpServerTest, ASilentStreamSendsComments) {
       ASSERT_EQ(before.substr(at, std::string(": ping\n\n").size()), ": ping\n\n");
       ++pings;
     }
-    EXPECT_GE(pings, 2U);
+    EXPECT_GE(pings, 1U);
   }
   RawClient busy(port());
   busy.get("/drip");

@@ -23,7 +23,7 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
                 options.max_context_len);
   }
-  if (options.block_tokens == 0) options.block_tokens = runner.block_tokens();
+  options.block_tokens = runner.block_tokens();
   if (options.max_total_tokens % options.block_tokens != 0) {
     throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}",
                 options.block_tokens, options.max_total_tokens);

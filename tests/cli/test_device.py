@@ -58,13 +58,11 @@ def test_greedy_continuation(chorale, golden):
     assert result["output_ids"] == prompt["greedy"]
 
 
-def test_eval_and_check(chorale):
+def test_eval(chorale):
     text = GOLDEN / "heldout_excerpt.txt"
     flags = ("--model-path", MODEL, "--text-file", text, "--window", 64, "--max-windows", 2, *FLOAT32)
     nll = [chorale.json("eval", *flags, *device)["nll"] for device in ((), REF)]
     assert abs(nll[0] - nll[1]) <= TOLERANCE
-    result = chorale("check", "--model-path", MODEL, *REF)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -78,5 +76,5 @@ def test_eval_and_check(chorale):
 def test_what_a_device_has_not_is_refused(chorale, flags, message):
     device = () if "--device" in flags else REF
     result = chorale("logits", "--model-path", MODEL, "--input-ids", "1", "--output", "none", *device, *flags)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert message in result.stderr

@@ -31,7 +31,7 @@ struct ListTensors {
 class CountSlots {
  public:
   CountSlots(const Stream& stream, const std::vector<SampleRow>& rows)
-      : counts_(DType::i32, std::ssize(rows), std::ssize(rows.front().logits)) {
+      : last_(std::ssize(rows) - 1), counts_(DType::i32, std::ssize(rows), std::ssize(rows.front().logits)) {
     for (const SampleRow& row : rows) {
       const Tensor slot = view().middle_rows(slot_of(next_++), 1);
       clear_counts(stream, slot);
@@ -45,7 +45,7 @@ class CountSlots {
       count_tokens(stream, vector_tensor(output), false, slot);
     }
   }
-  int64_t slot_of(int64_t row) const { return counts_->rows() - 1 - row; }
+  int64_t slot_of(int64_t row) const { return last_ - row; }
   const Tensor& view() const { return counts_; }
   // How often a token is in the output of a row.
   int32_t count(int64_t row, int32_t token) const {
@@ -54,6 +54,7 @@ class CountSlots {
 
  private:
   int64_t next_ = 0;
+  int64_t last_;
   TestTensor counts_;
 };
 

@@ -38,7 +38,8 @@ class MessageParser {
   // What is held back when the text ends.
   MessagePiece finish();
 
-  bool made_calls() const { return calls_.num_calls() > 0; }
+  // Calls were told, all of them with all their arguments.
+  bool made_calls() const { return calls_.num_calls() > 0 && !calls_.told_broken(); }
   // After finish(): the text ended in the middle of a call.
   bool cut_off_call() const { return calls_.cut_off(); }
 

@@ -95,7 +95,7 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   const auto format = output_format(std::move(calls), std::move(text_format), text);
   message.reasoning_opened = opens_reasoning(text);
   message.parse_calls = tools.may_call();
-  if (call_format != nullptr) message.calls = {call_format, tools.parallel};
+  if (call_format != nullptr) message.calls = {call_format, tools.parallel, !stream.stream};
   message.tools = tools.tools;
 
   const std::vector<int32_t> prompt = context.model.tokenizer.encode(text, false);

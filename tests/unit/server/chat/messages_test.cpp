@@ -176,24 +176,48 @@ TEST_F(ChatMessageTest, WithoutToolsACallIsContent) {
   }
 }
 
-TEST_F(ChatMessageTest, TheLengthThatCutsACallIsTheReason) {
-  start();
-  Json body = with_tools();
-  script(kCall, body);
-  const auto size = static_cast<int64_t>(runner.script.size()) - 1;
-  bool began = false;
-  for (int64_t tokens = 1; tokens <= size; ++tokens) {
-    body["max_tokens"] = tokens;
-    const Json choice = answer(kCall, body);
-    const Json& message = choice["message"];
-    const std::string arguments = message.contains("tool_calls")
-                                      ? message["tool_calls"][0]["function"]["arguments"].get<std::string>()
-                                      : "";
-    began = began || message.contains("tool_calls");
-    EXPECT_EQ(message.contains("tool_calls"), began);
-    EXPECT_EQ(choice["finish_reason"], arguments.ends_with('}') ? "tool_calls" : "length") << arguments;
+// Whether the length or the model ends it: a call is told with all its arguments or not at all, but for what
+// a stream has told before.
+TEST_F(ChatMessageTest, ACallThatIsCutOffIsNotToldAsFinished) {
+  const std::string xml_call =
+      "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>";
+  for (const bool xml : {false, true}) {
+    if (xml) chat = text::ChatTemplate::from_source(kXmlTemplate, "", "");
+    start();
+    const std::string call = xml ? xml_call : kCall;
+    Json body = with_tools();
+    script(call, body);
+    const std::vector<int32_t> tokens(runner.script.begin(), runner.script.end() - 1);
+    size_t complete = 0;
+    for (size_t size = 1; size <= tokens.size(); ++size) {
+      for (const bool by_length : {true, false}) {
+        runner.script.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(size));
+        runner.script.push_back(kEos);
+        body["max_tokens"] = by_length ? static_cast<int64_t>(size) : 150;
+        const char* reason = by_length ? "length" : "stop";
+        const Json whole = ask(kChat, body)["choices"][0];
+        Json logprobs;
+        const Json streamed = together(ask_stream(kChat, body), 0, logprobs);
+        EXPECT_EQ(streamed["finish_reason"], whole["finish_reason"]);
+        if (whole["message"].contains("tool_calls")) {
+          ++complete;
+          EXPECT_EQ(whole["finish_reason"], "tool_calls");
+          EXPECT_TRUE(Json::accept(
+              whole["message"]["tool_calls"][0]["function"]["arguments"].get_ref<const std::string&>()));
+        } else {
+          EXPECT_EQ(whole["finish_reason"], reason);
+          EXPECT_EQ(whole["message"]["content"],
+                    bundled_tokenizer().decode(std::span(tokens).first(size), false));
+        }
+        if (streamed["message"].contains("tool_calls")) {
+          EXPECT_NE(streamed["message"]["tool_calls"][0]["function"]["arguments"], "");
+        }
+      }
+    }
+    EXPECT_GT(complete, 0U);
+    EXPECT_LT(complete, tokens.size());
+    stop();
   }
-  EXPECT_TRUE(began);
 }
 
 TEST_F(ChatMessageTest, EveryCallHasAnIdOfItsOwn) {

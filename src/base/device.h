@@ -6,23 +6,41 @@
 // gone.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <string>
 
 namespace chorale {
 
+class Queue;
 class Tensor;
 
-// What a backend brings for one device: its memory. Thread-safe.
+enum class DeviceKind : uint8_t {
+  cpu,
+  ref,   // the plain reference of every op, with memory that the host cannot follow: for tests
+  cuda,  // an NVIDIA GPU
+};
+
+// What a backend brings for one device: its memory and its queues. Thread-safe.
 class DeviceDriver {
  public:
   virtual ~DeviceDriver() = default;
-  // As flags and messages name it, such as "cuda:0".
+  virtual DeviceKind kind() const = 0;
+  // As flags and messages name it, such as "cuda:0", and what it is, such as "NVIDIA H200".
   virtual std::string name() const = 0;
+  virtual std::string description() const { return name(); }
+  // Bytes that can still be allocated, as far as is known.
+  virtual uint64_t free_memory() const = 0;
+  virtual std::unique_ptr<Queue> make_queue() = 0;
   // Zeroed memory, aligned to 256 bytes at the least. Throws Error, which names the device, when there is not
   // that much. The address is the device's own: the host computes with it and never follows it.
   virtual std::byte* allocate(size_t bytes) = 0;
   virtual void release(std::byte* data, size_t bytes) noexcept = 0;
+  // Likewise of the host's memory, of the sort that the device copies from and to without the host's help.
+  virtual std::byte* allocate_host(size_t bytes) = 0;
+  virtual void release_host(std::byte* data, size_t bytes) noexcept = 0;
 };
 
 class Device {
@@ -31,15 +49,33 @@ class Device {
   // The driver must outlive the device's memory and queues.
   explicit Device(DeviceDriver& driver) : driver_(&driver) {}
 
+  // Where the host keeps what it exchanges with this device: memory of the host, of the device's own sort
+  // (DeviceDriver::allocate_host) where it has one.
+  Device staging() const {
+    Device host = *this;
+    host.is_staging_ = !is_cpu();
+    return host;
+  }
+
+  DeviceKind kind() const { return is_host_memory() ? DeviceKind::cpu : driver_->kind(); }
   bool is_cpu() const { return driver_ == nullptr; }
   // The host may follow its addresses.
-  bool is_host_memory() const { return is_cpu(); }
-  std::string name() const { return is_cpu() ? "cpu" : driver_->name(); }
+  bool is_host_memory() const { return is_cpu() || is_staging_; }
+  std::string name() const { return is_host_memory() ? "cpu" : driver_->name(); }
+  std::string description() const { return is_host_memory() ? "cpu" : driver_->description(); }
   DeviceDriver* driver() const { return driver_; }  // null for the CPU
   friend bool operator==(const Device&, const Device&) = default;
 
  private:
   DeviceDriver* driver_ = nullptr;
+  bool is_staging_ = false;
+};
+
+// Work that a queue has kept, to be given again and again; the addresses and sizes in it are those of the
+// first time.
+class Recording {
+ public:
+  virtual ~Recording() = default;
 };
 
 // Work of one device, done in the order in which it was given; a backend's own kernels know the class behind
@@ -51,8 +87,18 @@ class Queue {
   // Copies elements of a matrix between this device and the host, or within the device; shapes and dtypes are
   // equal. Returns at once: host memory must stay as it is until the next synchronize().
   virtual void copy(const Tensor& source, const Tensor& target) = 0;
-  // Returns when everything given so far has taken effect. Throws what has failed.
+  // Returns when everything given so far has taken effect. Throws what has failed, and Error that names the
+  // device when it takes longer than the time limit.
   virtual void synchronize() = 0;
+  // 0: none, as in the beginning.
+  virtual void set_time_limit(std::chrono::duration<double>) {}
+
+  // Between the two, what is given is kept and not done; copies are not among it. Only where can_record().
+  virtual bool can_record() const { return false; }
+  virtual void begin_recording() {}
+  virtual std::unique_ptr<Recording> end_recording() { return nullptr; }
+  // Gives what was kept by this queue.
+  virtual void replay(const Recording&) {}
 };
 
 }  // namespace chorale

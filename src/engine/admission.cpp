@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "engine/block_manager.h"
-#include "engine/sampler.h"
+#include "kernels/sample.h"
 
 namespace chorale::engine {
 
@@ -23,9 +23,10 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
                 options.max_context_len);
   }
-  if (options.max_total_tokens % kBlockTokens != 0) {
-    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
-                options.max_total_tokens);
+  if (options.block_tokens == 0) options.block_tokens = runner.block_tokens();
+  if (options.max_total_tokens % options.block_tokens != 0) {
+    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}",
+                options.block_tokens, options.max_total_tokens);
   }
   const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_dp_groups());
   if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;
@@ -36,6 +37,10 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
   const int64_t vocab_size = runner.vocab_size();
   if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
     throw_error("the vocabulary must have 1 to {} tokens, but has {}", kMaxVocabulary, vocab_size);
+  }
+  if (options.eos_token_ids.size() > kMaxEosTokenIds) {
+    throw_error("there may be {} end-of-sequence tokens, but there are {}", kMaxEosTokenIds,
+                options.eos_token_ids.size());
   }
   return options;
 }

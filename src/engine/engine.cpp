@@ -19,9 +19,7 @@
 #include "engine/admission.h"
 #include "engine/inbox.h"
 #include "engine/outbox.h"
-#include "engine/sampler.h"
 #include "engine/sequence.h"
-#include "engine/step_logits.h"
 #include "engine/step_planner.h"
 #include "engine/token_chooser.h"
 
@@ -62,7 +60,9 @@ class Engine::Impl {
   std::vector<int64_t> expert_load();
   void step();
   void note_first_steps(const PlannedStep& step, std::chrono::steady_clock::time_point now);
-  bool run(const PlannedStep& step);
+  template <typename Work>
+  bool run(const Work& work);
+  void sample(const PlannedStep& step);
   void take_choices(const PlannedStep& step);
   void take_choice(Sequence& sequence, Choice choice);
   void append_token(Sequence& sequence, Choice choice);
@@ -82,7 +82,7 @@ class Engine::Impl {
   EngineCommands commands_;                                            // what is being done of them
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
   StepPlanner planner_;
-  StepLogits logits_;
+  std::vector<SampledStep> sampled_;  // [dp_size], of the step
   MaskWorkers masks_{mask_threads()};
   TokenChooser chooser_;
   Outbox outbox_;
@@ -98,7 +98,8 @@ Engine::Impl::Impl(ModelRunner& runner, EngineOptions options)
       vocab_size_(runner.vocab_size()),
       inbox_(options_, initial_stats(options_, runner.num_dp_groups())),
       planner_(options_, runner.num_dp_groups()),
-      chooser_(vocab_size_, options_.eos_token_ids, masks_),
+      sampled_(static_cast<size_t>(runner.num_dp_groups())),
+      chooser_(runner, options_.eos_token_ids, masks_),
       stats_(initial_stats(options_, runner.num_dp_groups())) {
   thread_ = std::thread([this] { loop(); });
 }
@@ -173,8 +174,9 @@ void Engine::Impl::step() {
   const PlannedStep& planned = planner_.plan();
   note_first_steps(planned, start);
   masks_.help(kMaskHelp);
-  if (!run(planned)) return;
+  if (!run([&] { runner_->forward(planned.plans); })) return;
   planner_.commit();
+  if (!run([&] { sample(planned); })) return;
   take_choices(planned);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   ++stats_.steps;
@@ -193,10 +195,11 @@ void Engine::Impl::note_first_steps(const PlannedStep& step, std::chrono::steady
   }
 }
 
-// False when the model has failed.
-bool Engine::Impl::run(const PlannedStep& step) {
+// Work of the model. False when it has failed.
+template <typename Work>
+bool Engine::Impl::run(const Work& work) {
   try {
-    run_step(*runner_, step, logits_);
+    work();
     return true;
   } catch (const std::exception& error) {
     fail_engine(error.what());
@@ -204,11 +207,21 @@ bool Engine::Impl::run(const PlannedStep& step) {
   }
 }
 
+// Throws Error when the runner gives more or fewer rows than were planned.
+void Engine::Impl::sample(const PlannedStep& step) {
+  const std::span<const SamplePlan* const> plans = chooser_.plan(step);
+  runner_->sample(plans, sampled_);
+  for (size_t g = 0; g < plans.size(); ++g) {
+    if (std::ssize(sampled_[g].tokens) != plans[g]->num_rows()) {
+      throw_error("{} rows were to be sampled, {} came", plans[g]->num_rows(), sampled_[g].tokens.size());
+    }
+  }
+}
+
 void Engine::Impl::take_choices(const PlannedStep& step) {
   for (size_t g = 0; g < step.groups.size(); ++g) {
     for (const ScheduledSequence& scheduled : step.groups[g]->sequences) {
-      Sequence& sequence = *scheduled.sequence;
-      take_choice(sequence, chooser_.choose(sequence, logits_.rows(g, scheduled)));
+      take_choice(*scheduled.sequence, chooser_.choose(scheduled, sampled_[g]));
     }
   }
 }
@@ -248,13 +261,14 @@ void Engine::Impl::append_token(Sequence& sequence, Choice choice) {
   } else if (sequence.num_output() >= sequence.max_output) {
     finish(sequence, event, FinishReason::length);
   } else if (sequence.mask) {
-    masks_.start(sequence.mask, token);  // while the tokens of the others are sampled
+    masks_.start(sequence.mask, token);  // while those of the others are made
   }
 }
 
 void Engine::Impl::finish(Sequence& sequence, GenerationEvent& event, FinishReason reason) {
   event.finish = reason;
   planner_.remove(sequence);
+  chooser_.forget(sequence);
   switch (reason) {
     case FinishReason::none:
       CHORALE_CHECK(false, "a sequence needs a reason to finish");

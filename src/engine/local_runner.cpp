@@ -44,19 +44,28 @@ LocalRunner::~LocalRunner() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void LocalRunner::run_dp_groups(std::span<const StepPlan* const> plans,
-                                std::span<std::span<const float>> logits) {
-  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && logits.size() == plans.size());
-  if (threads_.empty()) {
-    ++num_steps_;
-    return run_rank(0, plans, logits);
-  }
+void LocalRunner::forward(std::span<const StepPlan* const> plans) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_);
+  ++num_steps_;
+  run_ranks({.forward = plans, .sample = {}, .sampled = {}});
+}
+
+void LocalRunner::sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && sampled.size() == plans.size());
+  run_ranks({.forward = {}, .sample = plans, .sampled = sampled});
+}
+
+std::span<const float> LocalRunner::logits() {
+  return as_span(runners_[0]->logits());
+}
+
+void LocalRunner::run_ranks(const Work& work) {
+  if (threads_.empty()) return run_rank(0, work);
   {
     const std::lock_guard lock(mutex_);
-    plans_ = plans;
-    logits_ = logits;
+    work_ = work;
     busy_ = static_cast<int>(threads_.size());
-    ++num_steps_;
+    ++num_works_;
   }
   start_.notify_all();
   wait_for_ranks();
@@ -77,12 +86,15 @@ void LocalRunner::record_failure(int rank, bool is_cause, const char* what) {
   if (!failure_ || (is_cause && !failure_->is_cause)) failure_ = Failure{rank, is_cause, what};
 }
 
-void LocalRunner::run_rank(int rank, std::span<const StepPlan* const> plans,
-                           std::span<std::span<const float>> logits) {
-  inject_fault(rank, num_steps_);
+void LocalRunner::run_rank(int rank, const Work& work) {
   const auto dp_group = static_cast<size_t>(rank / tp_size_);
-  const Tensor rows = runners_[static_cast<size_t>(rank)]->run(*plans[dp_group]);
-  if (rank % tp_size_ == 0) logits[dp_group] = as_span(rows);
+  RankRunner& runner = *runners_[static_cast<size_t>(rank)];
+  if (!work.forward.empty()) {
+    inject_fault(rank, num_steps_);
+    runner.forward(*work.forward[dp_group]);
+  } else if (rank % tp_size_ == 0) {
+    work.sampled[dp_group] = runner.sample(*work.sample[dp_group]);
+  }
 }
 
 void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
@@ -106,17 +118,15 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
         std::make_unique<RankRunner>(parts_of(parts, rank, split_groups(world, topology)));
   });
   for (int64_t seen = 0;;) {
-    std::span<const StepPlan* const> plans;
-    std::span<std::span<const float>> logits;
+    Work work;
     {
       std::unique_lock lock(mutex_);
-      start_.wait(lock, [&] { return stopping_ || num_steps_ != seen; });
+      start_.wait(lock, [&] { return stopping_ || num_works_ != seen; });
       if (stopping_) return;
-      seen = num_steps_;
-      plans = plans_;
-      logits = logits_;
+      seen = num_works_;
+      work = work_;
     }
-    guarded([&] { run_rank(rank, plans, logits); });
+    guarded([&] { run_rank(rank, work); });
   }
 }
 

@@ -26,8 +26,9 @@ class LocalRunner : public ParallelRunner {
   LocalRunner& operator=(const LocalRunner&) = delete;
 
   // Throws Error that names the rank when one fails; the runner is of no use after that.
-  void run_dp_groups(std::span<const StepPlan* const> plans,
-                     std::span<std::span<const float>> logits) override;
+  void forward(std::span<const StepPlan* const> plans) override;
+  void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) override;
+  std::span<const float> logits() override;
 
   std::vector<int64_t> expert_load() override;
   std::vector<std::vector<int64_t>> expert_load_by_rank() const override;
@@ -40,7 +41,15 @@ class LocalRunner : public ParallelRunner {
     std::string what;
   };
 
-  void run_rank(int rank, std::span<const StepPlan* const> plans, std::span<std::span<const float>> logits);
+  // What all ranks do at once: a forward pass, or, where it has plans for that, sampling.
+  struct Work {
+    std::span<const StepPlan* const> forward;
+    std::span<const SamplePlan* const> sample;
+    std::span<SampledStep> sampled;
+  };
+
+  void run_ranks(const Work& work);
+  void run_rank(int rank, const Work& work);
   void rank_loop(const RunnerParts& parts, int rank);
   void record_failure(int rank, bool is_cause, const char* what);
   void wait_for_ranks();
@@ -50,16 +59,16 @@ class LocalRunner : public ParallelRunner {
   std::unique_ptr<comm::LocalWorld> world_;           // null for a world of one
   std::vector<std::unique_ptr<RankRunner>> runners_;  // [world]
 
-  // A step of all ranks, under mutex_.
+  // The work of all ranks, under mutex_.
   std::mutex mutex_;
   std::condition_variable start_;
   std::condition_variable done_;
-  int64_t num_steps_ = 0;  // that were begun
-  int busy_ = 0;           // ranks that have not finished the step
+  int64_t num_works_ = 0;  // that were begun
+  int64_t num_steps_ = 0;  // forward passes among them
+  int busy_ = 0;           // ranks that have not finished
   bool stopping_ = false;
   std::optional<Failure> failure_;
-  std::span<const StepPlan* const> plans_;
-  std::span<std::span<const float>> logits_;
+  Work work_;
 
   std::vector<std::thread> threads_;  // last: they use everything above
 };

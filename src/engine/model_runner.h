@@ -1,4 +1,4 @@
-// The engine's view of a model: something that runs one step over a mixed batch and gives logits.
+// The engine's view of a model: something that runs one step over a mixed batch and samples tokens.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,13 @@
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "engine/sample_plan.h"
 #include "kernels/shapes.h"
 
 namespace chorale::engine {
 
-// Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions, so
-// it is part of the numerics contract and not an option.
+// Tokens of one KV block on a CPU. Attention walks the cache in blocks of a size that its backend sets,
+// aligned to absolute positions, so it is part of the numerics contract and not an option.
 inline constexpr int64_t kBlockTokens = kKvBlockTokens;
 
 // A contiguous run of one sequence's tokens within a step: a prefill chunk, or one decode token.
@@ -39,20 +40,24 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual int64_t vocab_size() const = 0;
+  // Tokens of one KV block.
+  virtual int64_t block_tokens() const { return kBlockTokens; }
   // Data-parallel groups, each with sequences and a KV cache of its own.
   virtual int64_t num_dp_groups() const { return 1; }
 
-  // Runs one step of the first group. Returns logits [plan.logits_tokens.size(), vocab_size], row-major,
-  // valid until the next call. The keys and values of all the plan's tokens are in the cache afterwards.
-  // Within one plan, no two chunks write the same block. Not thread-safe.
-  virtual std::span<const float> run(const StepPlan& plan) = 0;
+  // Runs one step of all groups together: plans[g] is group g's and may have no tokens. The keys and values
+  // of all tokens are in the caches afterwards. Within one plan, no two chunks write the same block. Not
+  // thread-safe, and neither are the two below.
+  virtual void forward(std::span<const StepPlan* const> plans) = 0;
+  // Samples the rows of logits of the last forward(), where they are: plans[g] is for those of group g.
+  // sampled[g] is set, valid until the next call of forward().
+  virtual void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) = 0;
+  // The first group's rows of logits of the last forward(): [logits_tokens of its plan, vocab_size],
+  // row-major, valid until the next call of forward(). For tools.
+  virtual std::span<const float> logits() = 0;
 
-  // Runs one step of all groups together: plans[g] is group g's and may have no tokens; logits[g] is set.
-  virtual void run_dp_groups(std::span<const StepPlan* const> plans,
-                             std::span<std::span<const float>> logits) {
-    CHORALE_CHECK(plans.size() == 1 && logits.size() == 1, "{} groups", plans.size());
-    logits[0] = run(*plans[0]);
-  }
+  // Runs one step of the first group alone, and gives its logits().
+  std::span<const float> run(const StepPlan& plan);
 
   // How many tokens were routed to each logical expert since the start, of all groups: [layers * experts], or
   // nothing for a model without experts. Between steps, on the thread that runs them.

@@ -1,22 +1,12 @@
 #include "engine/mpi_runner.h"
 
-#include <array>
-#include <numeric>
+#include <algorithm>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "engine/step_message.h"
 
 namespace chorale::engine {
-namespace {
-
-// What rank 0 announces: the size of the next step's message in bytes, or one of these.
-constexpr int64_t kStop = -1;
-constexpr int64_t kExpertLoad = -2;
-
-}  // namespace
-
 MpiRunner::MpiRunner(const RunnerParts& parts, comm::MpiWorld& world)
     : ParallelRunner(parts),
       dp_group_(world.rank() / tp_size_),
@@ -27,32 +17,29 @@ MpiRunner::MpiRunner(const RunnerParts& parts, comm::MpiWorld& world)
       leaders_(world_.split(world.rank() % tp_size_ == 0 ? 0 : 1, world.rank())),
       is_leader_(world.rank() % tp_size_ == 0),
       plans_(static_cast<size_t>(dp_size_)),
-      num_rows_(static_cast<size_t>(dp_size_)) {
+      sample_plans_(plans_.size()),
+      num_rows_(plans_.size()),
+      sampled_(plans_.size()) {
   const parallel::Topology& topology = parts.plan.ranks[static_cast<size_t>(rank_)].topology;
   runner_ = std::make_unique<RankRunner>(parts_of(parts, rank_, split_groups(world_, topology)));
-  if (rank_ == 0 && dp_size_ > 1) {
-    gathered_ =
-        Buffer(static_cast<size_t>(dp_size_ * parts.limits.max_logits_rows * vocab_size_) * sizeof(float));
-  }
+  for (const SamplePlan& plan : sample_plans_) sample_pointers_.push_back(&plan);
 }
 
 MpiRunner::~MpiRunner() {
   if (rank_ != 0 || failed_) return;
   try {
-    announce(kStop);
+    announce({.work = Work::stop});
   } catch (const comm::CollectiveError&) {
     // A rank that is gone need not be told.
   }
 }
 
-void MpiRunner::run_dp_groups(std::span<const StepPlan* const> plans,
-                              std::span<std::span<const float>> logits) {
-  CHORALE_CHECK(rank_ == 0 && static_cast<int>(plans.size()) == dp_size_ && logits.size() == plans.size());
+// What rank 0 does with the others.
+template <typename Drive>
+void MpiRunner::drive(const Drive& drive) {
+  CHORALE_CHECK(rank_ == 0);
   try {
-    for (size_t g = 0; g < plans.size(); ++g)
-      num_rows_[g] = static_cast<int64_t>(plans[g]->logits_tokens.size());
-    broadcast_plans(plans);
-    run_own(*plans[0], logits);
+    drive();
   } catch (const comm::CollectiveError& error) {
     failed_ = true;
     throw Error(error.what());
@@ -63,15 +50,50 @@ void MpiRunner::run_dp_groups(std::span<const StepPlan* const> plans,
   }
 }
 
-void MpiRunner::announce(int64_t what) {
-  world_.broadcast(stream_, std::as_writable_bytes(std::span(&what, 1)), 0, comm::Purpose::control);
+void MpiRunner::forward(std::span<const StepPlan* const> plans) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_);
+  drive([&] {
+    write_step(plans, message_);
+    announce({Work::forward, static_cast<int64_t>(message_.size() * sizeof(int32_t))});
+    broadcast_message(world_);
+    forward_own(*plans[0]);
+  });
+}
+
+void MpiRunner::sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && sampled.size() == plans.size());
+  drive([&] {
+    if (dp_size_ == 1) {
+      sampled[0] = runner_->sample(*plans[0]);
+      return;
+    }
+    write_sampling(plans, message_);
+    announce({Work::sample, static_cast<int64_t>(message_.size() * sizeof(int32_t))});
+    broadcast_message(leaders_);
+    sample_own(plans);
+    for (size_t g = 0; g < sampled.size(); ++g) sampled[g] = sampled_[g].view();
+  });
+}
+
+std::span<const float> MpiRunner::logits() {
+  CHORALE_CHECK(rank_ == 0);
+  return as_span(runner_->logits());
+}
+
+void MpiRunner::announce(const Announcement& announcement) {
+  Announcement sent = announcement;
+  world_.broadcast(stream_, std::as_writable_bytes(std::span(&sent, 1)), 0, comm::Purpose::control);
+}
+
+void MpiRunner::broadcast_message(const comm::Communicator& group) {
+  group.broadcast(stream_, std::as_writable_bytes(std::span(message_)), 0, comm::Purpose::control);
 }
 
 std::vector<int64_t> MpiRunner::expert_load() {
   CHORALE_CHECK(rank_ == 0);
   if (failed_) return {};
   try {
-    announce(kExpertLoad);
+    announce({.work = Work::expert_load});
     return sum_expert_load();
   } catch (const comm::CollectiveError& error) {
     failed_ = true;
@@ -88,51 +110,59 @@ std::vector<int64_t> MpiRunner::sum_expert_load() {
   return load;
 }
 
-void MpiRunner::broadcast_plans(std::span<const StepPlan* const> plans) {
-  write_step(plans, message_);
-  announce(static_cast<int64_t>(message_.size() * sizeof(int32_t)));
-  world_.broadcast(stream_, std::as_writable_bytes(std::span(message_)), 0, comm::Purpose::control);
+void MpiRunner::forward_own(const StepPlan& plan) {
+  inject_fault(rank_, ++num_steps_);
+  runner_->forward(plan);
 }
 
-// Runs this rank's group, and brings the logits of all groups to rank 0.
-void MpiRunner::run_own(const StepPlan& plan, std::span<std::span<const float>> logits) {
-  inject_fault(rank_, ++num_steps_);
-  const Tensor rows = runner_->run(plan);
-  if (!is_leader_) return;
-  if (dp_size_ == 1) {
-    logits[0] = as_span(rows);
-    return;
+// On the first ranks of all groups: samples the group's rows, and brings what came of all to rank 0.
+void MpiRunner::sample_own(std::span<const SamplePlan* const> plans) {
+  int64_t most = -1, total = 0;
+  for (size_t g = 0; g < plans.size(); ++g) {
+    most = std::max(most, plans[g]->most_alternatives());
+    total += num_rows_[g] = plans[g]->num_rows();
   }
-  const int64_t total = std::accumulate(num_rows_.begin(), num_rows_.end(), int64_t{0});
+  const auto group = static_cast<size_t>(dp_group_);
+  write_sampled(runner_->sample(*plans[group]), most, own_rows_);
+  const int64_t columns = sampled_columns(most);
+  if (rank_ == 0) gathered_rows_.resize(static_cast<size_t>(total * columns));
+  const Tensor own(own_rows_.data(), DType::i32, num_rows_[group], columns, columns);
   const Tensor all =
-      rank_ == 0 ? Tensor(gathered_.data(), DType::f32, total, vocab_size_, vocab_size_) : Tensor();
-  leaders_.gather_rows(stream_, rows, num_rows_, all, 0, comm::Purpose::logits);
+      rank_ == 0 ? Tensor(gathered_rows_.data(), DType::i32, total, columns, columns) : Tensor();
+  leaders_.gather_rows(stream_, own, num_rows_, all, 0, comm::Purpose::control);
   if (rank_ != 0) return;
-  const float* next = total > 0 ? all.data<float>() : nullptr;
-  for (size_t g = 0; g < logits.size(); ++g) {
-    const auto size = static_cast<size_t>(num_rows_[g] * vocab_size_);
-    logits[g] = size > 0 ? std::span(next, size) : std::span<const float>{};
-    next += size;
+  std::span<const int32_t> rest = gathered_rows_;
+  for (size_t g = 0; g < plans.size(); ++g) {
+    const auto size = static_cast<size_t>(num_rows_[g] * columns);
+    read_sampled(rest.first(size), most, sampled_[g]);
+    rest = rest.subspan(size);
   }
 }
 
 void MpiRunner::serve_steps() {
   CHORALE_CHECK(rank_ != 0);
-  std::vector<std::span<const float>> logits(static_cast<size_t>(dp_size_));
   for (;;) {
-    int64_t size = 0;
-    world_.await_broadcast(stream_, std::as_writable_bytes(std::span(&size, 1)), 0, comm::Purpose::control);
-    if (size == kStop) return;
-    if (size == kExpertLoad) {
-      sum_expert_load();
-      continue;
+    Announcement next;
+    world_.await_broadcast(stream_, std::as_writable_bytes(std::span(&next, 1)), 0, comm::Purpose::control);
+    message_.resize(static_cast<size_t>(next.bytes) / sizeof(int32_t));
+    switch (next.work) {
+      case Work::stop:
+        return;
+      case Work::expert_load:
+        sum_expert_load();
+        break;
+      case Work::forward:
+        broadcast_message(world_);
+        read_step(message_, plans_);
+        forward_own(plans_[static_cast<size_t>(dp_group_)]);
+        break;
+      case Work::sample:
+        if (!is_leader_) break;
+        broadcast_message(leaders_);
+        read_sampling(message_, sample_plans_);
+        sample_own(sample_pointers_);
+        break;
     }
-    message_.resize(static_cast<size_t>(size) / sizeof(int32_t));
-    world_.broadcast(stream_, std::as_writable_bytes(std::span(message_)), 0, comm::Purpose::control);
-    read_step(message_, plans_);
-    for (size_t g = 0; g < plans_.size(); ++g)
-      num_rows_[g] = static_cast<int64_t>(plans_[g].logits_tokens.size());
-    run_own(plans_[static_cast<size_t>(dp_group_)], logits);
   }
 }
 

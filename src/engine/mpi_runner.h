@@ -1,6 +1,6 @@
 // Ranks as processes that an MPI launcher has started. Rank 0 drives: requests enter there, it sends every
-// step to all ranks, and the logits of all data-parallel groups come to it. The others run steps until they
-// are told to stop.
+// step to all ranks, and the tokens of all data-parallel groups, sampled by their first ranks, come to it.
+// The others run steps until they are told to stop.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include "engine/parallel_runner.h"
 #include "engine/rank_runner.h"
 #include "engine/runner_parts.h"
+#include "engine/step_message.h"
 
 namespace chorale::engine {
 
@@ -28,8 +29,9 @@ class MpiRunner : public ParallelRunner {
   MpiRunner& operator=(const MpiRunner&) = delete;
 
   // On rank 0:
-  void run_dp_groups(std::span<const StepPlan* const> plans,
-                     std::span<std::span<const float>> logits) override;
+  void forward(std::span<const StepPlan* const> plans) override;
+  void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) override;
+  std::span<const float> logits() override;
   std::vector<int64_t> expert_load() override;
   std::optional<std::string> failure() const override;
 
@@ -41,10 +43,20 @@ class MpiRunner : public ParallelRunner {
   std::vector<comm::Traffic> traffic() const override { return {traffic_}; }
 
  private:
-  void announce(int64_t what);
+  // What rank 0 tells all ranks to do next, with so many bytes that follow.
+  enum class Work : int64_t { stop, forward, sample, expert_load };
+  struct Announcement {
+    Work work = Work::stop;
+    int64_t bytes = 0;
+  };
+
+  template <typename Drive>
+  void drive(const Drive& drive);
+  void announce(const Announcement& announcement);
+  void broadcast_message(const comm::Communicator& group);
   std::vector<int64_t> sum_expert_load();
-  void broadcast_plans(std::span<const StepPlan* const> plans);
-  void run_own(const StepPlan& plan, std::span<std::span<const float>> logits);
+  void forward_own(const StepPlan& plan);
+  void sample_own(std::span<const SamplePlan* const> plans);
 
   const int dp_group_;  // this rank's
   const int rank_;
@@ -56,11 +68,16 @@ class MpiRunner : public ParallelRunner {
   comm::Communicator leaders_;  // the first ranks of all groups; another one of all other ranks
   bool is_leader_;
   std::unique_ptr<RankRunner> runner_;
-  Buffer gathered_;                // logits of all groups, on rank 0 where there are several
-  std::vector<int32_t> message_;   // a step as it is sent
-  std::vector<StepPlan> plans_;    // a step as it was received
-  std::vector<int64_t> num_rows_;  // of logits, [dp_size]
-  int64_t num_steps_ = 0;          // that were begun
+  std::vector<int32_t> message_;  // a step, or its sampling, as it is sent
+  // As they were received; [dp_size].
+  std::vector<StepPlan> plans_;
+  std::vector<SamplePlan> sample_plans_;
+  std::vector<const SamplePlan*> sample_pointers_;
+  // What came of sampling: this group's rows as they are sent; of all groups, on rank 0.
+  std::vector<int32_t> own_rows_, gathered_rows_;
+  std::vector<int64_t> num_rows_;
+  std::vector<SampledValues> sampled_;
+  int64_t num_steps_ = 0;  // that were begun
   bool failed_ = false;
 };
 

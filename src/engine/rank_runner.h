@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -9,6 +10,8 @@
 #include "base/thread_pool.h"
 #include "engine/model_runner.h"
 #include "engine/parallel_plan.h"
+#include "engine/rank_sampler.h"
+#include "engine/step_recordings.h"
 #include "io/model_config.h"
 #include "model/kv_cache.h"
 #include "model/qwen3_moe.h"
@@ -28,29 +31,44 @@ class RankRunner {
     model::StepLimits limits;
     int64_t num_blocks = 0;  // of the KV cache
     DType kv_dtype = DType::bf16;
-    InstructionSet isa = InstructionSet::portable;
+    Device device;
+    InstructionSet isa = InstructionSet::portable;  // the CPU's alone, as are threads
     int num_threads = 1;
+    bool records_steps = true;  // where the device can
+    double step_timeout = 0;    // seconds that a device may take for a step; 0: any
     OpProfile* profile = nullptr;
   };
   explicit RankRunner(Parts parts);
 
-  // One step of this rank's data-parallel group. The logits [L, V], in memory of the host, on the group's
-  // first rank, nothing on the others; valid until the next step.
-  Tensor run(const StepPlan& plan, model::StepObserver* observer = nullptr);
+  // One step of this rank's data-parallel group.
+  void forward(const StepPlan& plan, model::StepObserver* observer = nullptr);
+  // On the group's first rank: samples the logits of the last step; valid until the next one.
+  SampledStep sample(const SamplePlan& plan);
+  // The logits of the last step, float32 [L, V], in memory of the host, on the group's first rank, nothing on
+  // the others; valid until the next step.
+  Tensor logits();
 
   // Adds this rank's Qwen3MoeModel::expert_load to `total` [layers * E], which may be empty before. Between
   // steps.
   void add_expert_load(std::vector<int64_t>& total) const;
 
  private:
-  ThreadPool pool_;
+  Tensor run_recorded(const StepShape& shape, const model::StepInputs& in);
+
+  ThreadPool pool_;               // the CPU's
+  std::unique_ptr<Queue> queue_;  // another device's
   Stream stream_;
+  const int64_t max_table_blocks_;
+  const bool records_steps_;
   model::StepBuffers inputs_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
+  std::optional<RankSampler> sampler_;        // on the group's first rank
+  Tensor logits_;                             // of the last step, on the device
   std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
   Tensor host_logits_;                        // float32 [L, V], in it
   std::vector<model::HostSegment> segments_;  // with room for every step
+  StepRecordings recordings_;
 };
 
 }  // namespace chorale::engine

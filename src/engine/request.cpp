@@ -1,5 +1,6 @@
 #include "engine/request.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -78,6 +79,15 @@ std::optional<RequestError> validate_tokens(const SamplingParams& p, int64_t voc
 std::optional<RequestError> SamplingParams::validate(int64_t vocab_size) const {
   if (auto error = validate_numbers(*this)) return error;
   return validate_tokens(*this, vocab_size);
+}
+
+bool has_penalties(const SamplingParams& p) {
+  return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
+}
+
+bool is_stop_token(int32_t token, const SamplingParams& params, std::span<const int32_t> eos_token_ids) {
+  if (!params.ignore_eos && std::ranges::find(eos_token_ids, token) != eos_token_ids.end()) return true;
+  return std::ranges::find(params.stop_token_ids, token) != params.stop_token_ids.end();
 }
 
 std::optional<RequestError> GenerationRequest::validate(int64_t vocab_size) const {

@@ -21,6 +21,8 @@ namespace chorale::engine {
 inline constexpr size_t kMaxStopTokenIds = 1024;
 inline constexpr size_t kMaxLogitBias = 4096;
 inline constexpr int32_t kMaxTopLogprobs = 100;
+// Of a model.
+inline constexpr size_t kMaxEosTokenIds = 64;
 
 // How the next token is chosen. Defaults are neutral: they leave the model's distribution as it is.
 struct SamplingParams {
@@ -42,6 +44,11 @@ struct SamplingParams {
   // The first rule that is broken, with the field's name, or nullopt. vocab_size bounds token ids.
   std::optional<RequestError> validate(int64_t vocab_size) const;
 };
+
+// Whether penalties go by the tokens of prompt and output.
+bool has_penalties(const SamplingParams& params);
+// Whether a token ends a request that has these parameters.
+bool is_stop_token(int32_t token, const SamplingParams& params, std::span<const int32_t> eos_token_ids);
 
 struct GenerationRequest {
   std::string id;  // unique among live requests; for logs and abort

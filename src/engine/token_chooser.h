@@ -1,4 +1,5 @@
-// What a sequence's rows of logits come to: its next token, and the log probabilities that were asked for.
+// What the sequences of a step want of its logits, and what comes of them: their next tokens, and the log
+// probabilities that were asked for.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +7,13 @@
 #include <span>
 #include <vector>
 
+#include "engine/count_slots.h"
+#include "engine/model_runner.h"
 #include "engine/request.h"
-#include "engine/sampler.h"
+#include "engine/sample_plan.h"
+#include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/step_planner.h"
 #include "engine/token_constraint.h"
 
 namespace chorale::engine {
@@ -32,20 +37,30 @@ struct Choice {
 class TokenChooser {
  public:
   // What is referred to must outlive the chooser.
-  TokenChooser(int64_t vocab_size, const std::vector<int32_t>& eos_token_ids, MaskWorkers& masks);
+  TokenChooser(const ModelRunner& runner, const std::vector<int32_t>& eos_token_ids, MaskWorkers& masks);
 
-  // `rows` [num_rows, vocab_size] belong to the last num_rows tokens that were computed of the sequence.
-  // Waits for the mask of a constrained one.
-  Choice choose(const Sequence& sequence, std::span<const float> rows);
+  // What is wanted of a step that was computed, for each data-parallel group; valid until the next call.
+  // Waits for the masks of constrained outputs.
+  std::span<const SamplePlan* const> plan(const PlannedStep& step);
+
+  // What came of it for one of the step's sequences, in the order of the step; `sampled` is its group's.
+  Choice choose(const ScheduledSequence& scheduled, const SampledStep& sampled) const;
+
+  // Of a sequence that has ended.
+  void forget(Sequence& sequence);
 
  private:
-  bool score_prompt(const Sequence& sequence, std::span<const float> rows, Choice& choice);
-  void choose_next(const Sequence& sequence, std::span<const float> row, Choice& choice);
+  void plan_rows(const ScheduledSequence& scheduled);
+  void plan_choice(Sequence& sequence, SamplePlan& plan);
+  bool score_prompt(const ScheduledSequence& scheduled, const SampledStep& sampled, Choice& choice) const;
 
-  const size_t vocab_size_;
+  const int64_t vocab_size_;
   const std::vector<int32_t>& eos_token_ids_;
   MaskWorkers& masks_;
-  Sampler sampler_;
+  // By data-parallel group.
+  std::vector<CountSlots> slots_;
+  std::vector<SamplePlan> plans_;
+  std::vector<const SamplePlan*> plan_pointers_;
 };
 
 }  // namespace chorale::engine

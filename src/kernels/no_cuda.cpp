@@ -1,10 +1,13 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
 namespace {
@@ -15,6 +18,13 @@ namespace {
 
 }  // namespace
 
+const Backend& backend() {
+  no_cuda();
+}
+std::unique_ptr<DeviceDriver> open(int) {
+  no_cuda();
+}
+
 int device_count() {
   return 0;
 }
@@ -22,17 +32,38 @@ void check(int, const char*, int) {
   no_cuda();
 }
 
-Queue::Queue(int device) : device_(device) {
+Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
   no_cuda();
 }
 Queue::~Queue() = default;
+void Queue::leaves_zero(const Tensor&) const {
+  no_cuda();
+}
+bool Queue::is_zero(const Tensor&) const {
+  no_cuda();
+}
 void Queue::enter() const {
   no_cuda();
 }
 void Queue::copy(const void*, void*, size_t) const {
   no_cuda();
 }
+void Queue::copy(const Tensor&, const Tensor&) {
+  no_cuda();
+}
 void Queue::synchronize() const {
+  no_cuda();
+}
+void Queue::synchronize() {
+  no_cuda();
+}
+void Queue::begin_recording() {
+  no_cuda();
+}
+std::unique_ptr<Recording> Queue::end_recording() {
+  no_cuda();
+}
+void Queue::replay(const Recording&) {
   no_cuda();
 }
 
@@ -42,6 +73,10 @@ DeviceBuffer::DeviceBuffer(int, size_t) {
 DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
 DeviceBuffer::~DeviceBuffer() = default;
+
+void pack_rows(const Queue&, const Tensor&, const TiledLayout&, std::byte*, const PackRegion&) {
+  no_cuda();
+}
 
 void embed(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();
@@ -117,6 +152,19 @@ int64_t attention_scratch_floats(const KvTiles&, int64_t) {
 }
 void attention(const Queue&, const Tensor&, const KvTilesView&, const AttentionBatch&, int64_t, const Tensor&,
                const Tensor&) {
+  no_cuda();
+}
+
+int64_t sample_scratch_bytes(int64_t) {
+  no_cuda();
+}
+void sample(const Queue&, const SampleRows&, const Tensor&, const SampledRows&) {
+  no_cuda();
+}
+void clear_counts(const Queue&, const Tensor&) {
+  no_cuda();
+}
+void count_tokens(const Queue&, const Tensor&, bool, const Tensor&) {
   no_cuda();
 }
 

@@ -31,9 +31,9 @@ struct SampleParams {
   double temperature = 1;  // 0: the largest logit
   double top_p = 1;
   double min_p = 0;
-  double repetition_penalty = 1;  // of counted tokens
-  double frequency_penalty = 0;   // times a token's count
-  double presence_penalty = 0;    // of tokens with a count above 0
+  double repetition_penalty = 1;  // of tokens of prompt and output
+  double frequency_penalty = 0;   // times a token's count in the output
+  double presence_penalty = 0;    // of tokens of the output
   // The random number is random_bits(seed, random_stream, position).
   uint64_t seed = 0;
   uint64_t position = 0;
@@ -42,7 +42,11 @@ struct SampleParams {
   int32_t num_top = -1;      // log probabilities of the token and of so many most likely ones; -1: of none
   int32_t given_token = -1;  // >= 0: none is chosen, this one is taken
   int32_t is_masked = 0;     // 1: the row of `allowed` counts
+  int32_t count_slot = -1;   // the row of `counts` that penalties go by; -1: there are none
 };
+
+// In a count of a token: it is in the prompt. The other bits are how often it is in the output.
+inline constexpr int32_t kInPrompt = int32_t{1} << 30;
 
 // A list of (token, value) for each row.
 struct SparseRows {
@@ -58,9 +62,9 @@ struct SampleRows {
   // float32, added to logits. Minus infinity forbids the token. Entries of one token are applied in their
   // order.
   SparseRows bias;
-  // int32: the tokens that penalties are for, each once in a row, and how often each is in the output; 0 for
-  // one that only the prompt has.
-  SparseRows counts;
+  // int32 [slots, V]: how often each token came, as count_tokens() leaves it. A token that is chosen is
+  // counted in its row's slot; no two rows have the same one. Empty: no row has a slot.
+  Tensor counts;
   Tensor allowed;  // int32 [R, ceil(V / 32)]: bit t % 32 of word t / 32 for each token t; empty: no row is
                    // masked
 };
@@ -80,10 +84,15 @@ struct SampledRows {
 };
 
 // Bytes of scratch for each row that is worked on at once.
-int64_t sample_scratch_bytes(int64_t vocab_size);
+int64_t sample_scratch_bytes(int64_t vocab_size, DeviceKind kind = DeviceKind::cpu);
 
 // scratch: uint8 [S, at least sample_scratch_bytes(V)], S >= 1: so many rows are worked on at once. Of a row
 // without log probabilities, or whose status is not ok, these outputs stay as they are.
 void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch, const SampledRows& output);
+
+// One slot of counts, int32 [1, V], for a text that nothing is known of yet.
+void clear_counts(const Stream& stream, const Tensor& counts);
+// Counts tokens int32 [1, n], of the prompt or of the output.
+void count_tokens(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts);
 
 }  // namespace chorale

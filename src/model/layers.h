@@ -11,6 +11,7 @@
 #include "io/model_config.h"
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
+#include "kernels/fixed_point.h"
 #include "model/rank_plan.h"
 #include "model/step_inputs.h"
 #include "model/token_dispatcher.h"
@@ -20,16 +21,28 @@
 
 namespace chorale::model {
 
+// What a layer adds to the residual stream, still in fixed point: of the home tokens. Valid until the next
+// layer runs.
+struct Update {
+  Tensor sums;  // int64 [U, H + 1]
+  Tensor bias;  // float32 [1, H], or empty
+
+  // residual += this. residual: float32 [U, H].
+  void add_to(const Stream& stream, const Tensor& residual) const;
+};
+
 class RmsNorm {
  public:
-  RmsNorm(const Tensor& weight, float eps) : weight_(weight), eps_(eps) {}
+  RmsNorm(const Tensor& weight, float eps) : norm_{weight, eps} {}
 
   // x: float32 [U, H]; out: activations [U, H].
   void forward(const Stream& stream, const Tensor& x, const Tensor& out) const;
+  // residual += update, then of that.
+  void add_forward(const Stream& stream, const Update& update, const Tensor& residual,
+                   const Tensor& out) const;
 
  private:
-  Tensor weight_;
-  float eps_;
+  NormWeight norm_;
 };
 
 // The embedding, of which a rank holds some rows or all.
@@ -52,16 +65,15 @@ class VocabParallelEmbedding {
 // does not matter how they are split.
 class RowParallelLinear {
  public:
-  RowParallelLinear(const PackedMatrix& weight, const Tensor& bias, TokenGroup group)
+  RowParallelLinear(const WeightMatrix& weight, const Tensor& bias, TokenGroup group)
       : data_(weight.data), layout_(weight.layout), bias_(bias), group_(std::move(group)) {}
 
-  // residual += x W^T + bias. x: activations of all tokens [T, K part]; residual: of the home tokens [U, N].
-  void forward_add(const Stream& stream, const Tensor& x, const Home& home, const Workspace& scratch,
-                   const Tensor& residual) const;
+  // x W^T + bias. x: activations of all tokens [T, K part].
+  Update forward(const Stream& stream, const Tensor& x, const Home& home, const Workspace& scratch) const;
 
  private:
   const std::byte* data_;
-  PackedLayout layout_;
+  WeightLayout layout_;
   Tensor bias_;
   TokenGroup group_;
 };
@@ -70,16 +82,14 @@ class Attention {
  public:
   Attention(const AttentionWeights& weights, const io::ModelConfig& config, const TokenGroup& group);
 
-  // residual += attention(x), for the home tokens. x: activations [U, H]; residual: float32 [U, H]. Writes
-  // the step's keys and values.
-  void forward_add(const Stream& stream, const Tensor& x, const StepInputs& in, const KvCacheView& cache,
-                   const Workspace& scratch, const Tensor& residual) const;
+  // attention(x), for the home tokens. x: activations [U, H]. Writes the step's keys and values.
+  Update forward(const Stream& stream, const Tensor& x, const StepInputs& in, const KvCacheView& cache,
+                 const Workspace& scratch) const;
 
  private:
   AttentionWeights weights_;
   TokenGroup group_;
   RowParallelLinear o_proj_;
-  int64_t num_heads_;
   float eps_;
 };
 
@@ -88,9 +98,8 @@ class DenseMlp {
  public:
   DenseMlp(const FeedForwardWeights& weights, const TokenGroup& group);
 
-  // residual += mlp(x), for the home tokens. x: activations [U, H].
-  void forward_add(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch,
-                   const Tensor& residual) const;
+  // mlp(x), for the home tokens. x: activations [U, H].
+  Update forward(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch) const;
 
  private:
   ExpertMatrices gate_up_;
@@ -102,16 +111,20 @@ class DenseMlp {
 class Router {
  public:
   // load: int64 [1, E], to which the number of tokens of each expert is added.
-  Router(const PackedMatrix& weight, const io::ModelConfig& config, const Tensor& load)
+  Router(const WeightMatrix& weight, const io::ModelConfig& config, const Tensor& load)
       : weight_(weight),
         options_{.top_k = config.num_experts_per_tok, .normalize = config.norm_topk_prob},
         load_(load) {}
 
   // x: activations [U, H].
   ChosenExperts forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
+  // The same, sorted by expert, where all experts are here.
+  ExpertRows route(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
 
  private:
-  PackedMatrix weight_;
+  Tensor logits_of(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
+
+  WeightMatrix weight_;
   RouteOptions options_;
   Tensor load_;
 };
@@ -123,8 +136,8 @@ class SparseMoe {
   SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config, const RankExtent& extent,
             const DispatchTable* table, const comm::Communicator& experts, const Tensor& load);
 
-  // residual += experts(x), for the home tokens. x: activations [U, H].
-  void forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch, const Tensor& residual);
+  // experts(x), for the home tokens. x: activations [U, H].
+  Update forward(const Stream& stream, const Tensor& x, const Workspace& scratch);
 
   bool has_router() const { return router_.has_value(); }
 
@@ -145,7 +158,7 @@ class SparseMoe {
 // The head, split by output; the group's first rank gets all logits.
 class LmHead {
  public:
-  LmHead(const PackedMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
+  LmHead(const WeightMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
          TokenGroup group);
 
   // x: activations of this rank's rows [., H]. Returns the logits of all rows [L, V], or nothing on the other
@@ -153,7 +166,7 @@ class LmHead {
   Tensor forward(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch) const;
 
  private:
-  PackedMatrix weight_;
+  WeightMatrix weight_;
   std::vector<int64_t> columns_of_;  // each rank's outputs, by rank of the TP group
   TokenGroup group_;
 };

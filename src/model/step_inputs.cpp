@@ -83,6 +83,8 @@ StepInputs StepBuffers::upload(const Stream& stream, const HostStep& step) {
   StepInputs in;
   in.token_ids = fill(token_ids_, step.token_ids);
   in.batch.block_tables = fill(block_tables_, step.block_tables);
+  if (step.min_table_blocks > in.batch.block_tables.columns())
+    in.batch.block_tables = block_tables_.device.first_columns(step.min_table_blocks);
   split_tokens(in.num_tokens());
   split_logits_rows(step.logits_tokens);
   in.home_logits_rows = fill(logits_rows_, home_logits_tokens_);

@@ -54,6 +54,9 @@ struct HostStep {
   std::span<const HostSegment> segments;
   std::span<const int32_t> block_tables;
   std::span<const int32_t> logits_tokens;
+  // AttentionBatch::block_tables shall have so many entries, if that is more; no segment has those behind its
+  // own.
+  int64_t min_table_blocks = 0;
 };
 
 // Owns the memory of a step's inputs on one rank of a tensor-parallel group.

@@ -131,8 +131,7 @@ float bounded(double logit) {
 struct RowLists {
   std::span<const int32_t> bias_tokens;
   std::span<const float> biases;
-  std::span<const int32_t> counted_tokens;
-  std::span<const int32_t> counts;
+  std::span<int32_t> counts;          // [V]; empty: no penalties
   std::span<const uint32_t> allowed;  // empty: all tokens
 };
 
@@ -208,7 +207,7 @@ RowSampler::Sampled RowSampler::sample(std::span<const float> raw, const SampleP
   if (!summary.usable) return {SampleStatus::bad_logits};
   if (params.given_token >= 0) return {SampleStatus::ok, params.given_token};
   std::span<const float> logits = raw;
-  if (!lists.bias_tokens.empty() || (penalizes(params) && !lists.counted_tokens.empty())) {
+  if (!lists.bias_tokens.empty() || (penalizes(params) && !lists.counts.empty())) {
     std::ranges::copy(raw, adjusted_.begin());
     add_bias(lists);
     if (penalizes(params)) apply_penalties(params, lists);
@@ -241,13 +240,22 @@ void RowSampler::add_bias(const RowLists& lists) {
 }
 
 void RowSampler::apply_penalties(const SampleParams& p, const RowLists& lists) {
-  for (size_t i = 0; i < lists.counted_tokens.size(); ++i) {
-    float& logit = adjusted_[static_cast<size_t>(lists.counted_tokens[i])];
-    if (logit == -kInfinity) continue;
+  const auto penalize = [&](size_t token) {
+    float& logit = adjusted_[token];
+    if (lists.counts[token] == 0 || logit == -kInfinity) return;
     const double repeated = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
-    const int32_t count = lists.counts[i];
+    const int32_t count = lists.counts[token] & ~kInPrompt;
     const double present = count > 0 ? p.presence_penalty : 0.0;
     logit = bounded(repeated - p.frequency_penalty * count - present);
+  };
+  // Few tokens have been seen: most pieces are passed over in a few vector instructions.
+  constexpr size_t kPiece = 64;
+  for (size_t begin = 0; begin < lists.counts.size(); begin += kPiece) {
+    const size_t end = std::min(begin + kPiece, lists.counts.size());
+    int32_t any = 0;
+    for (size_t token = begin; token < end; ++token) any |= lists.counts[token];
+    if (any == 0) continue;
+    for (size_t token = begin; token < end; ++token) penalize(token);
   }
 }
 
@@ -407,9 +415,13 @@ void sample_row(RowSampler& sampler, const SampleRows& input, int64_t row, const
   std::memcpy(&params, input.params.row<std::byte>(row), sizeof(params));
   RowLists lists{.bias_tokens = row_of<int32_t>(input.bias.tokens, input.bias.offsets, row),
                  .biases = row_of<float>(input.bias.values, input.bias.offsets, row),
-                 .counted_tokens = row_of<int32_t>(input.counts.tokens, input.counts.offsets, row),
-                 .counts = row_of<int32_t>(input.counts.values, input.counts.offsets, row),
+                 .counts = {},
                  .allowed = {}};
+  if (params.count_slot >= 0) {
+    CHORALE_CHECK(params.count_slot < input.counts.rows(), "slot {} of {}", params.count_slot,
+                  input.counts.rows());
+    lists.counts = {input.counts.row<int32_t>(params.count_slot), logits.size()};
+  }
   if (params.is_masked != 0) {
     CHORALE_CHECK(!input.allowed.empty(), "row {} has no mask", row);
     lists.allowed = {reinterpret_cast<const uint32_t*>(input.allowed.row<int32_t>(row)),
@@ -418,7 +430,9 @@ void sample_row(RowSampler& sampler, const SampleRows& input, int64_t row, const
   const RowSampler::Sampled sampled = sampler.sample(logits, params, lists);
   output.tokens.data<int32_t>()[row] = sampled.token;
   output.statuses.data<int32_t>()[row] = static_cast<int32_t>(sampled.status);
-  if (sampled.status != SampleStatus::ok || params.num_top < 0) return;
+  if (sampled.status != SampleStatus::ok) return;
+  if (!lists.counts.empty() && params.given_token < 0) ++lists.counts[static_cast<size_t>(sampled.token)];
+  if (params.num_top < 0) return;
   const auto most = static_cast<size_t>(output.top_tokens.columns());
   CHORALE_CHECK(
       !output.logprobs.empty() && std::min(static_cast<size_t>(params.num_top), logits.size()) <= most,
@@ -442,6 +456,18 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch
       sample_row(sampler, input, row, output);
     }
   });
+}
+
+void clear_counts(const Stream&, const Tensor& counts) {
+  std::fill_n(counts.data<int32_t>(), counts.columns(), 0);
+}
+
+void count_tokens(const Stream&, const Tensor& tokens, bool in_prompt, const Tensor& counts) {
+  for (const int32_t token : std::span(tokens.data<int32_t>(), static_cast<size_t>(tokens.columns()))) {
+    CHORALE_CHECK(token >= 0 && token < counts.columns(), "token {} of {}", token, counts.columns());
+    int32_t& count = counts.data<int32_t>()[token];
+    count = in_prompt ? count | kInPrompt : count + 1;
+  }
 }
 
 }  // namespace chorale::cpu

@@ -1,16 +1,16 @@
 #include "tools/bench/bench_step.h"
 
 #include <chrono>
-#include <span>
 #include <vector>
 
 #include "base/math.h"
 
 namespace chorale::bench {
 
-engine::StepPlan make_plan(const BenchStep& step, int64_t vocab_size) {
+engine::StepPlan make_plan(const BenchStep& step, const engine::ModelRunner& runner) {
+  const int64_t vocab_size = runner.vocab_size();
   engine::StepPlan plan;
-  const int64_t blocks = ceil_div(step.first_position + step.tokens_each, engine::kBlockTokens);
+  const int64_t blocks = ceil_div(step.first_position + step.tokens_each, runner.block_tokens());
   for (int64_t s = 0; s < step.sequences; ++s) {
     for (int64_t t = 0; t < step.tokens_each; ++t) {
       plan.token_ids.push_back(
@@ -25,11 +25,15 @@ engine::StepPlan make_plan(const BenchStep& step, int64_t vocab_size) {
 }
 
 double time_step(engine::ModelRunner& runner, const BenchStep& step) {
-  const engine::StepPlan plan = make_plan(step, runner.vocab_size());
+  const engine::StepPlan plan = make_plan(step, runner);
   const std::vector<const engine::StepPlan*> plans(static_cast<size_t>(runner.num_dp_groups()), &plan);
-  std::vector<std::span<const float>> logits(plans.size());
+  engine::SamplePlan greedy;
+  greedy.params.assign(plan.logits_tokens.size(), {.temperature = 0});
+  const std::vector<const engine::SamplePlan*> choices(plans.size(), &greedy);
+  std::vector<engine::SampledStep> sampled(plans.size());
   const auto start = std::chrono::steady_clock::now();
-  runner.run_dp_groups(plans, logits);
+  runner.forward(plans);
+  runner.sample(choices, sampled);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

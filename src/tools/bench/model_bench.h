@@ -16,6 +16,7 @@ namespace chorale::bench {
 
 struct ModelBenchOptions {
   int64_t prompt_tokens = 512;
+  int64_t prompts = 1;                         // of each data-parallel group in one prefill step
   int64_t decode_tokens = 64;                  // steps of each batch size
   std::vector<int64_t> batches{1, 4, 16, 32};  // sequences that decode together, of each data-parallel group
   int repeats = 5;                             // prefills

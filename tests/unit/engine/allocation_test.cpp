@@ -1,27 +1,47 @@
 // In steady state a decode step allocates nothing before its events are told.
+#include <cstdint>
 #include <memory>
-#include <numeric>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "engine/block_manager.h"
-#include "engine/sampler.h"
-#include "engine/scheduler.h"
+#include "engine/step_planner.h"
+#include "engine/token_chooser.h"
 #include "unit/allocation_counter.h"
 #include "unit/engine/decode_steps.h"
+#include "unit/engine/host_runner.h"
 
 namespace chorale::engine {
 namespace {
 
-TEST(Allocation, SchedulerAndSamplerReuseTheirBuffers) {
-  constexpr int64_t kVocab = 500;
-  BlockManager blocks(64, true);
-  Scheduler scheduler(blocks, {.chunked_prefill_size = 512, .max_running_requests = 4, .max_logits_rows = 4});
-  Sampler sampler(kVocab);
-  std::vector<float> row(kVocab);
-  std::iota(row.begin(), row.end(), 0.0f);
+// Every row of logits is the same.
+class RampRunner : public HostRunner {
+ public:
+  explicit RampRunner(int64_t vocab_size) : HostRunner(vocab_size) {
+    for (int64_t i = 0; i < kMaxRows * vocab_size; ++i) rows_.push_back(static_cast<float>(i % vocab_size));
+  }
+
+ protected:
+  std::span<const float> compute(const StepPlan& plan) override {
+    return std::span(rows_).first(plan.logits_tokens.size() * static_cast<size_t>(vocab_size_));
+  }
+
+ private:
+  static constexpr int64_t kMaxRows = 4;
+  std::vector<float> rows_;
+};
+
+TEST(Allocation, PlanningAndSamplingReuseTheirBuffers) {
+  EngineOptions options;
+  options.max_total_tokens = 64 * kBlockTokens;
+  options.max_running_requests = options.max_logits_rows = 4;
+  RampRunner runner(500);
+  StepPlanner planner(options, 1);
+  MaskWorkers masks(0);
+  TokenChooser chooser(runner, options.eos_token_ids, masks);
+  std::vector<SampledStep> sampled(1);
   std::vector<std::unique_ptr<Sequence>> sequences;
   for (uint64_t i = 0; i < 4; ++i) {
     GenerationRequest request;
@@ -31,26 +51,27 @@ TEST(Allocation, SchedulerAndSamplerReuseTheirBuffers) {
     p.temperature = 30;
     if (i % 2 == 0) p.top_p = 0.9;
     if (i == 1) p.top_k = 40;
-    if (i == 3) p.min_new_tokens = 100;
+    if (i == 2) p.logit_bias = {{7, 100.0F}};
+    if (i == 3) {
+      p.min_new_tokens = 100;
+      p.stop_token_ids = {499};
+    }
     sequences.push_back(std::make_unique<Sequence>(std::move(request), EventListener()));
     sequences.back()->arrival = i;
     sequences.back()->max_output = 200;
     sequences.back()->tokens.reserve(220);
     sequences.back()->blocks.reserve(8);
-    scheduler.add(*sequences.back());
+    planner.add(*sequences.back());
   }
   auto step = [&] {
-    const ScheduledStep& planned = scheduler.schedule();
-    scheduler.commit();
-    for (const ScheduledSequence& s : planned.sequences) {
-      Sequence& sequence = *s.sequence;
-      const Sampled sampled = sampler.sample({.logits = row,
-                                              .params = sequence.request.sampling,
-                                              .seed = sequence.arrival,
-                                              .prompt = sequence.prompt(),
-                                              .output = sequence.output(),
-                                              .eos_token_ids = {}});
-      sequence.tokens.push_back(sampled.token);
+    const PlannedStep& planned = planner.plan();
+    runner.forward(planned.plans);
+    planner.commit();
+    runner.sample(chooser.plan(planned), sampled);
+    for (const ScheduledSequence& s : planned.groups[0]->sequences) {
+      const Choice choice = chooser.choose(s, sampled[0]);
+      ASSERT_EQ(choice.status, ChoiceStatus::chosen);
+      s.sequence->tokens.push_back(choice.token);
     }
   };
   for (int i = 0; i < 15; ++i) step();  // every sequence has begun its second block
@@ -62,7 +83,7 @@ TEST(Allocation, SchedulerAndSamplerReuseTheirBuffers) {
   EXPECT_GT(before, 0) << "allocations are counted";
   EXPECT_EQ(within_a_block, 0);
   EXPECT_LE(over_blocks, 2) << "the block tables of the plan double now and then";
-  for (auto& sequence : sequences) scheduler.remove(*sequence);
+  for (auto& sequence : sequences) planner.remove(*sequence);
 }
 
 // The forward pass on one rank, and on eight that exchange tokens, with weights of each kind.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/loaded_model.h"
+#include "engine/sample_rows.h"
 
 namespace chorale::engine {
 
@@ -24,11 +25,17 @@ inline LoadOptions decode_options() {
 class DecodeSteps {
  public:
   explicit DecodeSteps(ModelRunner& runner)
-      : runner_(runner), plans_(static_cast<size_t>(runner.num_dp_groups()), &plan_), logits_(plans_.size()) {
+      : runner_(runner),
+        plans_(static_cast<size_t>(runner.num_dp_groups()), &plan_),
+        sample_plans_(plans_.size(), &sample_plan_),
+        sampled_(plans_.size()) {
     plan_.token_ids = {5};
     plan_.chunks = {{0, 1, 0, 0, 1}};
     plan_.block_tables = {0};
     plan_.logits_tokens = {0};
+    add_choice(
+        {.params = params_, .prompt = plan_.token_ids, .output = {}, .eos_token_ids = {}, .allowed = {}},
+        runner.vocab_size(), sample_plan_);
   }
   DecodeSteps(const DecodeSteps&) = delete;
   DecodeSteps& operator=(const DecodeSteps&) = delete;
@@ -37,15 +44,19 @@ class DecodeSteps {
   void run(int32_t begin, int32_t end) {
     for (int32_t position = begin; position < end; ++position) {
       plan_.chunks[0].first_position = position;
-      runner_.run_dp_groups(plans_, logits_);
+      runner_.forward(plans_);
+      runner_.sample(sample_plans_, sampled_);
     }
   }
 
  private:
   ModelRunner& runner_;
   StepPlan plan_;
+  SamplingParams params_;
+  SamplePlan sample_plan_;
   std::vector<const StepPlan*> plans_;
-  std::vector<std::span<const float>> logits_;
+  std::vector<const SamplePlan*> sample_plans_;
+  std::vector<SampledStep> sampled_;
 };
 
 }  // namespace chorale::engine

@@ -20,20 +20,19 @@
 #include "base/random.h"
 #include "engine/engine.h"
 #include "engine/model_runner.h"
-#include "engine/sampler.h"
+#include "unit/engine/host_runner.h"
+#include "unit/engine/sampler.h"
 
 namespace chorale::engine {
 
-class FakeRunner : public ModelRunner {
+class FakeRunner : public HostRunner {
  public:
   static constexpr int32_t kNothing = -1;
 
   FakeRunner(int64_t vocab_size, int64_t num_blocks)
-      : vocab_size_(vocab_size), cache_(static_cast<size_t>(num_blocks)) {
+      : HostRunner(vocab_size), cache_(static_cast<size_t>(num_blocks)) {
     for (auto& block : cache_) block.fill(kNothing);
   }
-
-  int64_t vocab_size() const override { return vocab_size_; }
 
   // What the logits of the last of these tokens must be. A history that contains poison_token gives NaN.
   void logits_of(std::span<const int32_t> tokens, std::span<float> row) const {
@@ -49,7 +48,8 @@ class FakeRunner : public ModelRunner {
     }
   }
 
-  std::span<const float> run(const StepPlan& plan) override {
+  // A closed gate holds a step back, so that a test can arrange what happens during it.
+  std::span<const float> compute(const StepPlan& plan) override {
     wait_at_gate();
     if (throw_on_step >= 0 && num_steps >= throw_on_step) throw std::runtime_error("the fake model broke");
     ++num_steps;
@@ -66,7 +66,6 @@ class FakeRunner : public ModelRunner {
     return logits_;
   }
 
-  // A closed gate holds run() back, so that a test can arrange what happens during a step.
   void close_gate() {
     const std::lock_guard lock(mutex_);
     open_ = false;
@@ -149,7 +148,6 @@ class FakeRunner : public ModelRunner {
     return {};
   }
 
-  int64_t vocab_size_;
   std::vector<std::array<int32_t, kBlockTokens>> cache_;
   std::vector<float> logits_;
   std::mutex mutex_;

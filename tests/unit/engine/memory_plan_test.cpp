@@ -69,6 +69,26 @@ TEST(MemoryPlan, Qwen3_30BInInt4FitsIntoSmallMachines) {
               2 * (embedding + router) + others * 4.5 / 8 + down * (4 + 32.0 / 48) / 8, 0.01e9);
 }
 
+TEST(MemoryPlan, SamplingTakesMemoryOnTheFirstRankOfEachGroup) {
+  LoadOptions options;
+  options.max_total_tokens = 1000;
+  const io::ModelConfig config = qwen3_30b();
+  const auto activations = [&](int vocab_size, int tp_size, int dp_size) {
+    io::ModelConfig changed = config;
+    changed.vocab_size = vocab_size;
+    options.parallel.strategy = {.tp_size = tp_size, .dp_size = dp_size};
+    return static_cast<double>(plan_memory(changed, DType::bf16, options, uint64_t{200} << 30).activations);
+  };
+  // Beside logits, of each token of the vocabulary: a count for each request, 22 bytes for each of 32 rows
+  // that are sampled at once, and a bit for each row.
+  const double per_token = 256 * 4 + 32 * 22 + 256.0 / 8, logits = 256 * 4;
+  EXPECT_NEAR((activations(150000, 1, 1) - activations(100000, 1, 1)) / 50000, per_token + logits, 1);
+  EXPECT_NEAR((activations(150000, 1, 2) - activations(100000, 1, 2)) / 50000,
+              2 * (128 * 4 + 32 * 22 + 128.0 / 8) + logits, 1);
+  // Part logits of both ranks come together on the first, which has them whole, too.
+  EXPECT_NEAR((activations(150000, 2, 1) - activations(100000, 2, 1)) / 50000, per_token + 3 * logits, 1);
+}
+
 TEST(MemoryPlan, TheCacheTakesItsPartOfWhatIsFree) {
   LoadOptions options;
   options.mem_fraction = 0.5;

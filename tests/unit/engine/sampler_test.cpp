@@ -1,4 +1,4 @@
-#include "engine/sampler.h"
+#include "unit/engine/sampler.h"
 
 #include <algorithm>
 #include <cmath>

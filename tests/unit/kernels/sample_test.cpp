@@ -4,11 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <set>
 
 #include "base/math.h"
-#include "kernels/ref/sample.h"
-#include "unit/kernels/kernel_test.h"
+#include "unit/kernels/sample_rows.h"
 
 namespace chorale {
 namespace {
@@ -19,22 +17,6 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 using ref::SampledRow;
 using ref::SampleRow;
 
-// The lists of all rows one after the other.
-template <typename T>
-struct Lists {
-  std::vector<int32_t> offsets{0};
-  std::vector<int32_t> tokens;
-  std::vector<T> values;
-
-  void add_row(const std::vector<std::pair<int32_t, T>>& row) {
-    for (const auto& [token, value] : row) {
-      tokens.push_back(token);
-      values.push_back(value);
-    }
-    offsets.push_back(static_cast<int32_t>(tokens.size()));
-  }
-};
-
 template <typename T>
 struct ListTensors {
   TestTensor offsets, tokens, values;
@@ -44,6 +26,42 @@ struct ListTensors {
         values(vector_tensor(lists.values)) {}
   SparseRows view() const { return {offsets, tokens, values}; }
 };
+
+// The counts of each row in a slot of its own, in another order than the rows, as count_tokens() makes them.
+class CountSlots {
+ public:
+  CountSlots(const Stream& stream, const std::vector<SampleRow>& rows)
+      : counts_(DType::i32, std::ssize(rows), std::ssize(rows.front().logits)) {
+    for (const SampleRow& row : rows) {
+      const Tensor slot = counts_->middle_rows(slot_of(next_++), 1);
+      clear_counts(stream, slot);
+      std::vector<int32_t> prompt, output;
+      for (const auto& [token, count] : row.counts) {
+        // Of those that are in the output, every other one is in the prompt, too.
+        if (count == 0 || token % 2 == 0) prompt.insert(prompt.end(), 2, token);
+        output.insert(output.end(), static_cast<size_t>(count), token);
+      }
+      count_tokens(stream, vector_tensor(prompt), true, slot);
+      count_tokens(stream, vector_tensor(output), false, slot);
+    }
+  }
+  int64_t slot_of(int64_t row) const { return counts_->rows() - 1 - row; }
+  const Tensor& view() const { return counts_; }
+  // How often a token is in the output of a row.
+  int32_t count(int64_t row, int32_t token) const {
+    return counts_->row<int32_t>(slot_of(row))[token] & ~kInPrompt;
+  }
+
+ private:
+  int64_t next_ = 0;
+  TestTensor counts_;
+};
+
+int32_t count_of(const SampleRow& row, int32_t token) {
+  int32_t total = 0;
+  for (const auto& [counted, count] : row.counts) total += counted == token ? count : 0;
+  return total;
+}
 
 int64_t most_alternatives(const std::vector<SampleRow>& rows) {
   int64_t most = 0;
@@ -61,21 +79,21 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
   const Tensor params(param_bytes.data(), DType::u8, count, sizeof(SampleParams), sizeof(SampleParams));
   const TestTensor allowed(DType::i32, count, ceil_div<int64_t>(vocab_size, 32));
   Lists<float> bias;
-  Lists<int32_t> counts;
+  const CountSlots counts(stream, rows);
   for (int64_t r = 0; r < count; ++r) {
     const SampleRow& row = rows[static_cast<size_t>(r)];
     std::copy(row.logits.begin(), row.logits.end(), logits->row<float>(r));
-    std::memcpy(params.row<std::byte>(r), &row.params, sizeof(SampleParams));
+    SampleParams row_params = row.params;
+    row_params.count_slot = static_cast<int32_t>(counts.slot_of(r));
+    std::memcpy(params.row<std::byte>(r), &row_params, sizeof(SampleParams));
     auto* words = reinterpret_cast<uint32_t*>(allowed->row<int32_t>(r));
     for (size_t t = 0; t < row.allowed.size(); ++t) {
       const uint32_t bit = uint32_t{1} << (t % 32);
       words[t / 32] = row.allowed[t] ? words[t / 32] | bit : words[t / 32] & ~bit;
     }
     bias.add_row(row.bias);
-    counts.add_row(row.counts);
   }
   const ListTensors<float> bias_tensors(bias);
-  const ListTensors<int32_t> count_tensors(counts);
   const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size));
   const TestTensor tokens(DType::i32, 1, count), statuses(DType::i32, 1, count);
   const TestTensor logprobs(DType::f32, count, 1 + most), top_tokens(DType::i32, count, most);
@@ -83,13 +101,19 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
          {.logits = logits,
           .params = params,
           .bias = bias_tensors.view(),
-          .counts = count_tensors.view(),
+          .counts = counts.view(),
           .allowed = allowed},
          scratch, {.tokens = tokens, .statuses = statuses, .logprobs = logprobs, .top_tokens = top_tokens});
   std::vector<SampledRow> results;
   for (int64_t r = 0; r < count; ++r) {
     SampledRow result{static_cast<SampleStatus>(statuses->data<int32_t>()[r]), tokens->data<int32_t>()[r]};
-    const int32_t num_top = rows[static_cast<size_t>(r)].params.num_top;
+    const SampleRow& row = rows[static_cast<size_t>(r)];
+    const int32_t num_top = row.params.num_top;
+    if (result.token >= 0) {
+      EXPECT_EQ(counts.count(r, result.token),
+                count_of(row, result.token) + (row.params.given_token < 0 ? 1 : 0))
+          << "what is chosen is counted, row " << r;
+    }
     if (result.status == SampleStatus::ok && num_top >= 0) {
       result.logprob = logprobs->row<float>(r)[0];
       for (int64_t i = 0; i < most; ++i) {
@@ -116,57 +140,6 @@ void expect_same(const SampledRow& actual, const SampledRow& expected) {
     EXPECT_EQ(actual.logprobs[i].first, expected.logprobs[i].first);
     EXPECT_TRUE(same_bits(actual.logprobs[i].second, expected.logprobs[i].second));
   }
-}
-
-double uniform(Random& random, double low, double high) {
-  return std::uniform_real_distribution<>(low, high)(random);
-}
-bool one_in(Random& random, int n) {
-  return random_int(random, 1, n) == 1;
-}
-
-SampleRow random_row(Random& random, int64_t vocab_size) {
-  const auto any_token = [&] { return static_cast<int32_t>(random_int(random, 0, vocab_size - 1)); };
-  SampleRow row;
-  row.logits =
-      random_matrix(random, 1, vocab_size, DType::f32, static_cast<float>(uniform(random, 0.1, 8))).values;
-  if (one_in(random, 4))
-    for (float& x : row.logits) x = std::round(x);  // many ties
-  if (one_in(random, 4)) row.logits[static_cast<size_t>(any_token())] = -kInf;
-  if (one_in(random, 20)) row.logits[static_cast<size_t>(any_token())] = one_in(random, 2) ? kNan : kInf;
-  SampleParams& p = row.params;
-  p.temperature = one_in(random, 4) ? 0 : std::exp(uniform(random, -3, 3));
-  if (one_in(random, 2)) p.top_k = static_cast<int32_t>(random_int(random, -1, vocab_size + 3));
-  if (one_in(random, 2)) p.top_p = uniform(random, 0.01, 1);
-  if (one_in(random, 3)) p.min_p = uniform(random, 0, one_in(random, 2) ? 1 : 0.05);
-  if (one_in(random, 3)) p.repetition_penalty = uniform(random, 0.5, 2);
-  if (one_in(random, 3)) p.frequency_penalty = uniform(random, -1, 1);
-  if (one_in(random, 3)) p.presence_penalty = uniform(random, -2, 2);
-  p.seed = (uint64_t{random()} << 32) | random();
-  p.position = static_cast<uint64_t>(random_int(random, 0, 5000));
-  p.random_stream = static_cast<uint32_t>(random_int(random, 0, 3));
-  if (one_in(random, 2)) p.num_top = static_cast<int32_t>(random_int(random, 0, 20));
-  if (one_in(random, 8)) p.given_token = any_token();
-  if (one_in(random, 3)) {
-    for (int i = 0; i < 6; ++i)
-      row.bias.emplace_back(any_token(), one_in(random, 3) ? -kInf : uniform(random, -3, 3));
-  }
-  std::set<int32_t> counted;
-  for (int i = 0; i < 12; ++i) counted.insert(any_token());
-  for (const int32_t token : counted)
-    row.counts.emplace_back(token, static_cast<int32_t>(random_int(random, 0, 4)));
-  if (one_in(random, 3)) {
-    p.is_masked = 1;
-    const auto density = random_int(random, 0, 3);  // 0: nothing is left
-    for (int64_t t = 0; t < vocab_size; ++t) row.allowed.push_back(random_int(random, 1, 3) <= density);
-  }
-  return row;
-}
-
-std::vector<SampleRow> random_rows(Random& random, int64_t count, int64_t vocab_size) {
-  std::vector<SampleRow> rows;
-  for (int64_t i = 0; i < count; ++i) rows.push_back(random_row(random, vocab_size));
-  return rows;
 }
 
 TEST(Sample, HasTheBitsOfTheReference) {
@@ -262,6 +235,20 @@ TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
   row.params.repetition_penalty = 2;
   row.counts = {{0, 0}};
   EXPECT_EQ(run_one(row).token, 1);
+}
+
+TEST(Sample, CountsAreOfPromptAndOutput) {
+  const Stream stream = streams(InstructionSet::portable)[0];
+  const TestTensor counts(DType::i32, 1, 4);
+  clear_counts(stream, counts);
+  const std::vector<int32_t> prompt{1, 1, 2}, output{2, 3, 3}, none;
+  count_tokens(stream, vector_tensor(output), false, counts);
+  count_tokens(stream, vector_tensor(prompt), true, counts);
+  count_tokens(stream, vector_tensor(none), true, counts);
+  count_tokens(stream, vector_tensor(output), false, counts);
+  EXPECT_THAT(to_dense<int32_t>(counts).values, testing::ElementsAre(0, kInPrompt, kInPrompt + 2, 4));
+  clear_counts(stream, counts);
+  EXPECT_THAT(to_dense<int32_t>(counts).values, testing::Each(0));
 }
 
 TEST(Sample, NoRowsAreNoWork) {

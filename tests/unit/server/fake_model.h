@@ -11,19 +11,17 @@
 #include <thread>
 #include <vector>
 
-#include "engine/model_runner.h"
+#include "unit/engine/host_runner.h"
 
 namespace chorale::server {
 
-class ScriptedRunner : public engine::ModelRunner {
+class ScriptedRunner : public engine::HostRunner {
  public:
-  explicit ScriptedRunner(int64_t vocab) : vocab_(vocab) {}
+  explicit ScriptedRunner(int64_t vocab) : HostRunner(vocab) {}
 
-  int64_t vocab_size() const override { return vocab_; }
-
-  std::span<const float> run(const engine::StepPlan& plan) override {
+  std::span<const float> compute(const engine::StepPlan& plan) override {
     std::this_thread::sleep_for(std::chrono::microseconds(step_microseconds));
-    logits_.assign(plan.logits_tokens.size() * static_cast<size_t>(vocab_), 0.0F);
+    logits_.assign(plan.logits_tokens.size() * static_cast<size_t>(vocab_size_), 0.0F);
     for (size_t row = 0; row < plan.logits_tokens.size(); ++row) {
       const int64_t token_index = plan.logits_tokens[row];
       int64_t position = 0;
@@ -31,7 +29,8 @@ class ScriptedRunner : public engine::ModelRunner {
         const int64_t within = token_index - chunk.first_token;
         if (within >= 0 && within < chunk.num_tokens) position = chunk.first_position + within;
       }
-      fill(std::span(logits_).subspan(row * static_cast<size_t>(vocab_), static_cast<size_t>(vocab_)),
+      fill(std::span(logits_).subspan(row * static_cast<size_t>(vocab_size_),
+                                      static_cast<size_t>(vocab_size_)),
            plan.token_ids[static_cast<size_t>(token_index)], position);
     }
     return logits_;
@@ -62,7 +61,6 @@ class ScriptedRunner : public engine::ModelRunner {
     }
   }
 
-  int64_t vocab_;
   std::vector<float> logits_;
 };
 

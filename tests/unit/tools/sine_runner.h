@@ -8,15 +8,13 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/model_runner.h"
+#include "unit/engine/host_runner.h"
 
 namespace chorale::tools {
 
-class SineRunner : public engine::ModelRunner {
+class SineRunner : public engine::HostRunner {
  public:
-  explicit SineRunner(int64_t vocab_size) : vocab_size_(vocab_size) {}
-
-  int64_t vocab_size() const override { return vocab_size_; }
+  explicit SineRunner(int64_t vocab_size) : HostRunner(vocab_size) {}
 
   // The logit of token v after token `id` at `position`.
   static float logit(int32_t id, int64_t position, int64_t v) {
@@ -24,7 +22,7 @@ class SineRunner : public engine::ModelRunner {
         std::sin(0.37 * id + 0.11 * static_cast<double>(position) + 1.3 * static_cast<double>(v)));
   }
 
-  std::span<const float> run(const engine::StepPlan& plan) override {
+  std::span<const float> compute(const engine::StepPlan& plan) override {
     EXPECT_EQ(plan.chunks.size(), 1U);
     const engine::SequenceChunk& chunk = plan.chunks.front();
     EXPECT_EQ(chunk.first_token, 0);
@@ -56,7 +54,6 @@ class SineRunner : public engine::ModelRunner {
   std::vector<int64_t> chunk_sizes;
 
  private:
-  int64_t vocab_size_;
   int64_t next_position_ = 0;
   std::vector<float> logits_;
 };

@@ -311,7 +311,7 @@ void add_call(ToolGrammarWriter& grammar, const std::string& rule, const Tool& t
   const std::string open = fmt::format("\n{{\"name\": {}, \"arguments\": ", grammar_literal(tool.name));
   grammar.add(rule, fmt::format("{} {} {}_arguments {} {}", grammar.tag(kToolCallOpen), grammar_literal(open),
                                 rule, grammar_literal("}\n"), grammar.tag(kToolCallClose)));
-  grammar.add(rule + "_arguments", grammar_json(arguments_schema(tool)));
+  grammar.add(rule + "_arguments", grammar_json(arguments_schema(tool), !tool.strict));
 }
 
 constexpr std::array kOpeningTags = {kToolCallOpen};
@@ -322,6 +322,7 @@ constexpr std::array kTokenTags = {kToolCallOpen, kToolCallClose};
 constinit const ToolCallFormat kJsonToolCalls = {.is_asked_for = &is_asked_for,
                                                  .opening_tags = kOpeningTags,
                                                  .token_tags = kTokenTags,
+                                                 .all_tags = kTokenTags,
                                                  .make_scanner = &make_scanner,
                                                  .add_call = &add_call,
                                                  .arguments_are_objects = false};

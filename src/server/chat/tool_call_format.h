@@ -22,6 +22,8 @@ struct ToolCallFormat {
   std::span<const std::string_view> opening_tags;
   // The tags of calls for which vocabularies may have tokens of their own.
   std::span<const std::string_view> token_tags;
+  // Everything that the scanner looks for between < and >.
+  std::span<const std::string_view> all_tags;
   // Reads one call from what follows the opening tag. `tools` must outlive the scanner.
   std::unique_ptr<ToolCallScanner> (*make_scanner)(std::string_view opening_tag,
                                                    const std::vector<Tool>& tools);

@@ -2,9 +2,11 @@
 #include <array>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "server/chat/raw_values.h"
 #include "server/chat/tool_call_format.h"
 #include "server/chat/tool_grammar_writer.h"
 #include "server/wire/json_body.h"
@@ -320,18 +322,56 @@ std::set<std::string> required_names(const Json& schema) {
   return names;
 }
 
-// A schema that refers to others cannot leave its place.
-void add_parameter(ToolGrammarWriter& grammar, const std::string& rule, const std::string& name,
-                   const Json& schema, const Json& root) {
-  const std::string open = grammar_literal(fmt::format("{}{}>\n", kParameterOpen, name));
-  const std::set<std::string> types = schema_types(schema, root);
-  if (types.empty() || types.contains("string") || has_reference(schema)) {
-    grammar.add(rule, open + " value \"\\n\"");
+constexpr std::string_view kValueEnd = "\n</parameter>\n";
+
+// The schema with what it refers to, which stays behind when it leaves its place.
+Json with_definitions(Json schema, const Json& root) {
+  if (!has_reference(schema)) return schema;
+  for (const char* name : {"$defs", "definitions"}) {
+    if (const auto found = root.find(name); found != root.end()) schema[name] = *found;
+  }
+  return schema;
+}
+
+// Whether a schema that left its place refers to something that did not come with it.
+bool refers_elsewhere(const Json& schema) {
+  if (!schema.is_structured()) return false;
+  if (const auto found = schema.find("$ref"); schema.is_object() && found != schema.end()) {
+    const std::string target = found->is_string() ? found->get<std::string>() : "";
+    if (!target.starts_with("#/$defs/") && !target.starts_with("#/definitions/")) return true;
+  }
+  return std::any_of(schema.begin(), schema.end(), refers_elsewhere);
+}
+
+// Adds the rule for the value of a parameter and the end of it.
+void add_value(ToolGrammarWriter& grammar, const std::string& rule, const Json& schema, const Json& root,
+               bool lenient) {
+  RawValues values = raw_values(schema, root);
+  for (Json& json : values.json) json = with_definitions(std::move(json), root);
+  if (values.any_text || std::ranges::any_of(values.json, refers_elsewhere)) {
+    grammar.add(rule, "value \"\\n\"");
     grammar.add_once(fmt::format("value[suffix=\"{}\"]", kParameterClose), kAnyText);
     return;
   }
-  grammar.add(rule, fmt::format("{} {}_value \"\\n{}\\n\"", open, rule, kParameterClose));
-  grammar.add(rule + "_value", grammar_json(schema));
+  std::vector<std::string> ways;
+  if (!values.texts.empty()) {
+    ways.push_back(rule + "_text");
+    grammar.add(fmt::format("{}[suffix={}]", ways.back(), grammar_literal(kValueEnd)),
+                fmt::format("{}", fmt::join(values.texts, " | ")));
+  }
+  for (const Json& json : values.json) {
+    const std::string name = fmt::format("{}_{}", rule, ways.size());
+    grammar.add(name, grammar_json(json, lenient));
+    ways.push_back(fmt::format("{} {}", name, grammar_literal(kValueEnd)));
+  }
+  grammar.add(rule, fmt::format("{}", fmt::join(ways, " | ")));
+}
+
+void add_parameter(ToolGrammarWriter& grammar, const std::string& rule, const std::string& name,
+                   const Json& schema, const Json& root, bool lenient) {
+  const std::string open = grammar_literal(fmt::format("{}{}>\n", kParameterOpen, name));
+  grammar.add(rule, fmt::format("{} {}_value", open, rule));
+  add_value(grammar, rule + "_value", schema, root, lenient);
 }
 
 void add_call(ToolGrammarWriter& grammar, const std::string& rule, const Tool& tool) {
@@ -345,7 +385,7 @@ void add_call(ToolGrammarWriter& grammar, const std::string& rule, const Tool& t
     for (const auto& [name, property] : properties->items()) {
       const std::string parameter = fmt::format("{}_{}", rule, number++);
       parts.push_back(required.contains(name) ? parameter : parameter + "?");
-      add_parameter(grammar, parameter, name, property, schema);
+      add_parameter(grammar, parameter, name, property, schema, !tool.strict);
     }
   }
   parts.push_back(grammar_literal(fmt::format("{}\n", kFunctionClose)));
@@ -355,12 +395,15 @@ void add_call(ToolGrammarWriter& grammar, const std::string& rule, const Tool& t
 
 constexpr std::array kOpeningTags = {kToolCallOpen, kFunctionOpen};
 constexpr std::array kTokenTags = {kToolCallOpen, kToolCallClose};
+constexpr std::array kAllTags = {kToolCallOpen,  kToolCallClose, kFunctionOpen,
+                                 kFunctionClose, kParameterOpen, kParameterClose};
 
 }  // namespace
 
 constinit const ToolCallFormat kXmlToolCalls = {.is_asked_for = &is_asked_for,
                                                 .opening_tags = kOpeningTags,
                                                 .token_tags = kTokenTags,
+                                                .all_tags = kAllTags,
                                                 .make_scanner = &make_scanner,
                                                 .add_call = &add_call,
                                                 .arguments_are_objects = true};

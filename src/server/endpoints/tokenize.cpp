@@ -27,7 +27,8 @@ struct TextInput {
 TextInput read_texts(Fields& fields, const RequestContext& context) {
   TextInput input;
   if (fields.get("messages") != nullptr) {
-    input.texts.push_back(render_chat(fields, context));
+    const ToolRequest tools = read_tools(fields);
+    input.texts.push_back(render_chat(template_variables(fields, tools), tools, context).text);
     input.special_tokens = false;
     return input;
   }

@@ -1,5 +1,6 @@
 #include "server/chat/prompt.h"
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -32,8 +33,14 @@ void read_thinking(Fields& fields, Json& variables) {
 Json template_variables(Fields& fields, const ToolRequest& tools) {
   const Json* messages = fields.get("messages");
   if (messages == nullptr) bad_request("messages", "'messages' is missing");
+  const bool continues = fields.boolean("continue_final_message").value_or(false);
+  const auto generation_prompt = fields.boolean("add_generation_prompt");
+  if (continues && generation_prompt.value_or(false)) {
+    bad_request("continue_final_message",
+                "'continue_final_message' and 'add_generation_prompt' exclude each other");
+  }
   Json variables = {{"messages", read_messages(*messages)},
-                    {"add_generation_prompt", fields.boolean("add_generation_prompt").value_or(true)}};
+                    {"add_generation_prompt", generation_prompt.value_or(!continues)}};
   if (tools.may_call()) variables["tools"] = tools.list;
   if (const Json* extra = fields.get("chat_template_kwargs")) {
     if (!extra->is_object()) {
@@ -86,12 +93,40 @@ const ToolCallFormat* tool_call_format_of(const text::ChatTemplate& chat) {
   return &find_tool_call_format(*text);
 }
 
+std::string cut_after_last_message(std::string prompt, const Json& messages) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const Json& last = messages.back();
+  if (last.value("role", "") != "assistant" || !last.contains("content") || !last["content"].is_string()) {
+    bad_request("continue_final_message",
+                "'continue_final_message' needs a last message of the assistant that has content");
+  }
+  std::string_view content = last["content"].get_ref<const std::string&>();
+  content.remove_prefix(std::min(content.find_first_not_of(kSpace), content.size()));
+  const std::string_view trimmed = content.substr(0, content.find_last_not_of(kSpace) + 1);
+  const size_t at = trimmed.empty() ? std::string::npos : prompt.rfind(trimmed);
+  if (at == std::string::npos) {
+    bad_request("continue_final_message",
+                "the model's chat template does not show the last message as it is, or it has no text");
+  }
+  // Templates may take white space from the end; where they do not, it is part of what is continued.
+  const bool is_whole = prompt.compare(at, content.size(), content) == 0;
+  prompt.resize(at + (is_whole ? content : trimmed).size());
+  return prompt;
+}
+
+bool continues_reasoning(std::string_view prompt) {
+  const size_t open = prompt.rfind(kThinkOpen);
+  const size_t close = prompt.rfind(kThinkClose);
+  return open != std::string_view::npos && (close == std::string_view::npos || open > close);
+}
+
 ReasoningStart reasoning_start(std::string_view prompt) {
   if (opens_reasoning(prompt)) return ReasoningStart::opened;
   return closes_reasoning(prompt) ? ReasoningStart::none : ReasoningStart::allowed;
 }
 
-ChatPrompt render_chat(Json variables, const ToolRequest& tools, const RequestContext& context) {
+ChatPrompt render_chat(Json variables, const ToolRequest& tools, bool continues,
+                       const RequestContext& context) {
   const text::ChatTemplate& chat = chat_template(context);
   ChatPrompt prompt;
   if (tools.may_call() || has_tool_calls(variables["messages"]))
@@ -103,6 +138,7 @@ ChatPrompt render_chat(Json variables, const ToolRequest& tools, const RequestCo
     parse_tool_arguments(variables["messages"]);
   }
   prompt.text = render_template(chat, variables);
+  if (continues) prompt.text = cut_after_last_message(std::move(prompt.text), variables["messages"]);
   return prompt;
 }
 

@@ -27,6 +27,13 @@ std::string render_template(const text::ChatTemplate& chat, const Json& variable
 // does not write about tools.
 const ToolCallFormat* tool_call_format_of(const text::ChatTemplate& chat);
 
+// For "continue_final_message": the prompt up to the end of its last message, which the output goes on with.
+// Throws BadRequest where that is no text of the assistant, or the template has changed it.
+std::string cut_after_last_message(std::string prompt, const Json& messages);
+
+// Whether such a prompt ends inside of its reasoning.
+bool continues_reasoning(std::string_view prompt);
+
 // How the output begins after this prompt.
 ReasoningStart reasoning_start(std::string_view prompt);
 
@@ -37,7 +44,9 @@ struct ChatPrompt {
   const ToolCallFormat* call_format = nullptr;
 };
 
-// `variables` are those of template_variables(). Throws BadRequest.
-ChatPrompt render_chat(Json variables, const ToolRequest& tools, const RequestContext& context);
+// `variables` are those of template_variables(). continues: the last message is the beginning of the answer.
+// Throws BadRequest.
+ChatPrompt render_chat(Json variables, const ToolRequest& tools, bool continues,
+                       const RequestContext& context);
 
 }  // namespace chorale::server

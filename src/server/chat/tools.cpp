@@ -138,6 +138,50 @@ void add_types(const Json& schema, const Json& root, int& budget, std::set<std::
 
 }  // namespace
 
+namespace {
+
+// {"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [...]}}, or with mode
+// and tools beside the type: the others are as if they were not offered.
+ToolRequest::Choice read_allowed_tools(const Json& choice, ToolRequest& out) {
+  Fields outer(choice, "tool_choice");
+  outer.string("type");
+  const Json* inside = outer.get("allowed_tools");
+  const bool nested = inside != nullptr;
+  Fields fields(nested ? *inside : choice, nested ? "tool_choice.allowed_tools" : "tool_choice");
+  const std::string mode = fields.string("mode").value_or("auto");
+  if (mode != "auto" && mode != "required") {
+    bad_request(fields.param("mode"), "'{}' must be 'auto' or 'required', not {}", fields.param("mode"),
+                quote(mode));
+  }
+  const Json* list = fields.get("tools");
+  const std::string param = fields.param("tools");
+  if (list == nullptr || !list->is_array() || list->empty())
+    bad_request(param, "'{}' must be a list of at least one tool", param);
+  std::set<std::string> names;
+  for (size_t i = 0; i < list->size(); ++i) {
+    const std::string path = fmt::format("{}[{}]", param, i);
+    Fields tool((*list)[i], path);
+    const Json* function = tool.get("function");
+    Fields named(function != nullptr ? *function : (*list)[i], path);
+    const std::string name = named.string("name").value_or("");
+    if (find_tool(out.tools, name) == nullptr)
+      bad_request(path, "'tools' has no function named {}", quote(name));
+    names.insert(name);
+  }
+  Json kept = Json::array();
+  std::vector<Tool> tools;
+  for (size_t i = 0; i < out.tools.size(); ++i) {
+    if (!names.contains(out.tools[i].name)) continue;
+    kept.push_back(out.list[i]);
+    tools.push_back(std::move(out.tools[i]));
+  }
+  out.list = std::move(kept);
+  out.tools = std::move(tools);
+  return mode == "required" ? ToolRequest::Choice::required : ToolRequest::Choice::automatic;
+}
+
+}  // namespace
+
 ToolRequest read_tools(Fields& fields) {
   ToolRequest out;
   read_list(fields, out);
@@ -149,6 +193,10 @@ ToolRequest read_tools(Fields& fields) {
   }
   if (out.tools.empty() && *choice != "none" && *choice != "auto") {
     bad_request("tool_choice", "'tool_choice' is only 'none' or 'auto' without 'tools'");
+  }
+  if (choice->is_object() && choice->value("type", Json()) == "allowed_tools") {
+    out.choice = read_allowed_tools(*choice, out);
+    return out;
   }
   out.choice = read_choice(*choice, out.tools, out.name);
   return out;

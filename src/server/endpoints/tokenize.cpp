@@ -28,7 +28,8 @@ TextInput read_texts(Fields& fields, const RequestContext& context) {
   TextInput input;
   if (fields.get("messages") != nullptr) {
     const ToolRequest tools = read_tools(fields);
-    input.texts.push_back(render_chat(template_variables(fields, tools), tools, context).text);
+    const bool continues = fields.boolean("continue_final_message").value_or(false);
+    input.texts.push_back(render_chat(template_variables(fields, tools), tools, continues, context).text);
     input.special_tokens = false;
     return input;
   }

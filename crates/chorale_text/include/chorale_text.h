@@ -91,7 +91,9 @@ enum {
   CHORALE_GRAMMAR_REGEX = 2,
   CHORALE_GRAMMAR_EBNF = 3,
   CHORALE_GRAMMAR_CHOICE = 4,
-  CHORALE_GRAMMAR_LARK = 5
+  CHORALE_GRAMMAR_LARK = 5,
+  CHORALE_GRAMMAR_LENIENT_JSON_SCHEMA = 6,  // parts that cannot be enforced say nothing
+  CHORALE_GRAMMAR_WRITTEN = 7               // Lark that the caller wrote around schemas of others
 };
 
 // Masks have vocab_size bits, padded to whole words of 32. The environment keeps what it needs of the
@@ -107,6 +109,8 @@ int32_t chorale_grammar_compile(const chorale_grammar_environment* environment, 
                                 chorale_text_view source, chorale_grammar** grammar,
                                 chorale_text_bytes* error);
 void chorale_grammar_destroy(chorale_grammar* grammar);
+// Fails for a "pattern" of a JSON schema that cannot be enforced, and says why.
+int32_t chorale_grammar_check_pattern(chorale_text_view pattern, chorale_text_bytes* error);
 
 // At the beginning of a text.
 int32_t chorale_grammar_matcher_create(const chorale_grammar* grammar, chorale_grammar_matcher** matcher,

@@ -9,7 +9,7 @@ use std::slice;
 use minijinja::Value;
 
 use crate::chat_template::ChatTemplate;
-use crate::grammar::{Environment, Grammar, Kind, Matcher};
+use crate::grammar::{unsupported_pattern, Environment, Grammar, Kind, Matcher};
 use crate::tokenizer::Tokenizer;
 
 const OK: i32 = 0;
@@ -302,6 +302,16 @@ pub unsafe extern "C" fn chorale_grammar_compile(
         let compiled = (*environment).compile(kind, source.text()?)?;
         grammar.write(Box::into_raw(Box::new(compiled)));
         Ok(OK)
+    })
+}
+
+/// # Safety
+/// The view holds; `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_check_pattern(pattern: View, error: *mut Array<u8>) -> i32 {
+    guard(error, || match unsupported_pattern(pattern.text()?) {
+        None => Ok(OK),
+        Some(reason) => Err(reason),
     })
 }
 

@@ -56,7 +56,7 @@ std::string call_id(const AnswerHead& head, int64_t choice, int64_t call) {
   return "call_" + sha256_hex(fmt::format("{}/{}/{}", head.id, choice, call)).substr(0, 24);
 }
 
-// A call as far as it has come is a "tool_calls"; one that the length has cut off is not.
+// Calls are a "tool_calls", unless the length has cut off a further one, or a part of one was told.
 const char* message_finish_name(engine::FinishReason finish, const MessageParser& parser) {
   const bool cut_off = finish == engine::FinishReason::length && parser.cut_off_call();
   return parser.made_calls() && !cut_off ? "tool_calls" : finish_name(finish);

@@ -10,6 +10,26 @@
 
 namespace chorale::server {
 
+namespace {
+
+// "enable_thinking", also at the top of the request. Templates compare it with false: anything else that
+// means no would leave it on.
+void read_thinking(Fields& fields, Json& variables) {
+  if (const auto top = fields.boolean("enable_thinking"); top && !variables.contains("enable_thinking")) {
+    variables["enable_thinking"] = *top;
+  }
+  const auto found = variables.find("enable_thinking");
+  if (found == variables.end()) return;
+  if (found->is_null()) {
+    variables.erase(found);
+  } else if (!found->is_boolean()) {
+    const std::string param = "chat_template_kwargs.enable_thinking";
+    bad_request(param, "'{}' must be true or false, not {}", param, describe(*found));
+  }
+}
+
+}  // namespace
+
 Json template_variables(Fields& fields, const ToolRequest& tools) {
   const Json* messages = fields.get("messages");
   if (messages == nullptr) bad_request("messages", "'messages' is missing");
@@ -35,6 +55,7 @@ Json template_variables(Fields& fields, const ToolRequest& tools) {
       variables[name] = value;
     }
   }
+  read_thinking(fields, variables);
   // Of the efforts, Qwen3's templates know none and the rest.
   const auto effort = fields.string("reasoning_effort");
   if (effort == "none" && !variables.contains("enable_thinking")) variables["enable_thinking"] = false;
@@ -104,12 +125,21 @@ ReasoningStart reasoning_start(std::string_view prompt) {
   return closes_reasoning(prompt) ? ReasoningStart::none : ReasoningStart::allowed;
 }
 
-std::string render_chat(Fields& fields, const RequestContext& context) {
-  const Json variables = template_variables(fields, read_tools(fields));
-  std::string text = render_template(chat_template(context), variables);
-  if (fields.boolean("continue_final_message").value_or(false))
-    text = cut_after_last_message(std::move(text), variables["messages"]);
-  return text;
+ChatPrompt render_chat(Json variables, const ToolRequest& tools, bool continues,
+                       const RequestContext& context) {
+  const text::ChatTemplate& chat = chat_template(context);
+  ChatPrompt prompt;
+  if (tools.may_call() || has_tool_calls(variables["messages"]))
+    prompt.call_format = tool_call_format_of(chat);
+  if (tools.may_call() && prompt.call_format == nullptr) {
+    bad_request("tools", "the model's chat template does not show tools to the model");
+  }
+  if (prompt.call_format != nullptr && prompt.call_format->arguments_are_objects) {
+    parse_tool_arguments(variables["messages"]);
+  }
+  prompt.text = render_template(chat, variables);
+  if (continues) prompt.text = cut_after_last_message(std::move(prompt.text), variables["messages"]);
+  return prompt;
 }
 
 }  // namespace chorale::server

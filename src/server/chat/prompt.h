@@ -37,7 +37,16 @@ bool continues_reasoning(std::string_view prompt);
 // How the output begins after this prompt.
 ReasoningStart reasoning_start(std::string_view prompt);
 
-// All of it at once, for who wants the prompt alone. Throws BadRequest.
-std::string render_chat(Fields& fields, const RequestContext& context);
+// A prompt and the form of calls in it: that of the calls that the model may make, and of earlier ones;
+// nullptr: there are none.
+struct ChatPrompt {
+  std::string text;
+  const ToolCallFormat* call_format = nullptr;
+};
+
+// `variables` are those of template_variables(). continues: the last message is the beginning of the answer.
+// Throws BadRequest.
+ChatPrompt render_chat(Json variables, const ToolRequest& tools, bool continues,
+                       const RequestContext& context);
 
 }  // namespace chorale::server

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "server/generation/json_schema.h"
 #include "server/wire/bad_request.h"
 
 namespace chorale::server {
@@ -43,7 +44,8 @@ Tool read_tool(const Json& value, const std::string& path) {
   }
   tool.name = *name;
   inner.string("description");
-  inner.boolean("strict");
+  tool.strict = inner.boolean("strict").value_or(false);
+  tool.param = inner.param("parameters");
   if (const Json* parameters = inner.get("parameters")) {
     if (!parameters->is_object()) {
       const std::string param = inner.param("parameters");
@@ -94,19 +96,6 @@ ToolRequest::Choice read_choice(const Json& value, const std::vector<Tool>& tool
               value.is_string() ? quote(value.get_ref<const std::string&>()) : describe(value));
 }
 
-// What "#/$defs/name" stands for; nullptr when it is not there or elsewhere.
-const Json* resolve(const Json& reference, const Json& root) {
-  if (!reference.is_string()) return nullptr;
-  const std::string& text = reference.get_ref<const std::string&>();
-  if (!text.starts_with('#')) return nullptr;
-  try {
-    const Json::json_pointer pointer(text.substr(1));
-    return root.contains(pointer) ? &root.at(pointer) : nullptr;
-  } catch (const Json::exception&) {  // not a pointer
-    return nullptr;
-  }
-}
-
 void add_types(const Json& schema, const Json& root, int& budget, std::set<std::string>& types);
 
 void add_types_of_parts(const Json& schema, const Json& root, int& budget, std::set<std::string>& types) {
@@ -141,7 +130,7 @@ void add_types(const Json& schema, const Json& root, int& budget, std::set<std::
     return;
   }
   if (const auto reference = schema.find("$ref"); reference != schema.end()) {
-    if (const Json* target = resolve(*reference, root)) add_types(*target, root, budget, types);
+    if (const Json* target = resolve_reference(*reference, root)) add_types(*target, root, budget, types);
     return;
   }
   add_types_of_parts(schema, root, budget, types);

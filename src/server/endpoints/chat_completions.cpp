@@ -44,27 +44,29 @@ int32_t read_logprobs(Fields& fields, const RequestLimits& limits) {
   return logprobs ? static_cast<int32_t>(top_logprobs.value_or(0)) : -1;
 }
 
-// What makes the model call a tool.
-RequestedFormat tool_format(const ToolRequest& tools, const ToolCallFormat& format, std::string_view prompt,
-                            const text::Tokenizer& tokenizer) {
-  const ToolGrammarOptions options{&format, reasoning_start(prompt), has_tag_tokens(tokenizer, format)};
-  return RequestedFormat{.constraint = {OutputConstraint::Kind::lark, tool_grammar(tools, options)},
-                         .param = "tool_choice"};
-}
-
-// A call that the model must make comes before a format, which is about the text of a message.
-std::shared_ptr<const OutputFormat> output_format(std::optional<RequestedFormat> calls,
-                                                  std::optional<RequestedFormat> format,
-                                                  std::string_view prompt) {
-  OutputFormat made;
-  if (calls) {
-    made.requested = std::move(*calls);  // whose grammar has the reasoning
-  } else if (format) {
-    made = {std::move(*format), reasoning_start(prompt)};
-  } else {
-    return nullptr;
+// A call that the model must make comes before a format, which is about the text of a message. Where it may
+// make one, it chooses between a call and a format that is JSON.
+std::shared_ptr<const OutputFormat> output_format(const ToolRequest& tools, const ToolCallFormat* call_format,
+                                                  std::optional<RequestedFormat> text_format,
+                                                  std::string_view prompt, const text::Tokenizer& tokenizer) {
+  const ReasoningStart reasoning = reasoning_start(prompt);
+  std::optional<Json> schema;
+  if (tools.may_call() && text_format) schema = schema_of(*text_format);
+  if (!tools.must_call() && !schema) {
+    if (!text_format) return nullptr;
+    return std::make_shared<const OutputFormat>(OutputFormat{std::move(*text_format), reasoning});
   }
-  return std::make_shared<const OutputFormat>(std::move(made));
+  ToolGrammarOptions options{call_format, reasoning, has_tag_tokens(tokenizer, *call_format)};
+  std::string param = "tool_choice";
+  if (!tools.must_call()) {
+    options.text_schema = &*schema;
+    options.text_is_strict = text_format->constraint.kind == OutputConstraint::Kind::json_schema;
+    param = text_format->param;
+  }
+  // The grammar has the reasoning.
+  return std::make_shared<const OutputFormat>(OutputFormat{
+      RequestedFormat{.constraint = {OutputConstraint::Kind::written, tool_grammar(tools, options)},
+                      .param = std::move(param)}});
 }
 
 }  // namespace
@@ -90,22 +92,16 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   refuse_unsupported_fields(fields);
   fields.finish();
 
-  const text::ChatTemplate& chat = chat_template(context);
-  const bool has_calls = tools.may_call() || has_tool_calls(variables["messages"]);
-  const ToolCallFormat* call_format = has_calls ? tool_call_format_of(chat) : nullptr;
-  if (tools.may_call() && call_format == nullptr)
-    bad_request("tools", "the model's chat template does not show tools to the model");
-  if (call_format != nullptr && call_format->arguments_are_objects)
-    parse_tool_arguments(variables["messages"]);
-  std::string text = render_template(chat, variables);
-  if (continues) text = cut_after_last_message(std::move(text), variables["messages"]);
-  std::optional<RequestedFormat> calls;
-  if (tools.must_call()) calls = tool_format(tools, *call_format, text, context.model.tokenizer);
-  const auto format = output_format(std::move(calls), std::move(text_format), text);
+  const ChatPrompt rendered = render_chat(std::move(variables), tools, continues, context);
+  const std::string& text = rendered.text;
+  const ToolCallFormat* call_format = rendered.call_format;
+  const auto format =
+      output_format(tools, call_format, std::move(text_format), text, context.model.tokenizer);
   message.reasoning_opened = continues ? continues_reasoning(text) : opens_reasoning(text);
   message.parse_calls = tools.may_call();
-  if (call_format != nullptr) message.calls = {call_format, tools.parallel};
+  if (call_format != nullptr) message.calls = {call_format, tools.parallel, !stream.stream};
   message.tools = tools.tools;
+  sampling.text.kept_tokens = tag_tokens(context.model.tokenizer, message);
 
   const std::vector<int32_t> prompt = context.model.tokenizer.encode(text, false);
   sampling.params.max_new_tokens =

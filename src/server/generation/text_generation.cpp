@@ -13,7 +13,7 @@ int64_t count_characters(std::string_view text) {
 }
 
 TextGeneration::TextGeneration(const text::Tokenizer& tokenizer, TextOptions options)
-    : detokenizer_(tokenizer, options.skip_special_tokens),
+    : detokenizer_(tokenizer, options.skip_special_tokens, std::move(options.kept_tokens)),
       matcher_(std::move(options.stop)),
       options_(std::move(options)) {}
 

@@ -21,6 +21,7 @@ export interface ServerInfo {
   model: string | null;
   path: string | null;
   dtype: string | null;
+  device: string | null; // null where it is the CPU
   instructionSet: string | null;
   strategy: string | null;
   numExperts: number | null;
@@ -91,6 +92,7 @@ export async function fetchServerInfo(apiKey: string): Promise<ServerInfo> {
     model: text("served_model_name"),
     path: text("model_path"),
     dtype: text("dtype"),
+    device: text("device_name"),
     instructionSet: text("instruction_set"),
     strategy: text("strategy"),
     numExperts: number("num_experts"),

@@ -10,7 +10,6 @@ function ServerFacts({ info }: { info: ServerInfo }) {
     value === null ? null : `${formatCount(value)} ${unit}`;
   const rows: [string, string | null][] = [
     ["Model", info.model],
-    ["Path", info.path],
     ["Strategy", info.strategy?.replaceAll(",", ", ") ?? null],
     ["Experts", info.numExperts === null ? null : formatCount(info.numExperts)],
     ["Precision", info.dtype],

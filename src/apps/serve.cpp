@@ -4,6 +4,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -53,6 +54,11 @@ void log_capacity(const engine::ModelInfo& model, int64_t wanted_length) {
   const int64_t per_group = model.max_total_tokens / (blocks * model.block_tokens());
   const int64_t groups = model.kv_tokens_total() / model.max_total_tokens;
   log::info("KV cache: {} tokens, {} requests of {}", model.kv_tokens_total(), groups * per_group, length);
+}
+
+std::function<uint64_t()> free_memory_of(const Device& device) {
+  if (device.is_cpu()) return nullptr;
+  return [driver = device.driver()] { return driver->free_memory(); };
 }
 
 void warn_of_files(const io::ModelConfig& config, const std::optional<text::ChatTemplate>& chat) {
@@ -117,6 +123,9 @@ int run_serve(const ServeFlags& flags) {
                          .placement = config.num_experts > 0 ? &info.parallel.placement : nullptr,
                          .dtype = info.dtype_name(),
                          .quantization = info.quantization_name(),
+                         .device = info.device,
+                         .device_description = info.device_description,
+                         .free_device_memory = free_memory_of(model.device()),
                          .instruction_set = info.instruction_set_name(),
                          .version = flags.version,
                          .strategy = parallel::to_string(info.parallel.strategy),
@@ -127,7 +136,9 @@ int run_serve(const ServeFlags& flags) {
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
   // order.
-  log::critical("the server ends because the model has failed");
+  log::critical(
+      "the server ends because the model has failed{}",
+      info.device_description.empty() ? "" : fmt::format(" on {}, {}", info.device, info.device_description));
   log::flush();
   std::_Exit(kModelFailed);
 }

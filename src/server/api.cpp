@@ -41,13 +41,16 @@ MetricsOptions metrics_options(const ServerOptions& options, const ServerModel& 
   return {.model_name = name,
           .build_info = {{"version", model.version},
                          {"compiler", compiler},
-                         {"instruction_set", model.instruction_set}},
+                         {"instruction_set", model.instruction_set},
+                         {"device", model.device},
+                         {"device_name", model.device_description}},
           .model_info = {{"dtype", model.dtype},
                          {"strategy", model.strategy},
                          {"num_layers", std::to_string(model.num_layers)},
                          {"num_experts", std::to_string(model.num_experts)},
                          {"num_experts_per_token", std::to_string(model.num_experts_per_token)},
                          {"max_model_len", std::to_string(model.max_context_len)}},
+          .free_device_memory = model.free_device_memory,
           .sglang_names = options.sglang_metrics,
           .vllm_names = options.vllm_metrics};
 }

@@ -82,6 +82,8 @@ HttpResponse server_info(ServerState& state, const HttpRequest& /*request*/) {
                        {"model_path", context.model_name},
                        {"dtype", model.dtype},
                        {"quantization", model.quantization},
+                       {"device", model.device},
+                       {"device_name", model.device_description},
                        {"instruction_set", model.instruction_set},
                        {"strategy", model.strategy},
                        {"num_experts", model.num_experts},

@@ -20,6 +20,7 @@ export interface ChatMessage {
 export interface ServerInfo {
   model: string | null;
   dtype: string | null;
+  device: string | null; // null where it is the CPU
   instructionSet: string | null;
   strategy: string | null;
   numExperts: number | null;
@@ -91,6 +92,7 @@ export async function fetchServerInfo(apiKey: string): Promise<ServerInfo> {
   const out: ServerInfo = {
     model: text("served_model_name"),
     dtype: text("dtype"),
+    device: text("device_name"),
     instructionSet: text("instruction_set"),
     strategy: text("strategy"),
     numExperts: number("num_experts"),

@@ -318,7 +318,7 @@ class Bench {
       if (t <= 256) matmul_of("head", {kV}, t);
     }
   }
-  void ensure(cudaError_t status) const { check(status, "benchmark", queue_.device()); }
+  void ensure(cudaError_t status) const { check(status, "benchmark", queue_.index()); }
 
   Queue queue_;
   DeviceBuffer weights_, x_, out_;

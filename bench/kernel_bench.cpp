@@ -19,6 +19,8 @@
 
 #include "kernel_measure.h"
 #include "kernels/attention.h"
+#include "kernels/cpu/kv_panels.h"
+#include "kernels/cpu/packed_matrix.h"
 #include "kernels/expert_matmul.h"
 #include "kernels/fixed_point.h"
 #include "kernels/gemm.h"
@@ -45,19 +47,19 @@ void fill(std::byte* data, size_t bytes) {
 // Copies of a packed matrix, of which each call takes the next.
 class Matrices {
  public:
-  explicit Matrices(const PackedLayout& layout)
+  explicit Matrices(const WeightLayout& layout)
       : layout_(layout),
-        count_(std::max<int64_t>(2, static_cast<int64_t>(kMatrixBytes) / layout.bytes())),
-        buffer_(static_cast<size_t>(count_ * layout.bytes())) {
+        count_(std::max<int64_t>(2, static_cast<int64_t>(kMatrixBytes) / layout_.bytes())),
+        buffer_(static_cast<size_t>(count_ * layout_.bytes())) {
     fill(buffer_.data(), buffer_.size());
   }
-  PackedMatrix next() {
+  WeightMatrix next() {
     turn_ = (turn_ + 1) % count_;
     return {layout_, buffer_.data() + turn_ * layout_.bytes()};
   }
 
  private:
-  PackedLayout layout_;
+  cpu::PackedLayout layout_;
   int64_t count_;
   Buffer buffer_;
   int64_t turn_ = 0;
@@ -77,19 +79,19 @@ WeightFormat format_of(const benchmark::State& state) {
 }
 
 // A layout with the groups of its format.
-PackedLayout grouped(PackedLayout layout) {
+WeightLayout grouped(WeightLayout layout) {
   layout.group_k = choose_group(layout.format, layout.chunk_k());
   return layout;
 }
 
 // What the matrix multiplies: quantizing is not part of the measurement.
-Tensor input_of(Arena& arena, const Tensor& x, const PackedLayout& layout) {
+Tensor input_of(Arena& arena, const Tensor& x, const WeightLayout& layout) {
   if (!is_quantized(layout.format)) return x;
   const Tensor rows = arena.matrix(DType::u8, x.rows(), quantized_row_bytes(layout));
   quantize_rows(machine().stream, x, layout, rows);
   return rows;
 }
-size_t input_bytes(int64_t rows, const PackedLayout& layout) {
+size_t input_bytes(int64_t rows, const WeightLayout& layout) {
   return Arena::matrix_bytes(DType::bf16, rows, layout.k) +
          (is_quantized(layout.format) ? Arena::matrix_bytes(DType::u8, rows, quantized_row_bytes(layout))
                                       : 0);
@@ -97,7 +99,7 @@ size_t input_bytes(int64_t rows, const PackedLayout& layout) {
 
 void matmul_qkv(benchmark::State& state) {
   const int64_t m = state.range(0), n = kQuery + 2 * kKv;
-  const PackedLayout layout = grouped({.format = format_of(state), .n = n, .k = kHidden, .n_chunks = 4});
+  const WeightLayout layout = grouped({.format = format_of(state), .n = n, .k = kHidden, .n_chunks = 4});
   Matrices weights(layout);
   Arena arena(input_bytes(m, layout) + Arena::matrix_bytes(DType::f32, m, n));
   const Tensor x = input_of(arena, activations(arena, m, kHidden), layout);
@@ -109,13 +111,13 @@ void matmul_qkv(benchmark::State& state) {
 
 void order_free(benchmark::State& state, int64_t k) {
   const int64_t m = state.range(0);
-  const PackedLayout layout = grouped({.format = format_of(state), .n = kHidden, .k = k, .k_chunks = 8});
+  const WeightLayout layout = grouped({.format = format_of(state), .n = kHidden, .k = k, .k_chunks = 8});
   Matrices weights(layout);
   Arena arena(input_bytes(m, layout) + Arena::matrix_bytes(DType::i64, m, kHidden + 1));
   const Tensor x = input_of(arena, activations(arena, m, k), layout);
   const Tensor sums = arena.matrix(DType::i64, m, kHidden + 1);
   measure(state, layout.format, [&] {
-    const PackedMatrix weight = weights.next();
+    const WeightMatrix weight = weights.next();
     order_free_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, sums, SumMode::assign);
   });
 }
@@ -128,14 +130,14 @@ void order_free_down(benchmark::State& state) {
 
 void gated_matmul_one(benchmark::State& state) {
   const int64_t m = state.range(0);
-  const PackedLayout layout = grouped(
+  const WeightLayout layout = grouped(
       {.format = format_of(state), .n = kIntermediate, .k = kHidden, .n_chunks = 8, .fused_pair = true});
   Matrices weights(layout);
   Arena arena(input_bytes(m, layout) + Arena::matrix_bytes(DType::bf16, m, kIntermediate));
   const Tensor x = input_of(arena, activations(arena, m, kHidden), layout);
   const Tensor out = arena.matrix(DType::bf16, m, kIntermediate);
   measure(state, layout.format, [&] {
-    const PackedMatrix weight = weights.next();
+    const WeightMatrix weight = weights.next();
     gated_matmul(machine().stream, x, {weight.layout, {&weight.data, 1}}, {}, out);
   });
 }
@@ -145,11 +147,11 @@ class Experts {
  public:
   static constexpr int64_t kExperts = 128, kTopK = 8, kTurns = 16;
 
-  Experts(Arena& arena, const PackedLayout& layout, int64_t tokens)
-      : buffer_(static_cast<size_t>(kExperts * layout.bytes())), matrices_{layout, data_} {
+  Experts(Arena& arena, const WeightLayout& layout, int64_t tokens)
+      : buffer_(static_cast<size_t>(kExperts * cpu::PackedLayout(layout).bytes())), matrices_{layout, data_} {
     fill(buffer_.data(), buffer_.size());
     for (int64_t e = 0; e < kExperts; ++e)
-      data_[static_cast<size_t>(e)] = buffer_.data() + e * layout.bytes();
+      data_[static_cast<size_t>(e)] = buffer_.data() + e * cpu::PackedLayout(layout).bytes();
     std::minstd_rand random(1);
     for (ExpertRows& rows : turns_) rows = route(arena, tokens, random);
   }
@@ -196,7 +198,7 @@ class Experts {
 
 void gated_matmul_experts(benchmark::State& state) {
   const int64_t m = state.range(0), pairs = m * Experts::kTopK;
-  const PackedLayout layout = grouped(
+  const WeightLayout layout = grouped(
       {.format = format_of(state), .n = kIntermediate, .k = kHidden, .n_chunks = 8, .fused_pair = true});
   Arena arena(Experts::arena_bytes(m) + input_bytes(m, layout) +
               Arena::matrix_bytes(DType::bf16, pairs, kIntermediate));
@@ -209,7 +211,7 @@ void gated_matmul_experts(benchmark::State& state) {
 
 void order_free_experts(benchmark::State& state) {
   const int64_t m = state.range(0), pairs = m * Experts::kTopK;
-  const PackedLayout layout =
+  const WeightLayout layout =
       grouped({.format = format_of(state), .n = kHidden, .k = kIntermediate, .k_chunks = 8});
   Arena arena(Experts::arena_bytes(m) + input_bytes(pairs, layout) +
               Arena::matrix_bytes(DType::i64, m, kHidden + 1));
@@ -223,7 +225,7 @@ void order_free_experts(benchmark::State& state) {
 
 void quantize(benchmark::State& state) {
   const int64_t m = state.range(0);
-  const PackedLayout layout = grouped({.format = WeightFormat::int8, .n = 16, .k = kHidden});
+  const WeightLayout layout = grouped({.format = WeightFormat::int8, .n = 16, .k = kHidden});
   Arena arena(input_bytes(m, layout));
   const Tensor x = activations(arena, m, kHidden);
   const Tensor rows = arena.matrix(DType::u8, m, quantized_row_bytes(layout));
@@ -260,7 +262,7 @@ void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences,
   const KvLayout layout{.dtype = cache_dtype, .num_kv_heads = 4, .head_dim = 128};
   const int64_t blocks = (first_position + tokens_each + kKvBlockTokens - 1) / kKvBlockTokens;
   // The cache of another layer each time, as in a step: else it would stay in the processor's caches.
-  const int64_t layer_bytes = sequences * blocks * layout.block_bytes();
+  const int64_t layer_bytes = sequences * blocks * cpu::KvPanels(layout).block_bytes();
   const int64_t layers = std::max<int64_t>(2, static_cast<int64_t>(kMatrixBytes) / layer_bytes);
   Buffer cache(static_cast<size_t>(layers * layer_bytes));
   fill(cache.data(), cache.size());
@@ -271,7 +273,7 @@ void attention_of(benchmark::State& state, DType cache_dtype, int64_t sequences,
   const AttentionBatch batch = batch_of(arena, sequences, tokens_each, first_position, blocks);
   measure(state, WeightFormat::bf16, [&] {
     turn = (turn + 1) % layers;
-    attention(machine().stream, q, {layout, cache.data() + turn * layer_bytes}, batch, 32, out);
+    attention(machine().stream, q, {layout, cache.data() + turn * layer_bytes}, batch, {}, out);
   });
 }
 void attention_decode(benchmark::State& state, DType cache_dtype) {
@@ -286,7 +288,7 @@ void append(benchmark::State& state, DType cache_dtype) {
   const KvLayout layout{.dtype = cache_dtype, .num_kv_heads = 4, .head_dim = 128};
   constexpr int64_t kPosition = 5;  // not the first of a block, which clears it
   const int64_t tokens = state.range(0);
-  Buffer cache(static_cast<size_t>(tokens * layout.block_bytes()));
+  Buffer cache(static_cast<size_t>(tokens * cpu::KvPanels(layout).block_bytes()));
   fill(cache.data(), cache.size());
   Arena arena(Arena::matrix_bytes(DType::bf16, tokens, kKv) + Arena::matrix_bytes(DType::f32, tokens, kKv) +
               batch_bytes(tokens, 1));

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/memory_info.h"
 #include "base/op_profile.h"
+#include "kernels/backend.h"
 #include "parallel/strategy.h"
 #include "tools/bench/model_bench.h"
 #include "tools/bench/model_bench_report.h"
@@ -61,6 +62,9 @@ int run_bench(BenchFlags& flags, const std::string& version) {
   bench::make_room(flags.bench, flags.load);
   OpProfile profile;
   const bool profiles = flags.profile || !flags.trace_file.empty();
+  if (profiles && kind_of_device(flags.load.device) != DeviceKind::cpu) {
+    throw_error("--profile and --trace time the CPU's ops alone, found --device {}", flags.load.device);
+  }
   if (profiles) flags.load.profile = &profile;
   const bool terminal = isatty(STDERR_FILENO) != 0;
   flags.load.show_progress = terminal;
@@ -76,6 +80,8 @@ int run_bench(BenchFlags& flags, const std::string& version) {
   bench::ModelBenchReport report{
       .version = version,
       .model = flags.preset.empty() ? flags.load.model_path.string() : flags.preset,
+      .device = info.device,
+      .device_description = info.device_description,
       .dtype = info.dtype_name(),
       .quantization = info.quantization_name(),
       .kv_cache_dtype = std::string(name_of(info.kv_dtype)),

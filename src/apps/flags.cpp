@@ -25,6 +25,12 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|dummy")
       ->check(CLI::IsMember({"auto", "dummy"}))
       ->group(kModel);
+  app.add_option("--device", options.device,
+                 "Where the model runs: cuda: an NVIDIA GPU, the first one unless a number is given; auto: a "
+                 "GPU where "
+                 "this build and the machine have one, else the CPU; ref: the slow reference that tests use")
+      ->option_text("auto|cpu|cuda[:N]|ref")
+      ->group(kModel);
   app.add_option("--dtype", options.dtype, "Type of computation; auto is bfloat16")
       ->option_text("auto|bfloat16|float32")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}))

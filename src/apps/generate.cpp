@@ -165,8 +165,8 @@ int run_generate(const GenerateFlags& flags) {
   }
   const int64_t max_new_tokens = std::min(flags.max_new_tokens, context - num_prompt_tokens);
   // One block more than the sequence, so that its last token never waits for memory.
-  load.max_total_tokens =
-      round_up(num_prompt_tokens + max_new_tokens, engine::kBlockTokens) + engine::kBlockTokens;
+  const int64_t block_tokens = engine::block_tokens(load);
+  load.max_total_tokens = round_up(num_prompt_tokens + max_new_tokens, block_tokens) + block_tokens;
   load.max_running_requests = 1;
   load.show_progress = isatty(STDERR_FILENO) != 0;
   engine::LoadedModel model = engine::LoadedModel::load(load);

@@ -14,7 +14,9 @@
 #include "apps/command.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/math.h"
 #include "base/memory_info.h"
+#include "engine/loaded_model.h"
 #include "engine/memory_plan.h"
 #include "engine/parallel_plan.h"
 #include "model/kv_cache.h"
@@ -119,8 +121,7 @@ void plan_memory(const PlanFlags& flags, Plan& plan) {
     plan.kv_tokens = plan.memory->kv_tokens;
   } catch (const Error& error) {
     plan.shortage = error.what();
-    plan.kv_tokens = (flags.load.max_total_tokens + engine::kBlockTokens - 1) / engine::kBlockTokens *
-                     engine::kBlockTokens;
+    plan.kv_tokens = round_up(flags.load.max_total_tokens, engine::block_tokens(flags.load));
   }
 }
 
@@ -136,11 +137,13 @@ Plan make_plan(const PlanFlags& flags) {
   plan.parallel = engine::plan_parallel(plan.config, flags.load.parallel, limits, one_host);
   plan.weights = sharded_weights(plan);
   plan_memory(flags, plan);
+  const int64_t block_tokens = engine::block_tokens(flags.load);
   for (const engine::RankPart& part : plan.parallel->ranks) {
-    const int64_t block_bytes = model::KvCache::block_bytes(plan.config, part.extent.kv_heads, plan.kv_dtype);
+    const int64_t block_bytes =
+        model::KvCache::block_bytes(plan.config, part.extent.kv_heads, plan.kv_dtype, plan.formats.device);
     plan.ranks.push_back({&part, experts_of(plan, part),
                           engine::weight_bytes(plan.config, plan.formats, part),
-                          static_cast<uint64_t>(plan.kv_tokens / engine::kBlockTokens * block_bytes)});
+                          static_cast<uint64_t>(plan.kv_tokens / block_tokens * block_bytes)});
   }
   return plan;
 }

@@ -40,8 +40,8 @@ struct ServeFlags {
 // As many requests of full length as the KV cache holds, of all data-parallel groups.
 void log_capacity(const engine::ModelInfo& model) {
   const int64_t length = model.max_context_len;
-  const int64_t blocks = ceil_div(length, engine::kBlockTokens);
-  const int64_t per_group = model.max_total_tokens / (blocks * engine::kBlockTokens);
+  const int64_t blocks = ceil_div(length, model.block_tokens());
+  const int64_t per_group = model.max_total_tokens / (blocks * model.block_tokens());
   const int64_t groups = model.kv_tokens_total() / model.max_total_tokens;
   log::info("KV cache: {} tokens, {} requests of {}", model.kv_tokens_total(), groups * per_group, length);
 }

@@ -52,7 +52,7 @@ engine::LoadedModel load_for_one_sequence(engine::LoadOptions options, const io:
     throw_error("{} has {} tokens; the model's context has {}", what, max_tokens, context);
   }
   options.chunked_prefill_size = std::min(options.chunked_prefill_size, max_tokens);
-  options.max_total_tokens = round_up(max_tokens, engine::kBlockTokens);
+  options.max_total_tokens = max_tokens;
   options.show_progress = isatty(STDERR_FILENO) != 0;
   options.max_running_requests = 1;
   options.max_logits_rows = options.chunked_prefill_size;

@@ -7,22 +7,39 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <string>
 
 namespace chorale {
 
+class Queue;
 class Tensor;
 
-// What a backend brings for one device: its memory. Thread-safe.
+enum class DeviceKind : uint8_t {
+  cpu,
+  ref,   // the plain reference of every op, with memory that the host cannot follow: for tests
+  cuda,  // an NVIDIA GPU
+};
+
+// What a backend brings for one device: its memory and its queues. Thread-safe.
 class DeviceDriver {
  public:
   virtual ~DeviceDriver() = default;
-  // As flags and messages name it, such as "cuda:0".
+  virtual DeviceKind kind() const = 0;
+  // As flags and messages name it, such as "cuda:0", and what it is, such as "NVIDIA H200".
   virtual std::string name() const = 0;
+  virtual std::string description() const { return name(); }
+  // Bytes that can still be allocated, as far as is known.
+  virtual uint64_t free_memory() const = 0;
+  virtual std::unique_ptr<Queue> make_queue() = 0;
   // Zeroed memory, aligned to 256 bytes at the least. Throws Error, which names the device, when there is not
   // that much. The address is the device's own: the host computes with it and never follows it.
   virtual std::byte* allocate(size_t bytes) = 0;
   virtual void release(std::byte* data, size_t bytes) noexcept = 0;
+  // Likewise of the host's memory, of the sort that the device copies from and to without the host's help.
+  virtual std::byte* allocate_host(size_t bytes) = 0;
+  virtual void release_host(std::byte* data, size_t bytes) noexcept = 0;
 };
 
 class Device {
@@ -31,15 +48,26 @@ class Device {
   // The driver must outlive the device's memory and queues.
   explicit Device(DeviceDriver& driver) : driver_(&driver) {}
 
+  // Where the host keeps what it exchanges with this device: memory of the host, of the device's own sort
+  // (DeviceDriver::allocate_host) where it has one.
+  Device staging() const {
+    Device host = *this;
+    host.is_staging_ = !is_cpu();
+    return host;
+  }
+
+  DeviceKind kind() const { return is_host_memory() ? DeviceKind::cpu : driver_->kind(); }
   bool is_cpu() const { return driver_ == nullptr; }
   // The host may follow its addresses.
-  bool is_host_memory() const { return is_cpu(); }
-  std::string name() const { return is_cpu() ? "cpu" : driver_->name(); }
+  bool is_host_memory() const { return is_cpu() || is_staging_; }
+  std::string name() const { return is_host_memory() ? "cpu" : driver_->name(); }
+  std::string description() const { return is_host_memory() ? "cpu" : driver_->description(); }
   DeviceDriver* driver() const { return driver_; }  // null for the CPU
   friend bool operator==(const Device&, const Device&) = default;
 
  private:
   DeviceDriver* driver_ = nullptr;
+  bool is_staging_ = false;
 };
 
 // Work of one device, done in the order in which it was given; a backend's own kernels know the class behind

@@ -25,7 +25,12 @@ std::byte* map_pages(size_t bytes) {
 
 Buffer::Buffer(size_t bytes, Device device) : size_(bytes), device_(device) {
   if (bytes == 0) return;
-  data_ = device.is_cpu() ? map_pages(bytes) : device.driver()->allocate(bytes);
+  if (device.is_cpu()) {
+    data_ = map_pages(bytes);
+  } else {
+    DeviceDriver& driver = *device.driver();
+    data_ = device.is_host_memory() ? driver.allocate_host(bytes) : driver.allocate(bytes);
+  }
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
@@ -44,6 +49,8 @@ Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if (device_.is_cpu()) {
     munmap(data_, size_);
+  } else if (device_.is_host_memory()) {
+    device_.driver()->release_host(data_, size_);
   } else {
     device_.driver()->release(data_, size_);
   }

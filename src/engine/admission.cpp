@@ -23,9 +23,10 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
                 options.max_context_len);
   }
-  if (options.max_total_tokens % kBlockTokens != 0) {
-    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}", kBlockTokens,
-                options.max_total_tokens);
+  if (options.block_tokens == 0) options.block_tokens = runner.block_tokens();
+  if (options.max_total_tokens % options.block_tokens != 0) {
+    throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}",
+                options.block_tokens, options.max_total_tokens);
   }
   const int64_t running_per_group = ceil_div(options.max_running_requests, runner.num_dp_groups());
   if (options.max_logits_rows == 0) options.max_logits_rows = running_per_group;

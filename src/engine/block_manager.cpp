@@ -6,10 +6,12 @@
 
 namespace chorale::engine {
 
-BlockManager::BlockManager(int64_t num_blocks, bool enable_prefix_cache, BlockHasher hasher)
-    : enable_prefix_cache_(enable_prefix_cache),
+BlockManager::BlockManager(int64_t num_blocks, bool enable_prefix_cache, BlockHasher hasher,
+                           int64_t block_tokens)
+    : block_tokens_(block_tokens),
+      enable_prefix_cache_(enable_prefix_cache),
       users_(static_cast<size_t>(num_blocks), 0),
-      cache_(num_blocks, hasher) {
+      cache_(num_blocks, hasher, block_tokens) {
   CHORALE_CHECK(num_blocks >= 1 && num_blocks <= std::numeric_limits<int32_t>::max(), "{} blocks",
                 num_blocks);
   free_.reserve(users_.size());
@@ -56,14 +58,15 @@ int64_t BlockManager::acquire_prefix(std::span<const int32_t> token_ids, std::ve
   if (!enable_prefix_cache_) return 0;
   int32_t parent = kNoBlock;
   int64_t found = 0;
-  while (token_ids.size() >= static_cast<size_t>(kBlockTokens)) {
-    const int32_t block = cache_.find(parent, token_ids.first(kBlockTokens));
+  const auto block_tokens = static_cast<size_t>(block_tokens_);
+  while (token_ids.size() >= block_tokens) {
+    const int32_t block = cache_.find(parent, token_ids.first(block_tokens));
     if (block == kNoBlock) break;
     add_user(block);
     table.push_back(block);
     parent = block;
-    found += kBlockTokens;
-    token_ids = token_ids.subspan(kBlockTokens);
+    found += block_tokens_;
+    token_ids = token_ids.subspan(block_tokens);
   }
   return found;
 }

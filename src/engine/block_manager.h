@@ -15,8 +15,10 @@ namespace chorale::engine {
 
 class BlockManager {
  public:
-  BlockManager(int64_t num_blocks, bool enable_prefix_cache, BlockHasher hasher = hash_block);
+  BlockManager(int64_t num_blocks, bool enable_prefix_cache, BlockHasher hasher = hash_block,
+               int64_t block_tokens = kBlockTokens);
 
+  int64_t block_tokens() const { return block_tokens_; }
   bool prefix_cache_enabled() const { return enable_prefix_cache_; }
   int64_t num_blocks() const { return static_cast<int64_t>(users_.size()); }
   int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
@@ -29,12 +31,13 @@ class BlockManager {
   void allocate(int64_t n, std::vector<int32_t>& table);
 
   // Appends the longest chain of cached blocks that holds a prefix of the tokens, and becomes a user of each.
-  // Returns the tokens found: a multiple of kBlockTokens, at most token_ids.size(). The table must be empty.
+  // Returns the tokens found: a multiple of block_tokens(), at most token_ids.size(). The table must be
+  // empty.
   int64_t acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table);
 
-  // Makes table[index], which now holds these kBlockTokens tokens, shareable. The blocks before it must have
-  // been committed. When an equal block is in the cache already, the table gets that one and lets go of its
-  // own.
+  // Makes table[index], which now holds these block_tokens() tokens, shareable. The blocks before it must
+  // have been committed. When an equal block is in the cache already, the table gets that one and lets go of
+  // its own.
   void commit(std::vector<int32_t>& table, int64_t index, std::span<const int32_t> token_ids);
 
   // Lets go of all blocks of the table, and clears it. Committed blocks stay cached.
@@ -52,6 +55,7 @@ class BlockManager {
   void add_user(int32_t block);
   void remove_user(int32_t block);
 
+  int64_t block_tokens_;
   bool enable_prefix_cache_;
   std::vector<int32_t> users_;  // by block id
   std::vector<int32_t> free_;   // a stack

@@ -17,6 +17,7 @@ struct LoadOptions {
   // In place of model_path's config.json, for a model without files; load_format is then "dummy".
   std::optional<io::ModelConfig> config;
   std::string load_format = "auto";  // "auto": the checkpoint's files; "dummy": seeded random weights
+  std::string device = "auto";       // where it is computed: "auto", "cpu", "cuda", "cuda:N", "ref"
   std::string dtype = "auto";        // compute: "auto" (bfloat16), "bfloat16", "float32"
   // How weights are kept: "auto" (as the checkpoint is), "none", "int8", "int4"; "fp8", "gptq" and "awq" are
   // auto where the checkpoint is that.

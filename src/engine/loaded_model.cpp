@@ -22,6 +22,7 @@
 #include "engine/mpi_runner.h"
 #include "engine/rank_processes.h"
 #include "io/checkpoint.h"
+#include "kernels/backend.h"
 #include "model/weight_loader.h"
 
 namespace chorale::engine {
@@ -45,7 +46,10 @@ bool is_dummy(const LoadOptions& options) {
 
 }  // namespace
 
-model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options) {
+namespace {
+
+// What the flags and the checkpoint say, whatever the device.
+model::WeightFormats formats_of(const io::ModelConfig& config, const LoadOptions& options) {
   const DType dtype = compute_dtype(options.dtype);
   const std::string& flag = options.quantization;
   if (flag == "none") return dtype;
@@ -62,6 +66,23 @@ model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOpt
   return formats;
 }
 
+}  // namespace
+
+model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options) {
+  model::WeightFormats formats = formats_of(config, options);
+  formats.device = kind_of_device(options.device);
+  if (formats.quantizes() && !backend_of(formats.device).has_quantized_weights) {
+    throw_error(
+        "--device {}: weights in {} run on the CPU alone; with --quantization none they are used in {}",
+        options.device, formats.quantization(), name_of(formats.dtype));
+  }
+  return formats;
+}
+
+int64_t block_tokens(const LoadOptions& options) {
+  return backend_of(kind_of_device(options.device)).kv_block_tokens;
+}
+
 namespace {
 
 // ---- resolve: what the options and the checkpoint say ----
@@ -71,7 +92,10 @@ struct Resolved {
   io::GenerationDefaults defaults;
   model::WeightFormats formats;
   InstructionSet instruction_set = InstructionSet::portable;
+  std::unique_ptr<DeviceDriver> driver;      // of the device; null for the CPU
   std::optional<io::Checkpoint> checkpoint;  // absent: random weights
+
+  Device device() const { return driver == nullptr ? Device() : Device(*driver); }
 };
 
 Resolved resolve(const LoadOptions& options) {
@@ -81,6 +105,7 @@ Resolved resolve(const LoadOptions& options) {
   CHORALE_CHECK(dummy || !options.config, "a configuration without files");
   resolved.config = options.config ? *options.config : io::load_model_config(options.model_path);
   resolved.formats = choose_formats(resolved.config, options);
+  resolved.driver = open_device(options.device);
   if (!options.config) resolved.defaults = io::load_generation_defaults(options.model_path);
   if (!dummy) {
     resolved.checkpoint = io::Checkpoint::open(options.model_path);
@@ -111,6 +136,11 @@ void log_model(const Resolved& resolved, const LoadPlan& plan, const LoadOptions
             config.num_attention_heads, config.num_key_value_heads);
   const std::string weights =
       resolved.formats.quantizes() ? fmt::format(" with {} weights", resolved.formats.quantization()) : "";
+  if (resolved.driver != nullptr) {
+    log::info("computing in {} on {}, {}", name_of(resolved.formats.dtype), resolved.driver->name(),
+              resolved.driver->description());
+    return;
+  }
   log::info("computing in {}{} with {} instructions on {} thread{}{}", name_of(resolved.formats.dtype),
             weights, name_of(plan.instruction_set), plan.threads_per_rank,
             plan.threads_per_rank == 1 ? "" : "s",
@@ -132,6 +162,10 @@ void log_plan(const Resolved& resolved, const LoadPlan& plan, bool over_mpi) {
   for (const std::string& line : plan.memory.table()) log::info("{}", line);
 }
 
+uint64_t free_memory(const Resolved& resolved) {
+  return resolved.driver == nullptr ? available_memory() : resolved.driver->free_memory();
+}
+
 // Collective.
 LoadPlan plan_load(const Resolved& resolved, const LoadOptions& options, const parallel::Strategy& strategy,
                    const RankProcesses& processes) {
@@ -148,7 +182,7 @@ LoadPlan plan_load(const Resolved& resolved, const LoadOptions& options, const p
       .memory = {}};
   if (processes.is_driver()) log_model(resolved, plan, options);
   plan.memory = plan_memory(resolved.config, resolved.formats, options, plan.parallel, processes.ranks_here(),
-                            available_memory() / static_cast<uint64_t>(processes.num_on_this_host()));
+                            free_memory(resolved) / static_cast<uint64_t>(processes.num_on_this_host()));
   plan.memory.kv_tokens = processes.least_of_all(plan.memory.kv_tokens);
   if (processes.is_driver()) log_plan(resolved, plan, processes.mpi() != nullptr);
   return plan;
@@ -162,6 +196,8 @@ ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
           .eos_token_ids = {eos.begin(), eos.end()},
           .formats = resolved.formats,
           .kv_dtype = plan.memory.kv_dtype,
+          .device = resolved.device().name(),
+          .device_description = resolved.driver == nullptr ? "" : resolved.driver->description(),
           .instruction_set = plan.instruction_set,
           .num_threads = plan.threads_per_rank,
           .parallel = plan.parallel,
@@ -191,23 +227,22 @@ StoredWeights fill(const Resolved& resolved, const ParallelPlan& parallel, const
   StoredWeights stored;
   stored.shard = stored_shard(resolved.config, parallel, processes.ranks_here());
   const model::WeightPlan plan = model::plan_weights(resolved.config, resolved.formats, stored.shard);
-  stored.memory = Buffer(plan.bytes);
-  std::byte* const base = stored.memory.data();
+  stored.memory = Buffer(plan.bytes, resolved.device());
   ThreadPool pool(num_threads(options, processes.num_on_this_host()));
   const bool loads = resolved.checkpoint.has_value();
   const uint64_t bytes = loads ? model::bytes_to_load(*resolved.checkpoint, plan) : plan.bytes;
   ProgressBar progress("Loading weights", bytes, options.show_progress && processes.is_driver());
   if (loads) {
-    warn_of_nan(model::load_weights(*resolved.checkpoint, plan, base, pool, progress));
+    warn_of_nan(model::load_weights(*resolved.checkpoint, plan, stored.memory, pool, progress));
   } else {
-    model::fill_random_weights(plan, options.dummy_seed, base, pool, progress);
+    model::fill_random_weights(plan, options.dummy_seed, stored.memory, pool, progress);
   }
   const double seconds = progress.seconds();
   if (processes.is_driver()) {
     log::info("weights: {} in {:.2f} s ({:.2f} GB/s)", format_bytes(bytes), seconds,
               static_cast<double>(bytes) / 1e9 / std::max(seconds, 1e-9));
   }
-  stored.weights = model::bind_weights(resolved.config, resolved.formats, stored.shard, base);
+  stored.weights = model::bind_weights(resolved.config, resolved.formats, stored.shard, stored.memory);
   return stored;
 }
 
@@ -222,6 +257,7 @@ std::unique_ptr<ModelRunner> start(const RunnerParts& parts, comm::MpiWorld* mpi
 
 // Each member uses those before it.
 struct LoadedModel::Impl {
+  std::unique_ptr<DeviceDriver> driver;  // of the device; null for the CPU
   RankProcesses processes;
   ModelInfo info;
   StoredWeights stored;
@@ -229,20 +265,26 @@ struct LoadedModel::Impl {
 };
 
 LoadedModel LoadedModel::load(const LoadOptions& options) {
-  const Resolved resolved = resolve(options);
+  Resolved resolved = resolve(options);
   const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
+  if (strategy.world() > 1 && !backend_of(resolved.formats.device).has_ranks) {
+    throw_error("--device {}: one rank alone runs there, found strategy {}", options.device,
+                parallel::to_string(strategy));
+  }
   RankProcesses processes(options.parallel, strategy);
   const LoadPlan plan = plan_load(resolved, options, strategy, processes);
   StoredWeights stored = fill(resolved, plan.parallel, options, processes);
-  auto impl = std::make_unique<Impl>(
-      Impl{std::move(processes), describe(resolved, plan), std::move(stored), nullptr});
+  const Device device = resolved.device();
+  auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver), std::move(processes),
+                                          describe(resolved, plan), std::move(stored), nullptr});
   impl->runner = start({.config = impl->info.config,
                         .plan = impl->info.parallel,
                         .weights = impl->stored.weights,
                         .stored = impl->stored.shard,
                         .limits = plan.limits,
-                        .num_blocks = plan.memory.kv_tokens / kBlockTokens,
+                        .num_blocks = plan.memory.kv_tokens / impl->info.block_tokens(),
                         .kv_dtype = plan.memory.kv_dtype,
+                        .device = device,
                         .isa = plan.instruction_set,
                         .threads_per_rank = plan.threads_per_rank,
                         .collective_timeout = options.parallel.collective_timeout,
@@ -292,6 +334,9 @@ const ModelRunner& LoadedModel::runner() const {
 }
 const ModelInfo& LoadedModel::info() const {
   return impl_->info;
+}
+Device LoadedModel::device() const {
+  return impl_->driver == nullptr ? Device() : Device(*impl_->driver);
 }
 
 }  // namespace chorale::engine

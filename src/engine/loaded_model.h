@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "base/device.h"
 #include "engine/load_options.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
@@ -13,6 +14,9 @@ namespace chorale::engine {
 
 // How the weights are kept. Throws Error that names the flag.
 model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOptions& options);
+
+// Tokens of a KV block where the options say that the model is to run. Throws Error that names the flag.
+int64_t block_tokens(const LoadOptions& options);
 
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {
@@ -33,6 +37,7 @@ class LoadedModel {
   ModelRunner& runner();
   const ModelRunner& runner() const;
   const ModelInfo& info() const;
+  Device device() const;  // lives as long as this
 
  private:
   struct Impl;

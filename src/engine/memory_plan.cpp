@@ -7,8 +7,8 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "base/memory_info.h"
-#include "engine/model_runner.h"
 #include "engine/rank_sampler.h"
+#include "kernels/backend.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
 #include "model/workspace.h"
@@ -17,8 +17,8 @@ namespace chorale::engine {
 namespace {
 
 // The last token of a sequence is never written, but a block that is started counts whole.
-int64_t blocks_of(int64_t tokens) {
-  return ceil_div(tokens, kBlockTokens);
+int64_t blocks_of(int64_t tokens, DeviceKind device) {
+  return ceil_div(tokens, backend_of(device).kv_block_tokens);
 }
 
 std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
@@ -32,11 +32,11 @@ std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice
 // Blocks for the cache when the user does not say: a part of what is free, but no more than all running
 // requests could fill.
 int64_t size_cache(const MemoryPlan& plan, const LoadOptions& options, const model::StepLimits& limits,
-                   uint64_t block_bytes) {
+                   uint64_t block_bytes, DeviceKind device) {
   const uint64_t free = plan.available - std::min(plan.available, plan.weights + plan.activations);
   const auto budget = static_cast<uint64_t>(static_cast<double>(free) * options.mem_fraction);
   const auto fitting = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
-  return std::min(fitting, limits.max_segments * blocks_of(plan.context_length));
+  return std::min(fitting, limits.max_segments * blocks_of(plan.context_length, device));
 }
 
 }  // namespace
@@ -58,6 +58,10 @@ DType choose_kv_dtype(const io::ModelConfig& config, DType dtype, const LoadOpti
   if (dtype != DType::bf16) {
     throw_error("--kv-cache-dtype {} needs --dtype bfloat16, found --dtype {}", name, name_of(dtype));
   }
+  if (name == "int8" && !backend_of(kind_of_device(options.device)).has_int8_kv_cache) {
+    throw_error("--kv-cache-dtype int8: a cache in int8 runs on the CPU alone, found --device {}",
+                options.device);
+  }
   const DType kv_dtype = name == "int8" ? DType::i8 : DType::bf16;
   const int64_t most = model::KvCache::layout(config, 1, kv_dtype).max_head_dim();
   if (config.head_dim > most) {
@@ -72,7 +76,8 @@ model::StepLimits choose_limits(const io::ModelConfig& config, const LoadOptions
   model::StepLimits limits;
   limits.max_segments = ceil_div(options.max_running_requests, num_dp_groups);
   limits.max_tokens = options.chunked_prefill_size + limits.max_segments;
-  limits.max_table_blocks = limits.max_segments * blocks_of(choose_context_length(config, options));
+  limits.max_table_blocks =
+      limits.max_segments * blocks_of(choose_context_length(config, options), kind_of_device(options.device));
   limits.max_logits_rows = std::max(options.max_logits_rows, limits.max_segments);
   return limits;
 }
@@ -93,14 +98,16 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;
     plan.activations +=
         model::Workspace::bytes(config, formats, limits, extent) + model::StepBuffers::bytes(limits);
-    if (extent.tp_rank == 0) plan.activations += RankSampler::bytes(sample_limits(config, limits));
-    block_bytes += static_cast<uint64_t>(model::KvCache::block_bytes(config, extent.kv_heads, plan.kv_dtype));
+    if (extent.tp_rank == 0)
+      plan.activations += RankSampler::bytes(sample_limits(config, limits), formats.device);
+    block_bytes += static_cast<uint64_t>(
+        model::KvCache::block_bytes(config, extent.kv_heads, plan.kv_dtype, formats.device));
   }
 
   const bool fixed = options.max_total_tokens > 0;
-  const int64_t blocks =
-      fixed ? blocks_of(options.max_total_tokens) : size_cache(plan, options, limits, block_bytes);
-  plan.kv_tokens = blocks * kBlockTokens;
+  const int64_t blocks = fixed ? blocks_of(options.max_total_tokens, formats.device)
+                               : size_cache(plan, options, limits, block_bytes, formats.device);
+  plan.kv_tokens = blocks * backend_of(formats.device).kv_block_tokens;
   plan.kv_cache = static_cast<uint64_t>(blocks) * block_bytes;
   if (blocks == 0 || plan.weights + plan.activations + plan.kv_cache > available) {
     throw Error(

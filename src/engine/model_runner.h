@@ -14,8 +14,8 @@
 
 namespace chorale::engine {
 
-// Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions, so
-// it is part of the numerics contract and not an option.
+// Tokens of one KV block on a CPU. Attention walks the cache in blocks of a size that its backend sets,
+// aligned to absolute positions, so it is part of the numerics contract and not an option.
 inline constexpr int64_t kBlockTokens = kKvBlockTokens;
 
 // A contiguous run of one sequence's tokens within a step: a prefill chunk, or one decode token.
@@ -40,6 +40,8 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual int64_t vocab_size() const = 0;
+  // Tokens of one KV block.
+  virtual int64_t block_tokens() const { return kBlockTokens; }
   // Data-parallel groups, each with sequences and a KV cache of its own.
   virtual int64_t num_dp_groups() const { return 1; }
 

@@ -6,6 +6,7 @@ namespace chorale::engine {
 
 ParallelRunner::ParallelRunner(const RunnerParts& parts)
     : vocab_size_(parts.config.vocab_size),
+      block_tokens_(backend_of(parts.device).kv_block_tokens),
       dp_size_(parts.plan.strategy.dp_size),
       tp_size_(parts.plan.strategy.tp_size),
       fault_(parts.fault) {}

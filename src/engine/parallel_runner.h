@@ -14,6 +14,7 @@ namespace chorale::engine {
 class ParallelRunner : public ModelRunner {
  public:
   int64_t vocab_size() const override { return vocab_size_; }
+  int64_t block_tokens() const override { return block_tokens_; }
   int64_t num_dp_groups() const override { return dp_size_; }
 
  protected:
@@ -25,6 +26,7 @@ class ParallelRunner : public ModelRunner {
   static std::span<const float> as_span(const Tensor& logits);
 
   const int64_t vocab_size_;
+  const int64_t block_tokens_;
   const int dp_size_;
   const int tp_size_;
 

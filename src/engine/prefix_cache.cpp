@@ -28,9 +28,11 @@ Hash128 hash_block(const Hash128& parent, std::span<const int32_t> token_ids) {
   return {low, high};
 }
 
-PrefixCache::PrefixCache(int64_t num_blocks, BlockHasher hasher)
+PrefixCache::PrefixCache(int64_t num_blocks, BlockHasher hasher, int64_t block_tokens)
     : hasher_(hasher),
+      block_tokens_(static_cast<size_t>(block_tokens)),
       entries_(static_cast<size_t>(num_blocks)),
+      token_ids_(entries_.size() * block_tokens_),
       buckets_(std::bit_ceil(static_cast<size_t>(std::max<int64_t>(num_blocks, 1)) * 2), kNoBlock) {}
 
 Hash128 PrefixCache::hash_of(int32_t parent, std::span<const int32_t> token_ids) const {
@@ -38,22 +40,23 @@ Hash128 PrefixCache::hash_of(int32_t parent, std::span<const int32_t> token_ids)
 }
 
 int32_t PrefixCache::find(int32_t parent, std::span<const int32_t> token_ids) const {
-  CHORALE_CHECK(token_ids.size() == kBlockTokens);
+  CHORALE_CHECK(token_ids.size() == block_tokens_);
   const Hash128 hash = hash_of(parent, token_ids);
   for (int32_t block = buckets_[bucket_of(hash)]; block != kNoBlock; block = entry(block).next_in_bucket) {
     const Entry& e = entry(block);
-    if (e.hash == hash && e.parent == parent && std::ranges::equal(e.token_ids, token_ids)) return block;
+    if (e.hash == hash && e.parent == parent && std::ranges::equal(token_ids_of(block), token_ids))
+      return block;
   }
   return kNoBlock;
 }
 
 void PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32_t> token_ids) {
-  CHORALE_CHECK(token_ids.size() == kBlockTokens);
+  CHORALE_CHECK(token_ids.size() == block_tokens_);
   CHORALE_CHECK(!contains(block), "block {}", block);
   CHORALE_CHECK(parent == kNoBlock || contains(parent), "parent block {}", parent);
   Entry& e = entry(block);
   e.hash = hash_of(parent, token_ids);
-  std::ranges::copy(token_ids, e.token_ids.begin());
+  std::ranges::copy(token_ids, token_ids_.begin() + block * static_cast<int64_t>(block_tokens_));
   e.parent = parent;
   e.num_children = 0;
   e.present = true;
@@ -114,7 +117,7 @@ void PrefixCache::check_invariants() const {
     const Entry& e = entry(block);
     if (!e.present) continue;
     idle += e.idle ? 1 : 0;
-    CHORALE_CHECK(find(e.parent, e.token_ids) == block, "block {} is not found by its key", block);
+    CHORALE_CHECK(find(e.parent, token_ids_of(block)) == block, "block {} is not found by its key", block);
     if (e.parent == kNoBlock) continue;
     CHORALE_CHECK(contains(e.parent), "block {} outlived its parent {}", block, e.parent);
     CHORALE_CHECK(e.idle || !entry(e.parent).idle, "block {} is in use, its parent {} is not", block,

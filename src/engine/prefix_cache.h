@@ -12,7 +12,6 @@
 // Not thread-safe.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -36,9 +35,10 @@ Hash128 hash_block(const Hash128& parent, std::span<const int32_t> token_ids);
 class PrefixCache {
  public:
   // For block ids in [0, num_blocks). Another hasher is for tests of collisions.
-  explicit PrefixCache(int64_t num_blocks, BlockHasher hasher = hash_block);
+  explicit PrefixCache(int64_t num_blocks, BlockHasher hasher = hash_block,
+                       int64_t block_tokens = kBlockTokens);
 
-  // The entry that continues `parent` (kNoBlock: the start of a sequence) with these kBlockTokens tokens, or
+  // The entry that continues `parent` (kNoBlock: the start of a sequence) with these block_tokens tokens, or
   // kNoBlock.
   int32_t find(int32_t parent, std::span<const int32_t> token_ids) const;
   // Adds an entry, in use. It must not be there yet; the parent must be.
@@ -57,7 +57,6 @@ class PrefixCache {
  private:
   struct Entry {
     Hash128 hash;
-    std::array<int32_t, kBlockTokens> token_ids{};
     int32_t parent = kNoBlock;
     int32_t num_children = 0;
     int32_t next_in_bucket = kNoBlock;
@@ -72,9 +71,15 @@ class PrefixCache {
   size_t bucket_of(const Hash128& hash) const { return hash.low & (buckets_.size() - 1); }
   void remove(int32_t block);
 
+  std::span<const int32_t> token_ids_of(int32_t block) const {
+    return std::span(token_ids_).subspan(static_cast<size_t>(block) * block_tokens_, block_tokens_);
+  }
+
   BlockHasher hasher_;
-  std::vector<Entry> entries_;    // by block id
-  std::vector<int32_t> buckets_;  // first entry of each hash bucket; a power of two of them
+  size_t block_tokens_;
+  std::vector<Entry> entries_;      // by block id
+  std::vector<int32_t> token_ids_;  // [num_blocks, block_tokens]
+  std::vector<int32_t> buckets_;    // first entry of each hash bucket; a power of two of them
   int32_t oldest_ = kNoBlock;
   int32_t newest_ = kNoBlock;
   int64_t num_idle_ = 0;

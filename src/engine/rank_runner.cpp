@@ -7,8 +7,9 @@
 namespace chorale::engine {
 
 RankRunner::RankRunner(Parts parts)
-    : pool_(parts.num_threads),
-      stream_(pool_, parts.isa, parts.profile),
+    : pool_(parts.device.is_cpu() ? parts.num_threads : 1),
+      queue_(parts.device.is_cpu() ? nullptr : parts.device.driver()->make_queue()),
+      stream_(queue_ == nullptr ? Stream(pool_, parts.isa, parts.profile) : Stream(*queue_)),
       inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank, stream_.device()),
       cache_(parts.config, parts.part.extent.kv_heads, parts.kv_dtype, parts.num_blocks, stream_.device()),
       model_(stream_, {.config = parts.config,
@@ -22,7 +23,7 @@ RankRunner::RankRunner(Parts parts)
   sampler_.emplace(sample_limits(parts.config, parts.limits), stream_.device());
   if (stream_.device().is_host_memory()) return;
   const int64_t rows = parts.limits.max_logits_rows, vocab = parts.config.vocab_size;
-  host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab));
+  host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab), stream_.device().staging());
   host_logits_ = host_memory_->dense_matrix(DType::f32, rows, vocab);
 }
 

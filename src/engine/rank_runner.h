@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -29,7 +30,8 @@ class RankRunner {
     model::StepLimits limits;
     int64_t num_blocks = 0;  // of the KV cache
     DType kv_dtype = DType::bf16;
-    InstructionSet isa = InstructionSet::portable;
+    Device device;
+    InstructionSet isa = InstructionSet::portable;  // the CPU's alone, as are threads
     int num_threads = 1;
     OpProfile* profile = nullptr;
   };
@@ -48,7 +50,8 @@ class RankRunner {
   void add_expert_load(std::vector<int64_t>& total) const;
 
  private:
-  ThreadPool pool_;
+  ThreadPool pool_;               // the CPU's
+  std::unique_ptr<Queue> queue_;  // another device's
   Stream stream_;
   model::StepBuffers inputs_;
   model::KvCache cache_;

@@ -33,8 +33,9 @@ SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimit
 
 RankSampler::RankSampler(const SampleLimits& limits, Device device)
     : limits_(limits),
-      arena_(bytes(limits), device),
-      scratch_(arena_.matrix(DType::u8, limits.max_places, sample_scratch_bytes(limits.vocab_size))),
+      arena_(bytes(limits, device.kind()), device),
+      scratch_(arena_.matrix(DType::u8, limits.max_places,
+                             sample_scratch_bytes(limits.vocab_size, device.kind()))),
       counts_(arena_.matrix(DType::i32, limits.max_texts, limits.vocab_size)),
       text_tokens_(arena_.dense_matrix(DType::i32, 1, kTokensAtOnce)),
       params_(arena_.dense_matrix(DType::u8, limits.max_rows, kParamBytes)),
@@ -51,11 +52,11 @@ RankSampler::RankSampler(const SampleLimits& limits, Device device)
       host_top_tokens_(host_tokens_.size() * kMaxTopLogprobs),
       host_logprobs_(host_tokens_.size() * (1 + kMaxTopLogprobs)) {}
 
-size_t RankSampler::bytes(const SampleLimits& limits) {
+size_t RankSampler::bytes(const SampleLimits& limits, DeviceKind kind) {
   const auto dense = &Arena::dense_matrix_bytes;
   const auto matrix = &Arena::matrix_bytes;
   const int64_t rows = limits.max_rows;
-  return matrix(DType::u8, limits.max_places, sample_scratch_bytes(limits.vocab_size)) +
+  return matrix(DType::u8, limits.max_places, sample_scratch_bytes(limits.vocab_size, kind)) +
          matrix(DType::i32, limits.max_texts, limits.vocab_size) + dense(DType::i32, 1, kTokensAtOnce) +
          dense(DType::u8, rows, kParamBytes) + dense(DType::i32, 1, rows + 1) +
          dense(DType::i32, 1, max_biases(limits)) + dense(DType::f32, 1, max_biases(limits)) +

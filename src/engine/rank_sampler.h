@@ -26,7 +26,7 @@ SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimit
 class RankSampler {
  public:
   RankSampler(const SampleLimits& limits, Device device);
-  static size_t bytes(const SampleLimits& limits);  // on the device; pure arithmetic
+  static size_t bytes(const SampleLimits& limits, DeviceKind kind);  // on the device; pure arithmetic
 
   // Samples logits float32 [plan.num_rows(), V] on a stream of the device, and waits for what comes of it. A
   // plan beyond the limits is a programmer's fault. Does not allocate.

@@ -36,6 +36,7 @@ RankRunner::Parts parts_of(const RunnerParts& parts, int rank, model::RankGroups
           .limits = parts.limits,
           .num_blocks = parts.num_blocks,
           .kv_dtype = parts.kv_dtype,
+          .device = parts.device,
           .isa = parts.isa,
           .num_threads = parts.threads_per_rank,
           .profile = rank == 0 ? parts.profile : nullptr};

@@ -25,6 +25,7 @@ struct RunnerParts {
   model::StepLimits limits;
   int64_t num_blocks = 0;  // in the KV cache of each data-parallel group
   DType kv_dtype = DType::bf16;
+  Device device;  // of all ranks
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds

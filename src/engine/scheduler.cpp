@@ -10,21 +10,21 @@
 namespace chorale::engine {
 namespace {
 
-int64_t blocks_for(int64_t num_tokens) {
-  return ceil_div(num_tokens, kBlockTokens);
-}
-
 std::span<const int32_t> token_range(const Sequence& sequence, int64_t first, int64_t count) {
   return std::span(sequence.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
 }
 
+}  // namespace
+
+int64_t Scheduler::blocks_for(int64_t num_tokens) const {
+  return ceil_div(num_tokens, blocks_->block_tokens());
+}
+
 // Whether it can outlive the blocks it has. Its last token is never computed.
-bool may_grow(const Sequence& sequence) {
+bool Scheduler::may_grow(const Sequence& sequence) const {
   const int64_t most_tokens = sequence.num_prompt + sequence.max_output - 1;
   return blocks_for(most_tokens) > static_cast<int64_t>(sequence.blocks.size());
 }
-
-}  // namespace
 
 Scheduler::Scheduler(BlockManager& blocks, SchedulerOptions options) : blocks_(&blocks), options_(options) {
   CHORALE_CHECK(options.chunked_prefill_size >= 1 && options.max_running_requests >= 1);
@@ -117,7 +117,7 @@ bool Scheduler::try_admit(Sequence& sequence) {
   const int64_t cached = blocks_->acquire_prefix(reusable, sequence.blocks);
   const int64_t missing = blocks_for(sequence.num_tokens()) - static_cast<int64_t>(sequence.blocks.size());
   // One block is left for each running sequence that may yet need one, lest it preempt the newcomer at once.
-  const auto growing = std::ranges::count_if(running_, [](const Sequence* s) { return may_grow(*s); });
+  const auto growing = std::ranges::count_if(running_, [this](const Sequence* s) { return may_grow(*s); });
   if (blocks_->num_available() < missing + growing || next_block_is_being_computed(sequence, cached)) {
     blocks_->release(sequence.blocks);
     return false;
@@ -125,7 +125,7 @@ bool Scheduler::try_admit(Sequence& sequence) {
   blocks_->allocate(missing, sequence.blocks);
   sequence.phase = Phase::running;
   sequence.num_computed = cached;
-  sequence.num_committed = cached / kBlockTokens;
+  sequence.num_committed = cached / blocks_->block_tokens();
   if (sequence.num_cached < 0) {
     sequence.num_cached = cached;
     counters_.prompt_tokens += static_cast<uint64_t>(sequence.num_prompt);
@@ -138,7 +138,7 @@ bool Scheduler::try_admit(Sequence& sequence) {
 // Whether another sequence's chunk of this step holds the block that this one would compute next. Then it
 // waits one step and finds it in the cache, so that many requests with one new prompt compute it once.
 bool Scheduler::next_block_is_being_computed(const Sequence& sequence, int64_t cached) const {
-  const int64_t end = cached + kBlockTokens;
+  const int64_t end = cached + blocks_->block_tokens();
   if (!blocks_->prefix_cache_enabled() || end > sequence.first_logits_position()) return false;
   const auto wanted = token_range(sequence, 0, end);
   return std::ranges::any_of(step_.sequences, [&](const ScheduledSequence& s) {
@@ -184,25 +184,27 @@ void Scheduler::append_chunk(Sequence& sequence, int64_t num_tokens) {
 }
 
 void Scheduler::commit() {
+  const int64_t block_tokens = blocks_->block_tokens();
   for (const ScheduledSequence& scheduled : step_.sequences) {
     Sequence& sequence = *scheduled.sequence;
     sequence.num_computed += scheduled.num_tokens;
-    for (; (sequence.num_committed + 1) * kBlockTokens <= sequence.num_computed; ++sequence.num_committed) {
-      const auto ids = token_range(sequence, sequence.num_committed * kBlockTokens, kBlockTokens);
+    for (; (sequence.num_committed + 1) * block_tokens <= sequence.num_computed; ++sequence.num_committed) {
+      const auto ids = token_range(sequence, sequence.num_committed * block_tokens, block_tokens);
       blocks_->commit(sequence.blocks, sequence.num_committed, ids);
     }
   }
 }
 
 void Scheduler::check_invariants() const {
+  const int64_t block_tokens = blocks_->block_tokens();
   std::vector<const std::vector<int32_t>*> tables;
   const Sequence* previous = nullptr;
   auto check = [&](const Sequence* sequence, Phase phase) {
     CHORALE_CHECK(previous == nullptr || previous->arrival < sequence->arrival, "out of order of arrival");
     CHORALE_CHECK(sequence->phase == phase);
     CHORALE_CHECK(sequence->num_computed <= sequence->num_tokens());
-    CHORALE_CHECK(sequence->num_computed <= static_cast<int64_t>(sequence->blocks.size()) * kBlockTokens);
-    CHORALE_CHECK(sequence->num_committed * kBlockTokens <= sequence->num_computed);
+    CHORALE_CHECK(sequence->num_computed <= static_cast<int64_t>(sequence->blocks.size()) * block_tokens);
+    CHORALE_CHECK(sequence->num_committed * block_tokens <= sequence->num_computed);
     tables.push_back(&sequence->blocks);
     previous = sequence;
   };
@@ -216,7 +218,7 @@ void Scheduler::check_invariants() const {
   for (const SequenceChunk& chunk : step_.plan.chunks) {
     CHORALE_CHECK(chunk.num_tokens > 0 &&
                   chunk.num_blocks == blocks_for(chunk.first_position + chunk.num_tokens));
-    for (int64_t b = chunk.first_position / kBlockTokens; b < chunk.num_blocks; ++b) {
+    for (int64_t b = chunk.first_position / block_tokens; b < chunk.num_blocks; ++b) {
       const int32_t block = step_.plan.block_tables[static_cast<size_t>(chunk.first_block_index + b)];
       CHORALE_CHECK(written.insert(block).second, "block {} is written twice", block);
     }

@@ -80,6 +80,8 @@ class Scheduler {
   bool schedule_running_prefills();
   void admit_waiting();
   bool make_room_for_decode(Sequence& sequence);
+  int64_t blocks_for(int64_t num_tokens) const;
+  bool may_grow(const Sequence& sequence) const;
   bool try_admit(Sequence& sequence);
   bool next_block_is_being_computed(const Sequence& sequence, int64_t cached) const;
   void preempt_latest();

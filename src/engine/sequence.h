@@ -60,7 +60,7 @@ struct Sequence {
   int64_t num_computed = 0;     // tokens whose keys and values are in `blocks`
   int64_t num_committed = 0;    // leading blocks that are shared through the prefix cache
   int64_t num_cached = -1;      // prompt tokens found in the cache at first admission; -1 before it
-  std::vector<int32_t> blocks;  // the block table: block i holds positions [i, i + 1) * kBlockTokens
+  std::vector<int32_t> blocks;  // the block table: block i holds positions [i, i + 1) * block_tokens
 
   int64_t next_prompt_logprob = 0;             // position of the next prompt token to score; num_prompt: done
   std::vector<TokenLogprobs> prompt_logprobs;  // collected until the first event

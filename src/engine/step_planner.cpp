@@ -22,7 +22,8 @@ StepPhase phase_of(const PlannedStep& step) {
 }  // namespace
 
 StepPlanner::DpGroup::DpGroup(const EngineOptions& options, int64_t num_dp_groups)
-    : blocks(options.max_total_tokens / kBlockTokens, options.enable_prefix_cache),
+    : blocks(options.max_total_tokens / options.block_tokens, options.enable_prefix_cache, hash_block,
+             options.block_tokens),
       scheduler(blocks, {.chunked_prefill_size = options.chunked_prefill_size,
                          .max_running_requests = ceil_div(options.max_running_requests, num_dp_groups),
                          .max_logits_rows = options.max_logits_rows}) {}
@@ -74,8 +75,8 @@ void StepPlanner::report(EngineStats& stats) const {
     const SchedulerCounters& counted = group->scheduler.counters();
     stats.running += group->scheduler.num_running();
     stats.waiting += group->scheduler.num_waiting();
-    stats.kv_tokens_used += group->blocks.num_used() * kBlockTokens;
-    stats.kv_tokens_cached += group->blocks.num_cached() * kBlockTokens;
+    stats.kv_tokens_used += group->blocks.num_used() * group->blocks.block_tokens();
+    stats.kv_tokens_cached += group->blocks.num_cached() * group->blocks.block_tokens();
     stats.prompt_tokens += counted.prompt_tokens;
     stats.cached_tokens += counted.cached_tokens;
     stats.prefix_queries += counted.prefix_queries;

@@ -1,6 +1,6 @@
 #include "kernels/attention.h"
 
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -16,13 +16,16 @@ void check(const KvCacheView& cache, const AttentionBatch& batch, const Tensor& 
 }
 
 // Each key and value that a segment sees is read once; a token attends to its own position and all before it.
-void add_work(OpScope& scope, const KvLayout& layout, const AttentionBatch& batch, int64_t num_heads) {
+void add_work(OpScope& scope, const KvCacheView& cache, const AttentionBatch& batch, int64_t num_heads) {
+  const KvLayout& layout = cache.layout;
+  const Backend& backend = backend_of(batch.segments.device());
+  const double token_bytes =
+      static_cast<double>(backend.kv_block_bytes(layout)) / static_cast<double>(backend.kv_block_tokens);
   for (int64_t c = 0; c < batch.segments.rows(); ++c) {
     const int32_t* segment = batch.segments.row<int32_t>(c);
     const double tokens = segment[SegmentColumn::num_tokens], before = segment[SegmentColumn::first_position];
-    const auto head_bytes = static_cast<double>(layout.head_bytes()) / kKvBlockTokens;
     const double pairs = tokens * before + tokens * (tokens + 1) / 2;
-    scope.add_work((before + tokens) * static_cast<double>(layout.num_kv_heads) * head_bytes,
+    scope.add_work((before + tokens) * token_bytes,
                    4.0 * pairs * static_cast<double>(num_heads * layout.head_dim));
   }
 }
@@ -37,21 +40,25 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
   check_matrix(v, DType::f32, k.rows(), columns, "v");
   if (k.empty()) return;
   check(cache, batch, k);
-  cpu::append_kv(stream, k, v, batch, cache);
+  backend_of(stream).append_kv(stream, k, v, batch, cache);
 }
 
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
-               int64_t num_heads, const Tensor& out) {
+               const Tensor& scratch, const Tensor& out) {
   OpScope scope(stream.profile(), "attention");
+  const int64_t num_heads = q.columns() / cache.layout.head_dim;
   CHORALE_CHECK(num_heads % cache.layout.num_kv_heads == 0, "{} heads over {} KV heads", num_heads,
                 cache.layout.num_kv_heads);
+  CHORALE_CHECK(
+      scratch.columns() >= backend_of(stream).attention_scratch(cache.layout, batch.block_tables.columns()),
+      "scratch of {}", scratch.columns());
   const DType activations = cache.layout.activation_dtype();
   check_matrix(q, activations, q.rows(), num_heads * cache.layout.head_dim, "q");
   check_matrix(out, activations, q.rows(), q.columns(), "out");
   if (q.empty()) return;
   check(cache, batch, q);
-  if (scope.is_recording()) add_work(scope, cache.layout, batch, num_heads);
-  cpu::attention(stream, q, cache, batch, num_heads, out);
+  if (scope.is_recording()) add_work(scope, cache, batch, num_heads);
+  backend_of(stream).attention(stream, q, cache, batch, scratch, out);
 }
 
 }  // namespace chorale

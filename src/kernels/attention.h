@@ -1,20 +1,10 @@
 // Causal attention over a paged KV cache, and the op that writes the cache.
 //
-// Keys and values lie in the cache in the panel form of packed matrices, so that both products of attention
-// are the same matmul tiles as everywhere else. Per block of kKvBlockTokens tokens and per KV head (bf16; in
-// float32 a pair becomes one element):
-//
-//   keys    [2 panels of 16 tokens][D / 2][16][2]      outputs are tokens, K runs over D
-//   values  [ceil(D / 16) panels][16 pairs][16][2]     outputs are dimensions, K runs over the block's tokens
-//
-// An int8 cache holds the same panels of int8, and after them
-//
-//   key scales, value scales   [32] each, float32      of the block's tokens
-//
-// A token's head is x = value * scale with scale = amax / 127, where amax is the largest |x| of the head, so
-// a token never touches what is kept of another. bf16 has every int8 value: attention widens a few panels at
-// a time into the first-level cache and multiplies them as those of a bf16 cache. A score is multiplied by
-// the key's scale times 1 / sqrt(D), and a probability by the value's scale before it is rounded to bf16.
+// A block has Backend::kv_block_tokens tokens of all KV heads; how they lie in it is the backend's own affair
+// (cpu/kv_panels.h, cuda/layout.h). Of an int8 cache a token's head is x = value * scale with scale = amax /
+// 127, where amax is the largest |x| of the head, so a token never touches what is kept of another. A score
+// is multiplied by the key's scale times 1 / sqrt(D), and a probability by the value's scale before it is
+// rounded to bf16.
 //
 // Blocks are walked in order of position with a running maximum and sum (online softmax, arXiv 1805.02867),
 // so a token's result depends on its own position and the cache alone: not on segments, batch or cache
@@ -29,8 +19,7 @@
 
 namespace chorale {
 
-// Shape of one layer's cache; pure arithmetic. Bytes are those of one head in one block where nothing else is
-// said, and multiples of 64, because head_dim is even.
+// Shape of one layer's cache.
 struct KvLayout {
   DType dtype = DType::bf16;  // bf16, f32, or i8
   int64_t num_kv_heads = 0;
@@ -40,22 +29,9 @@ struct KvLayout {
   // q, k and the output have it.
   DType activation_dtype() const { return has_scales() ? DType::bf16 : dtype; }
   int64_t max_head_dim() const { return has_scales() ? kMaxInt8HeadDim : kMaxHeadDim; }
-
-  int64_t key_bytes() const { return kKvBlockTokens * head_dim * element(); }
-  int64_t value_bytes() const {
-    return (head_dim + kPanelWidth - 1) / kPanelWidth * kPanelWidth * kKvBlockTokens * element();
-  }
-  int64_t scale_bytes() const {  // for keys and values
-    return has_scales() ? 2 * kKvBlockTokens * static_cast<int64_t>(sizeof(float)) : 0;
-  }
-  int64_t head_bytes() const { return key_bytes() + value_bytes() + scale_bytes(); }
-  int64_t block_bytes() const { return num_kv_heads * head_bytes(); }  // for all heads
-
- private:
-  int64_t element() const { return static_cast<int64_t>(size_of(dtype)); }
 };
 
-// One layer's cache: [B][KV][keys, values, scales], bytes.
+// One layer's cache of B blocks, in memory of its device.
 struct KvCacheView {
   KvLayout layout;
   std::byte* data = nullptr;
@@ -79,8 +55,9 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
                const KvCacheView& cache);
 
 // out = softmax(scale * q k^T) v for each token over the tokens at or before its position. q, out:
-// activations [T, Q * D]; num_heads = Q, a multiple of the cache's KV heads.
+// activations [T, Q * D], where Q is a multiple of the cache's KV heads; scratch: float32 [1, at least
+// Backend::attention_scratch], or empty where that is 0.
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
-               int64_t num_heads, const Tensor& out);
+               const Tensor& scratch, const Tensor& out);
 
 }  // namespace chorale

@@ -1,6 +1,6 @@
 #include "kernels/dispatch.h"
 
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -29,24 +29,24 @@ int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts
   CHORALE_CHECK(scratch.dtype() == DType::i32 && scratch.rows() >= table.num_owners &&
                 scratch.columns() >= x.rows());
   CHORALE_CHECK(send.rows.dtype() == DType::u8 && send.rows.row_stride() == format.bytes());
-  return cpu::dispatch_rows(stream, x, chosen, table, format, send);
+  return backend_of(stream).dispatch_rows(stream, x, chosen, table, format, send);
 }
 
 void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
   check_matrix(returned, DType::i64, returned.rows(), sums.columns(), "returned");
   check_vector(tokens, DType::i32, returned.rows(), "tokens");
   CHORALE_CHECK(sums.dtype() == DType::i64);
-  cpu::add_returned(stream, returned, tokens, sums);
+  backend_of(stream).add_returned(stream, returned, tokens, sums);
 }
 
 void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts) {
   CHORALE_CHECK(experts.dtype() == DType::i32 && counts.dtype() == DType::i64 && counts.rows() == 1);
-  cpu::count_experts(stream, experts, counts);
+  backend_of(stream).count_experts(stream, experts, counts);
 }
 
 void count_tokens(const Stream& stream, int64_t num_tokens, const Tensor& counts) {
   CHORALE_CHECK(counts.dtype() == DType::i64 && counts.size() >= 1);
-  cpu::count_tokens(stream, num_tokens, counts);
+  backend_of(stream).count_tokens(stream, num_tokens, counts);
 }
 
 }  // namespace chorale

@@ -1,6 +1,6 @@
 #include "kernels/expert_matmul.h"
 
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -16,13 +16,14 @@ void check_rows(const ExpertMatrices& experts, const ExpertRows& rows) {
   check_matrix(rows.active, DType::i32, 1, num_experts + 1, "active");
 }
 
-void add_work(OpScope& scope, const Tensor& x, const ExpertMatrices& experts, const ExpertRows& rows) {
-  const PackedLayout& layout = experts.layout;
+void add_work(OpScope& scope, const Stream& stream, const Tensor& x, const ExpertMatrices& experts,
+              const ExpertRows& rows) {
+  const WeightLayout& layout = experts.layout;
   const bool sorted = !rows.all_tokens();
   const int64_t active = sorted ? rows.active.data<int32_t>()[0] : 1;
   const int64_t pairs = sorted ? rows.offsets.data<int32_t>()[experts.data.size()] : x.rows();
   const int64_t halves = layout.fused_pair ? 2 : 1;
-  scope.add_work(static_cast<double>(active * layout.bytes()),
+  scope.add_work(static_cast<double>(active * backend_of(stream).weight_bytes(layout)),
                  2.0 * static_cast<double>(pairs * halves * layout.n * layout.k));
 }
 
@@ -31,29 +32,29 @@ void add_work(OpScope& scope, const Tensor& x, const ExpertMatrices& experts, co
 void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,
                   const ExpertRows& rows, const Tensor& out) {
   OpScope scope(stream.profile(), "gated_matmul");
-  const PackedLayout& layout = gate_up.layout;
+  const WeightLayout& layout = gate_up.layout;
   CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1);
   check_input(x, layout);
   CHORALE_CHECK(is_activation(out.dtype()) && out.columns() == layout.n);
   CHORALE_CHECK(is_quantized(layout.format) || out.dtype() == x.dtype());
   check_rows(gate_up, rows);
   if (x.empty()) return;
-  if (scope.is_recording()) add_work(scope, x, gate_up, rows);
-  cpu::gated_matmul(stream, x, gate_up, rows, out);
+  if (scope.is_recording()) add_work(scope, stream, x, gate_up, rows);
+  backend_of(stream).gated_matmul(stream, x, gate_up, rows, out);
 }
 
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode) {
   OpScope scope(stream.profile(), "order_free_matmul");
-  const PackedLayout& layout = down.layout;
+  const WeightLayout& layout = down.layout;
   CHORALE_CHECK(!layout.fused_pair && layout.n_chunks == 1);
   check_input(x, layout);
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   check_rows(down, rows);
   CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());
   if (x.empty()) return;
-  if (scope.is_recording()) add_work(scope, x, down, rows);
-  cpu::order_free_matmul(stream, x, down, rows, sums, mode);
+  if (scope.is_recording()) add_work(scope, stream, x, down, rows);
+  backend_of(stream).order_free_matmul(stream, x, down, rows, sums, mode);
 }
 
 }  // namespace chorale

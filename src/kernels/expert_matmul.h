@@ -6,14 +6,14 @@
 
 #include "base/stream.h"
 #include "base/tensor.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale {
 
 // One matrix per expert held here, all of one shape; `data[e]` is where expert e's begins. Two may be the
 // same matrix.
 struct ExpertMatrices {
-  PackedLayout layout;
+  WeightLayout layout;
   std::span<const std::byte* const> data;  // [E]
 };
 

@@ -8,14 +8,14 @@
 
 #include "base/stream.h"
 #include "base/tensor.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale {
 
 inline constexpr size_t kMaxMatmulTargets = 4;
 
 struct MatmulTarget {
-  PackedMatrix weight;  // [N, K], k_chunks == 1
+  WeightMatrix weight;  // [N, K], k_chunks == 1
   Tensor bias;          // [1, N] float32, or empty
   Tensor out;           // [M, N] float32
 };

@@ -1,8 +1,10 @@
 // Stands in for kernels/cuda/ in a build without CUDA. Without a queue no op can be called.
 #include "base/error.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 
@@ -15,6 +17,13 @@ namespace {
 
 }  // namespace
 
+const Backend& backend() {
+  no_cuda();
+}
+std::unique_ptr<DeviceDriver> open(int) {
+  no_cuda();
+}
+
 int device_count() {
   return 0;
 }
@@ -22,7 +31,7 @@ void check(int, const char*, int) {
   no_cuda();
 }
 
-Queue::Queue(int device) : device_(device) {
+Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
   no_cuda();
 }
 Queue::~Queue() = default;
@@ -32,7 +41,13 @@ void Queue::enter() const {
 void Queue::copy(const void*, void*, size_t) const {
   no_cuda();
 }
+void Queue::copy(const Tensor&, const Tensor&) {
+  no_cuda();
+}
 void Queue::synchronize() const {
+  no_cuda();
+}
+void Queue::synchronize() {
   no_cuda();
 }
 
@@ -42,6 +57,10 @@ DeviceBuffer::DeviceBuffer(int, size_t) {
 DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
 DeviceBuffer::~DeviceBuffer() = default;
+
+void pack_rows(const Queue&, const Tensor&, const TiledLayout&, std::byte*, const PackRegion&) {
+  no_cuda();
+}
 
 void embed(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();

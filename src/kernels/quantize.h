@@ -16,15 +16,15 @@
 
 #include "base/stream.h"
 #include "base/tensor.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale {
 
 // Bytes of a quantized row for all chunks of the matrix.
-int64_t quantized_row_bytes(const PackedLayout& layout);
+int64_t quantized_row_bytes(const WeightLayout& layout);
 
 // x: activations [M, K]; layout: of a matrix with K inputs, int8 or int4; out: uint8 [M,
 // quantized_row_bytes(layout)].
-void quantize_rows(const Stream& stream, const Tensor& x, const PackedLayout& layout, const Tensor& out);
+void quantize_rows(const Stream& stream, const Tensor& x, const WeightLayout& layout, const Tensor& out);
 
 }  // namespace chorale

@@ -1,5 +1,5 @@
 // One group of an int8 or int4 matrix: how its elements become integers, and the words of an output that
-// hold them (see packed_matrix.h).
+// hold them (see cpu/packed_matrix.h).
 //
 //   int8   scale = max |w| / 127, q = 128 + round(w / scale): the zero is exact, and so are products with it
 //   int4   scale = (max w - min w) / 15, or max |w| / 512 where that is more, and zero = -min w / scale, both
@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale {
 

@@ -1,6 +1,6 @@
 #include "kernels/rope.h"
 
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -11,7 +11,7 @@ void rope_table(const Stream& stream, const Tensor& positions, const Tensor& fre
   check_matrix(positions, DType::i32, 1, cos_sin.rows(), "positions");
   check_vector(frequencies, DType::f32, cos_sin.columns() / 2, "frequencies");
   CHORALE_CHECK(cos_sin.dtype() == DType::f32 && cos_sin.columns() % 2 == 0);
-  cpu::rope_table(stream, positions, frequencies, scale, cos_sin);
+  backend_of(stream).rope_table(stream, positions, frequencies, scale, cos_sin);
 }
 
 void norm_rope(const Stream& stream, const Tensor& x, const Tensor& weight, float eps, const Tensor& cos_sin,
@@ -23,7 +23,7 @@ void norm_rope(const Stream& stream, const Tensor& x, const Tensor& weight, floa
   CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()) && x.columns() % head_dim == 0);
   check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
   if (x.empty()) return;
-  cpu::norm_rope(stream, x, weight, eps, cos_sin, out);
+  backend_of(stream).norm_rope(stream, x, weight, eps, cos_sin, out);
 }
 
 }  // namespace chorale

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -14,7 +14,7 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
                 "top {} of {} experts", options.top_k, logits.columns());
   check_matrix(chosen.experts, DType::i32, logits.rows(), options.top_k, "chosen experts");
   check_matrix(chosen.weights, DType::f32, logits.rows(), options.top_k, "chosen weights");
-  cpu::choose_experts(stream, logits, options, chosen);
+  backend_of(stream).choose_experts(stream, logits, options, chosen);
 }
 
 void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows) {
@@ -27,7 +27,7 @@ void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const Exp
   check_matrix(rows.active, DType::i32, 1, rows.offsets.columns(), "active");
   check_vector(rows.tokens, DType::i32, pairs, "tokens");
   check_vector(rows.weights, DType::f32, pairs, "weights");
-  cpu::sort_by_expert(stream, chosen, rows);
+  backend_of(stream).sort_by_expert(stream, chosen, rows);
 }
 
 }  // namespace chorale

@@ -1,6 +1,6 @@
 #include "kernels/rows.h"
 
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -10,7 +10,7 @@ void embed(const Stream& stream, const Tensor& ids, const Tensor& table, const T
   check_matrix(ids, DType::i32, 1, out.rows(), "ids");
   CHORALE_CHECK(is_activation(table.dtype()) && out.dtype() == DType::f32 &&
                 table.columns() == out.columns());
-  cpu::embed(stream, ids, table, out);
+  backend_of(stream).embed(stream, ids, table, out);
 }
 
 void embed_bits(const Stream& stream, const Tensor& ids, const Tensor& table, int64_t first_row,
@@ -18,26 +18,26 @@ void embed_bits(const Stream& stream, const Tensor& ids, const Tensor& table, in
   check_matrix(ids, DType::i32, 1, bits.rows(), "ids");
   check_matrix(bits, DType::i64, bits.rows(), table.columns() + 1, "bits");
   CHORALE_CHECK(is_activation(table.dtype()));
-  cpu::embed_bits(stream, ids, table, first_row, bits);
+  backend_of(stream).embed_bits(stream, ids, table, first_row, bits);
 }
 
 void bits_to_rows(const Stream& stream, const Tensor& bits, const Tensor& out) {
   check_matrix(bits, DType::i64, out.rows(), out.columns() + 1, "bits");
   CHORALE_CHECK(out.dtype() == DType::f32);
-  cpu::bits_to_rows(stream, bits, out);
+  backend_of(stream).bits_to_rows(stream, bits, out);
 }
 
 void copy_rows(const Stream& stream, const Tensor& x, const Tensor& out) {
   check_matrix(x, DType::f32, out.rows(), out.columns(), "x");
   CHORALE_CHECK(out.dtype() == DType::f32);
-  cpu::copy_rows(stream, x, out);
+  backend_of(stream).copy_rows(stream, x, out);
 }
 
 void gather_rows(const Stream& stream, const Tensor& rows, const Tensor& x, const Tensor& out) {
   const OpScope scope(stream.profile(), "gather_rows");
   check_matrix(rows, DType::i32, 1, out.rows(), "rows");
   CHORALE_CHECK(x.dtype() == DType::f32 && out.dtype() == DType::f32 && x.columns() == out.columns());
-  cpu::gather_rows(stream, rows, x, out);
+  backend_of(stream).gather_rows(stream, rows, x, out);
 }
 
 void rms_norm(const Stream& stream, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
@@ -46,7 +46,7 @@ void rms_norm(const Stream& stream, const Tensor& x, const Tensor& weight, float
   CHORALE_CHECK(x.dtype() == DType::f32 && is_activation(out.dtype()));
   check_matrix(out, out.dtype(), x.rows(), x.columns(), "out");
   if (x.empty()) return;
-  cpu::rms_norm(stream, x, weight, eps, out);
+  backend_of(stream).rms_norm(stream, x, weight, eps, out);
 }
 
 }  // namespace chorale

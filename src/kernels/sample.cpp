@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "base/math.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -18,8 +18,8 @@ void check_sparse(const SparseRows& rows, DType dtype, int64_t num_rows, const c
 
 }  // namespace
 
-int64_t sample_scratch_bytes(int64_t vocab_size) {
-  return cpu::sample_scratch_bytes(vocab_size);
+int64_t sample_scratch_bytes(int64_t vocab_size, DeviceKind kind) {
+  return backend_of(kind).sample_scratch_bytes(vocab_size);
 }
 
 void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch, const SampledRows& output) {
@@ -42,22 +42,23 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch
     check_matrix(output.logprobs, DType::f32, rows, 1 + output.top_tokens.columns(), "logprobs");
   }
   CHORALE_CHECK(scratch.dtype() == DType::u8 && scratch.rows() >= 1 &&
-                    scratch.columns() >= sample_scratch_bytes(vocab_size) && scratch.row_stride() % 8 == 0,
+                    scratch.columns() >= sample_scratch_bytes(vocab_size, stream.device().kind()) &&
+                    scratch.row_stride() % 8 == 0,
                 "scratch [{}, {}]", scratch.rows(), scratch.columns());
-  cpu::sample(stream, input, scratch, output);
+  backend_of(stream).sample(stream, input, scratch, output);
 }
 
 void clear_counts(const Stream& stream, const Tensor& counts) {
   const OpScope scope(stream.profile(), "clear_counts");
   check_matrix(counts, DType::i32, 1, counts.columns(), "counts");
-  cpu::clear_counts(stream, counts);
+  backend_of(stream).clear_counts(stream, counts);
 }
 
 void count_tokens(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts) {
   const OpScope scope(stream.profile(), "count_tokens");
   check_vector(tokens, DType::i32, 0, "tokens");
   check_matrix(counts, DType::i32, 1, counts.columns(), "counts");
-  if (!tokens.empty()) cpu::count_tokens(stream, tokens, in_prompt, counts);
+  if (!tokens.empty()) backend_of(stream).add_counts(stream, tokens, in_prompt, counts);
 }
 
 }  // namespace chorale

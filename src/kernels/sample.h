@@ -84,7 +84,7 @@ struct SampledRows {
 };
 
 // Bytes of scratch for each row that is worked on at once.
-int64_t sample_scratch_bytes(int64_t vocab_size);
+int64_t sample_scratch_bytes(int64_t vocab_size, DeviceKind kind = DeviceKind::cpu);
 
 // scratch: uint8 [S, at least sample_scratch_bytes(V)], S >= 1: so many rows are worked on at once. Of a row
 // without log probabilities, or whose status is not ok, these outputs stay as they are.

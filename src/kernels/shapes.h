@@ -34,7 +34,7 @@ namespace chorale {
 // Outputs that one panel of a packed matrix interleaves: one per float32 lane of a 512-bit register.
 inline constexpr int64_t kPanelWidth = 16;
 inline constexpr int64_t kPanelWordBytes = kPanelWidth * 4;  // one word of each output
-inline constexpr int64_t kStripPanels = 4;                   // panels of a strip (packed_matrix.h)
+inline constexpr int64_t kStripPanels = 4;                   // panels of a strip (cpu/packed_matrix.h)
 
 // A quantized row's group begins with its scale, a float32, and the sum of its integers, an int32
 // (quantize.h).
@@ -42,8 +42,8 @@ inline constexpr int64_t kGroupHeaderBytes = 8;
 // Numbers whose largest magnitude is below this are zeros as int8, in rows and in the KV cache.
 inline constexpr float kTinyInt8 = 0x1p-100F;
 
-// Tokens of one KV block. Attention merges blocks of this size, aligned to absolute positions, in position
-// order, which makes the size part of the numerics contract.
+// Tokens of one KV block of a CPU. Attention merges blocks of this size, aligned to absolute positions, in
+// position order, which makes the size part of the numerics contract.
 inline constexpr int64_t kKvBlockTokens = 32;
 inline constexpr int64_t kMaxHeadDim = 8192;      // what one query row's accumulators have room for
 inline constexpr int64_t kMaxInt8HeadDim = 1024;  // what there is room for to widen the keys of a block

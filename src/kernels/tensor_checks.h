@@ -11,7 +11,7 @@ inline bool is_activation(DType dtype) {
 }
 
 // The input of a product: activations of the matrix's dtype, or rows that are quantized for it.
-inline void check_input(const Tensor& x, const PackedLayout& layout) {
+inline void check_input(const Tensor& x, const WeightLayout& layout) {
   const bool quantized = is_quantized(layout.format);
   const DType dtype = quantized ? DType::u8 : element_dtype(layout.format);
   const int64_t columns = quantized ? quantized_row_bytes(layout) : layout.k;

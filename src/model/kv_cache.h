@@ -6,33 +6,37 @@
 #include "base/tensor.h"
 #include "io/model_config.h"
 #include "kernels/attention.h"
+#include "kernels/backend.h"
 
 namespace chorale::model {
 
-// Owns [layers][B][KV][keys, values]; see kernels/attention.h for a block. Pages are taken from the system
+// Owns [layers][B] blocks as the device's backend lays them out. On the CPU, pages are taken from the system
 // when a block is first used.
 class KvCache {
  public:
   // For num_kv_heads of the model's heads, those of this rank.
   KvCache(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype, int64_t num_blocks, Device device)
       : layout_(layout(config, num_kv_heads, dtype)),
+        layer_bytes_(num_blocks * backend_of(device).kv_block_bytes(layout_)),
         num_blocks_(num_blocks),
-        buffer_(static_cast<size_t>(config.num_hidden_layers * num_blocks * layout_.block_bytes()), device) {}
+        buffer_(static_cast<size_t>(config.num_hidden_layers * layer_bytes_), device) {}
 
   static KvLayout layout(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
     return {.dtype = dtype, .num_kv_heads = num_kv_heads, .head_dim = config.head_dim};
   }
   // Bytes of one block in all layers.
-  static int64_t block_bytes(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype) {
-    return config.num_hidden_layers * layout(config, num_kv_heads, dtype).block_bytes();
+  static int64_t block_bytes(const io::ModelConfig& config, int64_t num_kv_heads, DType dtype,
+                             DeviceKind device) {
+    return config.num_hidden_layers * backend_of(device).kv_block_bytes(layout(config, num_kv_heads, dtype));
   }
 
   KvCacheView layer(int64_t l) const {
-    return {layout_, buffer_.device_data() + l * num_blocks_ * layout_.block_bytes(), num_blocks_};
+    return {layout_, buffer_.device_data() + l * layer_bytes_, num_blocks_};
   }
 
  private:
   KvLayout layout_;
+  int64_t layer_bytes_;
   int64_t num_blocks_;
   Buffer buffer_;
 };

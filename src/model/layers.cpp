@@ -14,7 +14,7 @@ namespace chorale::model {
 namespace {
 
 // The rows in the form that a matrix multiplies: quantized, in `scratch`, where the matrix is.
-Tensor input_of(const Stream& stream, const PackedLayout& layout, const Tensor& x, const Tensor& scratch) {
+Tensor input_of(const Stream& stream, const WeightLayout& layout, const Tensor& x, const Tensor& scratch) {
   if (!is_quantized(layout.format)) return x;
   const Tensor rows = scratch.first_rows(x.rows()).first_columns(quantized_row_bytes(layout));
   quantize_rows(stream, x, layout, rows);
@@ -49,7 +49,6 @@ Attention::Attention(const AttentionWeights& weights, const io::ModelConfig& con
     : weights_(weights),
       group_(group),
       o_proj_(weights.o_proj, weights.o_bias, group),
-      num_heads_(weights.q_proj.layout.n / config.head_dim),
       eps_(static_cast<float>(config.rms_norm_eps)) {}
 
 void Attention::forward_add(const Stream& stream, const Tensor& x, const StepInputs& in,
@@ -72,7 +71,7 @@ void Attention::forward_add(const Stream& stream, const Tensor& x, const StepInp
   norm_rope(stream, q, weights_.q_norm, eps_, cos_sin, q_rotated);
   norm_rope(stream, k, weights_.k_norm, eps_, cos_sin, k_rotated);
   append_kv(stream, k_rotated, v, in.batch, cache);
-  attention(stream, q_rotated, cache, in.batch, num_heads_, attended);
+  attention(stream, q_rotated, cache, in.batch, scratch.attention, attended);
   o_proj_.forward_add(stream, attended, in.home, scratch, residual);
 }
 
@@ -147,7 +146,7 @@ void SparseMoe::forward_add(const Stream& stream, const Tensor& x, const Workspa
   add_sums(stream, combine(stream, input, x.rows(), scratch), {}, residual);
 }
 
-LmHead::LmHead(const PackedMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
+LmHead::LmHead(const WeightMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
                TokenGroup group)
     : weight_(weight), group_(std::move(group)) {
   const int64_t chunks = parallel::canonical_chunks(config.vocab_size);

@@ -52,7 +52,7 @@ class VocabParallelEmbedding {
 // does not matter how they are split.
 class RowParallelLinear {
  public:
-  RowParallelLinear(const PackedMatrix& weight, const Tensor& bias, TokenGroup group)
+  RowParallelLinear(const WeightMatrix& weight, const Tensor& bias, TokenGroup group)
       : data_(weight.data), layout_(weight.layout), bias_(bias), group_(std::move(group)) {}
 
   // residual += x W^T + bias. x: activations of all tokens [T, K part]; residual: of the home tokens [U, N].
@@ -61,7 +61,7 @@ class RowParallelLinear {
 
  private:
   const std::byte* data_;
-  PackedLayout layout_;
+  WeightLayout layout_;
   Tensor bias_;
   TokenGroup group_;
 };
@@ -79,7 +79,6 @@ class Attention {
   AttentionWeights weights_;
   TokenGroup group_;
   RowParallelLinear o_proj_;
-  int64_t num_heads_;
   float eps_;
 };
 
@@ -102,7 +101,7 @@ class DenseMlp {
 class Router {
  public:
   // load: int64 [1, E], to which the number of tokens of each expert is added.
-  Router(const PackedMatrix& weight, const io::ModelConfig& config, const Tensor& load)
+  Router(const WeightMatrix& weight, const io::ModelConfig& config, const Tensor& load)
       : weight_(weight),
         options_{.top_k = config.num_experts_per_tok, .normalize = config.norm_topk_prob},
         load_(load) {}
@@ -111,7 +110,7 @@ class Router {
   ChosenExperts forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
 
  private:
-  PackedMatrix weight_;
+  WeightMatrix weight_;
   RouteOptions options_;
   Tensor load_;
 };
@@ -145,7 +144,7 @@ class SparseMoe {
 // The head, split by output; the group's first rank gets all logits.
 class LmHead {
  public:
-  LmHead(const PackedMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
+  LmHead(const WeightMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
          TokenGroup group);
 
   // x: activations of this rank's rows [., H]. Returns the logits of all rows [L, V], or nothing on the other
@@ -153,7 +152,7 @@ class LmHead {
   Tensor forward(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch) const;
 
  private:
-  PackedMatrix weight_;
+  WeightMatrix weight_;
   std::vector<int64_t> columns_of_;  // each rank's outputs, by rank of the TP group
   TokenGroup group_;
 };

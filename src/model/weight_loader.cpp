@@ -16,7 +16,7 @@
 #include "base/math.h"
 #include "base/random.h"
 #include "io/linear_source.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_writer.h"
 
 namespace chorale::model {
 namespace {
@@ -71,7 +71,7 @@ bool keeps_int4(const WeightPlace& place, const io::LinearSource& source) {
 
 // The stored chunk of a packed place that a task fills, and where it lies in the whole tensor.
 struct TaskChunk {
-  PackedLayout layout;  // the stored chunks'
+  WeightLayout layout;  // the stored chunks'
   int64_t first_row, first_column;
 
   explicit TaskChunk(const WeightPlace& place) : layout(slice_layout(place.layout, place.part.size())) {
@@ -82,29 +82,32 @@ struct TaskChunk {
 };
 
 // Fills the part from a reader of elements; returns how many are NaN.
-int64_t fill(const LoadTask& task, DType dtype, std::byte* base, const ElementReader& read) {
+int64_t fill(const LoadTask& task, DType dtype, WeightWriter& writer, const ElementReader& read) {
   const WeightPlace& place = *task.place;
-  std::byte* target = base + place.offset;
   switch (place.form) {
     case WeightPlace::Form::vector:
-      return read(0, place.part.begin, place.part.size(), target);
+      return writer.write_rows(
+          [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
+            return read(row, place.part.begin + column, count, out);
+          },
+          DType::f32, 1, place.part.size(), place.offset);
     case WeightPlace::Form::rows: {
       const int64_t columns = place.shape[1];
-      const int64_t end = std::min(place.part.size(), (task.unit + 1) * kEmbeddingRowsPerTask);
-      int64_t nans = 0;
-      for (int64_t row = task.unit * kEmbeddingRowsPerTask; row < end; ++row) {
-        std::byte* to = target + row * columns * static_cast<int64_t>(size_of(dtype));
-        nans += read(place.part.begin + row, 0, columns, to);
-      }
-      return nans;
+      const int64_t first = task.unit * kEmbeddingRowsPerTask;
+      const int64_t end = std::min(place.part.size(), first + kEmbeddingRowsPerTask);
+      return writer.write_rows(
+          [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
+            return read(place.part.begin + first + row, column, count, out);
+          },
+          dtype, end - first, columns, place.offset + static_cast<size_t>(first * columns) * size_of(dtype));
     }
     case WeightPlace::Form::packed: {
       const TaskChunk chunk(place);
-      return pack_chunk(
+      return writer.write_chunk(
           [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
             return read(chunk.first_row + row, chunk.first_column + column, count, out);
           },
-          chunk.layout, target, task.unit, place.half);
+          chunk.layout, place.offset, task.unit, place.half);
     }
   }
   return 0;
@@ -117,11 +120,11 @@ DType target_dtype(const WeightPlace& place, DType dtype) {
 }
 
 // Fills the part from a checkpoint: as it lies there where it can be, else element by element.
-int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dtype, std::byte* base) {
+int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dtype, WeightWriter& writer) {
   const WeightPlace& place = *task.place;
   if (keeps_int4(place, source)) {
     const TaskChunk chunk(place);
-    pack_int4_chunk(
+    writer.write_int4_chunk(
         [&](int64_t row, int64_t column, int64_t count, Int4Group& group) {
           row += chunk.first_row;
           column += chunk.first_column;
@@ -129,23 +132,23 @@ int64_t fill_from(const io::LinearSource& source, const LoadTask& task, DType dt
           group.zero = static_cast<float>(source.zero(row, column));
           source.read_values(row, column, count, group.values);
         },
-        chunk.layout, base + place.offset, task.unit, place.half);
+        chunk.layout, place.offset, task.unit, place.half);
     return 0;
   }
   if (place.form == WeightPlace::Form::packed && source.is_plain()) {
     const TaskChunk chunk(place);
     const io::TensorEntry& tensor = *source.tensors().weight;
     const int64_t first = chunk.first_row * source.columns() + chunk.first_column;
-    return pack_chunk(
+    return writer.write_chunk(
         SourceMatrix{.data = tensor.bytes.data() + first * static_cast<int64_t>(size_of(tensor.dtype)),
                      .dtype = tensor.dtype,
                      .rows = chunk.layout.n,
                      .columns = chunk.layout.k,
                      .row_stride = source.columns()},
-        chunk.layout, base + place.offset, task.unit, place.half);
+        chunk.layout, place.offset, task.unit, place.half);
   }
   const DType element = target_dtype(place, dtype);
-  return fill(task, dtype, base, [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
+  return fill(task, dtype, writer, [&](int64_t row, int64_t column, int64_t count, std::byte* out) {
     return source.read(row, column, count, out, element);
   });
 }
@@ -250,7 +253,7 @@ uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan)
 }
 
 std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const WeightPlan& plan,
-                                      std::byte* base, ThreadPool& pool, ProgressBar& progress) {
+                                      const Buffer& memory, ThreadPool& pool, ProgressBar& progress) {
   // In the order of the files, which is how disks like to be read.
   std::vector<const WeightPlace*> places;
   for (const WeightPlace& place : plan.places) places.push_back(&place);
@@ -269,6 +272,7 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   };
   for (const LoadTask& task : tasks) ++tasks_left[index_of(tensor_of.at(task.place))];
 
+  const std::unique_ptr<WeightWriter> writer = make_weight_writer(memory, pool.size());
   ReadAhead reader(checkpoint, plan.quantization, places);
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const LoadTask& task = tasks[static_cast<size_t>(i)];
@@ -276,10 +280,12 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
         io::LinearSource::open(checkpoint, plan.quantization, task.place->name, task.place->shape);
     reader.reach(task.place);
     const size_t tensor = index_of(source.tensors().weight);
-    nans[tensor] += fill_from(source, task, plan.dtype, base);
+    nans[tensor] += fill_from(source, task, plan.dtype, *writer);
     progress.add(share(stored_share(*task.place, source.bytes()), task));
     if (--tasks_left[tensor] == 0) source.release();
   });
+
+  writer->finish();
 
   std::vector<std::string> names;
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {
@@ -339,24 +345,27 @@ class RandomTensor {
 
 }  // namespace
 
-void fill_random_weights(const WeightPlan& plan, uint64_t seed, std::byte* base, ThreadPool& pool,
+void fill_random_weights(const WeightPlan& plan, uint64_t seed, const Buffer& memory, ThreadPool& pool,
                          ProgressBar& progress) {
   std::vector<const WeightPlace*> places;
   for (const WeightPlace& place : plan.places) places.push_back(&place);
   const std::vector<LoadTask> tasks = make_tasks(places);
+  const std::unique_ptr<WeightWriter> writer = make_weight_writer(memory, pool.size());
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const LoadTask& task = tasks[static_cast<size_t>(i)];
     const RandomTensor tensor(seed, *task.place);
     const DType dtype = target_dtype(*task.place, plan.dtype);
-    fill(task, plan.dtype, base, [&](int64_t row, int64_t column, int64_t count, std::byte* out) -> int64_t {
-      if (dtype == DType::bf16)
-        tensor.read(row, column, count, reinterpret_cast<bf16*>(out));
-      else
-        tensor.read(row, column, count, reinterpret_cast<float*>(out));
-      return 0;
-    });
+    fill(task, plan.dtype, *writer,
+         [&](int64_t row, int64_t column, int64_t count, std::byte* out) -> int64_t {
+           if (dtype == DType::bf16)
+             tensor.read(row, column, count, reinterpret_cast<bf16*>(out));
+           else
+             tensor.read(row, column, count, reinterpret_cast<float*>(out));
+           return 0;
+         });
     progress.add(share(static_cast<uint64_t>(stored_elements(*task.place)) * size_of(dtype), task));
   });
+  writer->finish();
 }
 
 }  // namespace chorale::model

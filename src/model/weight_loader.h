@@ -1,4 +1,4 @@
-// Fills a weight buffer from a checkpoint, or with seeded random values.
+// Fills a buffer of weights, on whatever device, from a checkpoint, or with seeded random values.
 #pragma once
 
 #include <cstddef>
@@ -25,12 +25,12 @@ uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan)
 // of what was read. The checkpoint must have passed check_tensors. Returns the names of tensors that have NaN
 // values.
 std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const WeightPlan& plan,
-                                      std::byte* base, ThreadPool& pool, ProgressBar& progress);
+                                      const Buffer& memory, ThreadPool& pool, ProgressBar& progress);
 
 // Random weights, uniform with the standard deviation 0.02 of an untrained model, norms near 1. A value
 // depends on the seed, the tensor's name and its place in the tensor, so it is the same for any dtype,
 // threads and sharding.
-void fill_random_weights(const WeightPlan& plan, uint64_t seed, std::byte* base, ThreadPool& pool,
+void fill_random_weights(const WeightPlan& plan, uint64_t seed, const Buffer& memory, ThreadPool& pool,
                          ProgressBar& progress);
 
 }  // namespace chorale::model

@@ -34,7 +34,7 @@ Range range_of(const WeightShard& shard, ChunkUnit unit) {
 }
 
 // A matrix of which a rank has no chunk.
-PackedMatrix without_outputs(const PackedLayout& whole) {
+WeightMatrix without_outputs(const WeightLayout& whole) {
   return {.layout = {.format = whole.format, .n = 0, .k = whole.k, .group_k = whole.group_k}};
 }
 
@@ -42,10 +42,15 @@ PackedMatrix without_outputs(const PackedLayout& whole) {
 class Placer {
  public:
   Placer(const io::ModelConfig& config, const WeightFormats& formats, const WeightShard& stored,
-         std::byte* base)
-      : sizes_(sharded_sizes(config)), formats_(formats), stored_(stored), base_(base) {
+         const Buffer* memory)
+      : sizes_(sharded_sizes(config)),
+        formats_(formats),
+        backend_(backend_of(formats.device)),
+        stored_(stored),
+        memory_(memory) {
     plan_.dtype = formats.dtype;
     plan_.quantization = config.quantization;
+    plan_.device = formats.device;
   }
 
   const WeightFormats& formats() const { return formats_; }
@@ -58,7 +63,7 @@ class Placer {
     const size_t offset = take(static_cast<size_t>(part.size()) * sizeof(float));
     add_place(
         {.name = name, .shape = {n}, .form = WeightPlace::Form::vector, .part = part, .offset = offset});
-    return Tensor(at(offset), DType::f32, 1, part.size(), part.size());
+    return Tensor(at(offset), DType::f32, 1, part.size(), part.size(), device());
   }
 
   Tensor rows(const std::string& name, int64_t rows, int64_t columns) {
@@ -69,13 +74,13 @@ class Placer {
                .form = WeightPlace::Form::rows,
                .part = part,
                .offset = offset});
-    return Tensor(at(offset), plan_.dtype, part.size(), columns, columns);
+    return Tensor(at(offset), plan_.dtype, part.size(), columns, columns, device());
   }
 
-  PackedMatrix matrix(const std::string& name, int64_t n, int64_t k) { return matrix_from(name, name, n, k); }
+  WeightMatrix matrix(const std::string& name, int64_t n, int64_t k) { return matrix_from(name, name, n, k); }
 
   // A matrix that is split as `name` says but has the values of another tensor.
-  PackedMatrix matrix_from(const std::string& name, const std::string& source, int64_t n, int64_t k) {
+  WeightMatrix matrix_from(const std::string& name, const std::string& source, int64_t n, int64_t k) {
     const Placed placed = place(name, n, k, false);
     add_place({.name = source,
                .shape = {n, k},
@@ -86,7 +91,7 @@ class Placer {
   }
 
   // Gate and up as one matrix whose panels alternate.
-  PackedMatrix fused_pair(const std::string& gate, const std::string& up, int64_t n, int64_t k) {
+  WeightMatrix fused_pair(const std::string& gate, const std::string& up, int64_t n, int64_t k) {
     const Placed p = place(gate, n, k, true);
     add_place(
         {.name = gate, .shape = {n, k}, .layout = p.whole, .half = 0, .part = p.part, .offset = p.offset});
@@ -102,7 +107,7 @@ class Placer {
 
  private:
   struct Placed {
-    PackedLayout whole;
+    WeightLayout whole;
     Range part;
     size_t offset;
   };
@@ -111,7 +116,7 @@ class Placer {
     const parallel::ShardingRule& rule = parallel::rule_for(name);
     const int64_t chunks = parallel::num_chunks(rule, sizes_);
     const bool by_input = rule.split == parallel::Split::input || rule.split == parallel::Split::expert_input;
-    PackedLayout whole{.format = format_of(name),
+    WeightLayout whole{.format = format_of(name),
                        .n = n,
                        .k = k,
                        .n_chunks = by_input ? 1 : chunks,
@@ -121,10 +126,12 @@ class Placer {
     const Range part = range_of(stored_, rule.unit);
     CHORALE_CHECK(part.begin >= 0 && part.end <= chunks, "{}: chunks {} to {} of {}", name, part.begin,
                   part.end, chunks);
-    return {whole, part, take(static_cast<size_t>(part.size() * whole.chunk_bytes()))};
+    const bool stores = part.size() > 0;
+    return {whole, part,
+            take(stores ? static_cast<size_t>(backend_.weight_bytes(slice_layout(whole, part.size()))) : 0)};
   }
 
-  PackedMatrix stored_matrix(const Placed& placed) const {
+  WeightMatrix stored_matrix(const Placed& placed) const {
     if (placed.part.size() == 0) return without_outputs(placed.whole);
     return {slice_layout(placed.whole, placed.part.size()), at(placed.offset)};
   }
@@ -138,7 +145,7 @@ class Placer {
   }
 
   // A checkpoint's groups are kept where they can be cut so that none crosses a chunk.
-  int64_t group_of(const PackedLayout& layout) const {
+  int64_t group_of(const WeightLayout& layout) const {
     const int64_t source = formats_.source_group < 0 ? layout.k : formats_.source_group;
     const bool fits = source > 0 && std::gcd(layout.chunk_k(), source) % kGroupUnit == 0;
     return choose_group(layout.format, layout.chunk_k(), fits ? source : 0);
@@ -149,15 +156,19 @@ class Placer {
     used_ += Arena::footprint(bytes);
     return offset;
   }
-  std::byte* at(size_t offset) const { return base_ == nullptr ? nullptr : base_ + offset; }
+  std::byte* at(size_t offset) const {
+    return memory_ == nullptr ? nullptr : memory_->device_data() + offset;
+  }
+  Device device() const { return memory_ == nullptr ? Device() : memory_->device(); }
   void add_place(WeightPlace place) {
-    if (base_ == nullptr && place.part.size() > 0) plan_.places.push_back(std::move(place));
+    if (memory_ == nullptr && place.part.size() > 0) plan_.places.push_back(std::move(place));
   }
 
   parallel::ShardedSizes sizes_;
   WeightFormats formats_;
+  const Backend& backend_;
   const WeightShard& stored_;
-  std::byte* base_;
+  const Buffer* memory_;
   size_t used_ = 0;
   WeightPlan plan_;
 };
@@ -184,9 +195,9 @@ AttentionWeights place_attention(Placer& placer, const io::ModelConfig& config, 
 
 void place_expert(Placer& placer, const std::string& prefix, int64_t intermediate, int64_t hidden,
                   FeedForwardWeights& w) {
-  const PackedMatrix gate_up =
+  const WeightMatrix gate_up =
       placer.fused_pair(prefix + "gate_proj.weight", prefix + "up_proj.weight", intermediate, hidden);
-  const PackedMatrix down = placer.matrix(prefix + "down_proj.weight", hidden, intermediate);
+  const WeightMatrix down = placer.matrix(prefix + "down_proj.weight", hidden, intermediate);
   w.gate_up_layout = gate_up.layout;
   w.down_layout = down.layout;
   w.gate_up.push_back(gate_up.data);
@@ -268,9 +279,8 @@ WeightPlan plan_weights(const io::ModelConfig& config, const WeightFormats& form
 }
 
 ModelWeights bind_weights(const io::ModelConfig& config, const WeightFormats& formats,
-                          const WeightShard& stored, std::byte* base) {
-  CHORALE_CHECK(base != nullptr);
-  Placer placer(config, formats, stored, base);
+                          const WeightShard& stored, const Buffer& memory) {
+  Placer placer(config, formats, stored, &memory);
   return place_all(placer, config, stored);
 }
 
@@ -282,18 +292,17 @@ WeightPlan plan_part(const io::ModelConfig& config, const WeightFormats& formats
 }
 
 ModelWeights bind_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part,
-                       std::byte* base) {
-  CHORALE_CHECK(base != nullptr);
+                       const Buffer& memory) {
   const WeightShard whole = whole_model(config);
-  Placer placer(config, formats, whole, base);
+  Placer placer(config, formats, whole, &memory);
   return place_part(placer, config, whole, part);
 }
 
 namespace {
 
-PackedMatrix select(const PackedMatrix& matrix, Range stored, Range wanted) {
+WeightMatrix select(const Backend& backend, const WeightMatrix& matrix, Range stored, Range wanted) {
   if (wanted.size() == 0) return without_outputs(matrix.layout);
-  return slice_chunks(matrix, wanted.begin - stored.begin, wanted.size());
+  return slice_chunks(backend, matrix, wanted.begin - stored.begin, wanted.size());
 }
 
 // The elements of a vector that belong to some chunks.
@@ -304,7 +313,7 @@ Tensor select(const Tensor& vector, Range stored, Range wanted) {
 }
 
 // The same chunks of the experts in the slots wanted.
-FeedForwardWeights select_experts(const FeedForwardWeights& weights,
+FeedForwardWeights select_experts(const Backend& backend, const FeedForwardWeights& weights,
                                   const std::vector<int32_t>& stored_experts,
                                   const std::vector<int32_t>& wanted_experts, Range stored, Range wanted) {
   FeedForwardWeights view = weights;
@@ -314,10 +323,10 @@ FeedForwardWeights select_experts(const FeedForwardWeights& weights,
   view.gate_up_layout = slice_in_place(weights.gate_up_layout, first, wanted.size());
   view.down_layout = slice_in_place(weights.down_layout, first, wanted.size());
   const auto add = [&](size_t position) {
-    const PackedMatrix gate_up{weights.gate_up_layout, weights.gate_up[position]};
-    const PackedMatrix down{weights.down_layout, weights.down[position]};
-    view.gate_up.push_back(select(gate_up, stored, wanted).data);
-    view.down.push_back(select(down, stored, wanted).data);
+    const WeightMatrix gate_up{weights.gate_up_layout, weights.gate_up[position]};
+    const WeightMatrix down{weights.down_layout, weights.down[position]};
+    view.gate_up.push_back(select(backend, gate_up, stored, wanted).data);
+    view.down.push_back(select(backend, down, stored, wanted).data);
   };
   if (!weights.is_sparse()) add(0);
   for (const int32_t expert : wanted_experts) {
@@ -328,13 +337,13 @@ FeedForwardWeights select_experts(const FeedForwardWeights& weights,
   return view;
 }
 
-AttentionWeights select_heads(const AttentionWeights& w, const WeightShard& stored,
+AttentionWeights select_heads(const Backend& backend, const AttentionWeights& w, const WeightShard& stored,
                               const WeightShard& wanted) {
   AttentionWeights view = w;
-  view.q_proj = select(w.q_proj, stored.query, wanted.query);
-  view.k_proj = select(w.k_proj, stored.kv, wanted.kv);
-  view.v_proj = select(w.v_proj, stored.kv, wanted.kv);
-  view.o_proj = select(w.o_proj, stored.query, wanted.query);
+  view.q_proj = select(backend, w.q_proj, stored.query, wanted.query);
+  view.k_proj = select(backend, w.k_proj, stored.kv, wanted.kv);
+  view.v_proj = select(backend, w.v_proj, stored.kv, wanted.kv);
+  view.o_proj = select(backend, w.o_proj, stored.query, wanted.query);
   view.q_bias = select(w.q_bias, stored.query, wanted.query);
   view.k_bias = select(w.k_bias, stored.kv, wanted.kv);
   view.v_bias = select(w.v_bias, stored.kv, wanted.kv);
@@ -345,6 +354,7 @@ AttentionWeights select_heads(const AttentionWeights& w, const WeightShard& stor
 
 ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,
                             const WeightShard& wanted) {
+  const Backend& backend = backend_of(weights.formats.device);
   ModelWeights view = weights;
   view.first_vocab_row = wanted.vocab_rows.begin;
   view.embed_tokens = weights.embed_tokens.middle_rows(wanted.vocab_rows.begin - stored.vocab_rows.begin,
@@ -352,12 +362,12 @@ ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stor
   for (size_t l = 0; l < view.layers.size(); ++l) {
     LayerWeights& layer = view.layers[l];
     const bool sparse = layer.feed_forward.is_sparse();
-    layer.attention = select_heads(weights.layers[l].attention, stored, wanted);
+    layer.attention = select_heads(backend, weights.layers[l].attention, stored, wanted);
     layer.feed_forward =
-        select_experts(weights.layers[l].feed_forward, stored.experts[l], wanted.experts[l],
+        select_experts(backend, weights.layers[l].feed_forward, stored.experts[l], wanted.experts[l],
                        sparse ? stored.expert : stored.dense, sparse ? wanted.expert : wanted.dense);
   }
-  view.lm_head = select(weights.lm_head, stored.head, wanted.head);
+  view.lm_head = select(backend, weights.lm_head, stored.head, wanted.head);
   return view;
 }
 

@@ -2,8 +2,8 @@
 //
 // All weights that a process holds live in one buffer. A plan is made from the configuration and a shard
 // alone: which tensors of a checkpoint are needed, their shapes, which part of each, and where in the buffer
-// it goes, packed as kernels/packed_matrix.h says and cut as the sharding plan says. Ranks that are threads
-// of one process share the buffer that holds the whole model, and each takes its views of it.
+// it goes, as its device keeps weights (kernels/backend.h), and cut as the sharding plan says. Ranks that are
+// threads of one process share the buffer that holds the whole model, and each takes its views of it.
 #pragma once
 
 #include <cstddef>
@@ -14,27 +14,28 @@
 
 #include "base/tensor.h"
 #include "io/model_config.h"
+#include "kernels/backend.h"
 #include "kernels/expert_matmul.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/weight_matrix.h"
 #include "model/weight_shard.h"
 #include "parallel/topology.h"
 
 namespace chorale::model {
 
 struct AttentionWeights {
-  PackedMatrix q_proj;                    // [Q * D, H]
-  PackedMatrix k_proj;                    // [KV * D, H]
-  PackedMatrix v_proj;                    // [KV * D, H]
-  PackedMatrix o_proj;                    // [H, Q * D]
+  WeightMatrix q_proj;                    // [Q * D, H]
+  WeightMatrix k_proj;                    // [KV * D, H]
+  WeightMatrix v_proj;                    // [KV * D, H]
+  WeightMatrix o_proj;                    // [H, Q * D]
   Tensor q_bias, k_bias, v_bias, o_bias;  // float32 [1, N]; empty without attention_bias
   Tensor q_norm, k_norm;                  // float32 [1, D]
 };
 
 // A dense layer is a layer of one expert without a router.
 struct FeedForwardWeights {
-  PackedMatrix router;                          // [E, H]; without data for a dense layer
-  PackedLayout gate_up_layout;                  // fused pair [I, H]
-  PackedLayout down_layout;                     // [H, I]
+  WeightMatrix router;                          // [E, H]; without data for a dense layer
+  WeightLayout gate_up_layout;                  // fused pair [I, H]
+  WeightLayout down_layout;                     // [H, I]
   std::vector<const std::byte*> gate_up, down;  // [E]
   bool is_sparse() const { return router.layout.n > 0; }
 };
@@ -55,6 +56,7 @@ struct WeightFormats {
   DType dtype;          // activations, the embedding, and matrices that are not quantized: bf16 or f32
   WeightFormat linear;  // the matrices of attention, experts and dense layers
   WeightFormat head;    // lm_head
+  DeviceKind device = DeviceKind::cpu;  // whose layouts they have
   // Inputs of a checkpoint's own int4 groups, which are kept: -1: all of an output; 0: there are none. Its
   // matrices that are not quantized stay so.
   int64_t source_group = 0;
@@ -73,7 +75,7 @@ struct ModelWeights {
   int64_t first_vocab_row = 0;
   std::vector<LayerWeights> layers;
   Tensor norm;           // float32 [1, H]
-  PackedMatrix lm_head;  // [V, H], or some chunks of V; n is 0 where there are none
+  WeightMatrix lm_head;  // [V, H], or some chunks of V; n is 0 where there are none
 };
 
 // One tensor of the checkpoint, the part of it that is stored, and its place. A tensor may have two places
@@ -83,7 +85,7 @@ struct WeightPlace {
   std::string name;
   std::vector<int64_t> shape;  // the whole tensor's
   Form form = Form::packed;
-  PackedLayout layout;   // `packed` alone: the whole matrix's
+  WeightLayout layout;   // `packed` alone: the whole matrix's
   int half = 0;          // a fused pair's: 0 gate, 1 up
   parallel::Range part;  // stored elements of a vector, rows of `rows`, chunks of `packed`
   size_t offset = 0;     // where in the buffer the vector, the first stored row or chunk lies
@@ -92,6 +94,7 @@ struct WeightPlace {
 struct WeightPlan {
   DType dtype = DType::bf16;            // activations and what is not quantized: bf16 or f32
   io::QuantizationConfig quantization;  // what the checkpoint says that fills it
+  DeviceKind device = DeviceKind::cpu;  // whose layouts the places have
   std::vector<WeightPlace> places;
   size_t bytes = 0;
 };
@@ -100,9 +103,9 @@ struct WeightPlan {
 WeightPlan plan_weights(const io::ModelConfig& config, const WeightFormats& formats,
                         const WeightShard& stored);
 
-// The weights that lie in a buffer as planned. `base` must outlive the result.
+// The weights that lie in a buffer as planned. It must outlive the result.
 ModelWeights bind_weights(const io::ModelConfig& config, const WeightFormats& formats,
-                          const WeightShard& stored, std::byte* base);
+                          const WeightShard& stored, const Buffer& memory);
 
 // A part of a whole model, for work that has room for one at a time.
 struct ModelPart {
@@ -113,7 +116,7 @@ struct ModelPart {
 WeightPlan plan_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part);
 // Only the part's fields are set; a layer is the only element of `layers`.
 ModelWeights bind_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part,
-                       std::byte* base);
+                       const Buffer& memory);
 
 // A part of stored weights, as views: `wanted` must lie within `stored`. Moves no bytes.
 ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/backend.h"
+
 namespace chorale::model {
 namespace {
 
@@ -15,13 +17,17 @@ struct Piece {
 
 using W = Workspace;
 
-void add_attention(std::vector<Piece>& pieces, const io::ModelConfig& config, DType act,
+void add_attention(std::vector<Piece>& pieces, const io::ModelConfig& config, const WeightFormats& formats,
                    const StepLimits& limits, const RankExtent& extent) {
+  const DType act = formats.dtype;
   const int64_t tokens = limits.max_tokens;
   const int64_t home = extent.max_home_tokens;
   const int64_t hidden = config.hidden_size;
   const int64_t query = extent.query_heads * config.head_dim;
   const int64_t kv = extent.kv_heads * config.head_dim;
+  const Backend& backend = backend_of(formats.device);
+  const int64_t attention_scratch = backend.attention_scratch(
+      {.dtype = act, .num_kv_heads = extent.kv_heads, .head_dim = config.head_dim}, limits.max_table_blocks);
   pieces.insert(pieces.end(), {{&W::residual, DType::f32, home, hidden},
                                {&W::normed, act, home, hidden},
                                {&W::gathered, act, extent.tp_size > 1 ? tokens : 0, hidden},
@@ -34,6 +40,7 @@ void add_attention(std::vector<Piece>& pieces, const io::ModelConfig& config, DT
                                {&W::attended, act, tokens, query},
                                {&W::sums, DType::i64, tokens, hidden + 1},
                                {&W::home_sums, DType::i64, home, hidden + 1},
+                               {&W::attention, DType::f32, 1, attention_scratch},
                                {&W::dense_inner, act, extent.dense_intermediate > 0 ? tokens : 0,
                                 extent.dense_intermediate}});
 }
@@ -107,7 +114,7 @@ std::vector<Piece> pieces_of(const io::ModelConfig& config, const WeightFormats&
                              const StepLimits& limits, const RankExtent& extent) {
   const DType act = formats.dtype;
   std::vector<Piece> pieces;
-  add_attention(pieces, config, act, limits, extent);
+  add_attention(pieces, config, formats, limits, extent);
   add_experts(pieces, config, act, extent);
   add_head(pieces, config, act, limits, extent);
   if (formats.quantizes()) add_quantized(pieces, config, limits, extent);

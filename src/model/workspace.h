@@ -33,6 +33,7 @@ struct Workspace {
   Tensor q_rotated;    // act [T, Q * D]
   Tensor k_rotated;    // act [T, KV * D]
   Tensor attended;     // act [T, Q * D]
+  Tensor attention;    // float32 [1, .]: scratch, of backends that want it
   Tensor sums;         // int64 [T, H + 1]: fixed point
   Tensor home_sums;    // int64 [U, H + 1]
   Tensor dense_inner;  // act [T, I]

@@ -24,7 +24,7 @@ void run_sequence(engine::ModelRunner& runner, std::span<const int32_t> token_id
     const int64_t count = std::min(chunk_size, total - first);
     engine::StepPlan plan;
     plan.token_ids.assign(token_ids.begin() + first, token_ids.begin() + first + count);
-    plan.block_tables.resize(static_cast<size_t>(ceil_div(first + count, engine::kBlockTokens)));
+    plan.block_tables.resize(static_cast<size_t>(ceil_div(first + count, runner.block_tokens())));
     std::iota(plan.block_tables.begin(), plan.block_tables.end(), 0);
     plan.chunks.push_back({.first_token = 0,
                            .num_tokens = count,

@@ -19,21 +19,21 @@ struct Step {
   ref::AttentionShape shape;
   std::vector<Sequence> sequences;
   std::vector<ref::Matrix> q, keys, values;  // of each sequence; keys and values from position 0 on
+  DType dtype;
 
   Step(Random& random, const ref::AttentionShape& attention_shape, std::vector<Sequence> all,
-       float q_deviation = 2)
-      : shape(attention_shape), sequences(std::move(all)) {
+       float q_deviation = 2, DType element = DType::bf16)
+      : shape(attention_shape), sequences(std::move(all)), dtype(element) {
     for (const auto& [cached, fresh] : sequences) {
-      q.push_back(random_matrix(random, fresh, shape.num_heads * shape.head_dim, DType::bf16, q_deviation));
-      keys.push_back(random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, DType::bf16));
-      values.push_back(
-          random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, DType::bf16));
+      q.push_back(random_matrix(random, fresh, shape.num_heads * shape.head_dim, dtype, q_deviation));
+      keys.push_back(random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, dtype));
+      values.push_back(random_matrix(random, cached + fresh, shape.num_kv_heads * shape.head_dim, dtype));
     }
   }
 
   // The rows that the op gives, sequence after sequence.
   ref::Matrix run(Random& random) const {
-    const KvTiles tiles{shape.num_kv_heads, shape.head_dim};
+    const KvTiles tiles{shape.num_kv_heads, shape.head_dim, dtype};
     int64_t blocks = 0, tokens = 0, longest = 0;
     for (const auto& [cached, fresh] : sequences) {
       blocks += ceil_div(cached + fresh, kKvTokens) + 1;  // one that is not used yet
@@ -62,7 +62,7 @@ struct Step {
     const DeviceBuffer memory(0, static_cast<size_t>(cache.size()));
     queue().copy(cache.data(), memory.data(), memory.size());
     const GpuTensor gpu_chunks(std::move(chunks)), gpu_table = gpu_vector(table);
-    const GpuTensor gpu_q(DType::bf16, all_q), out(DType::bf16, all_q.rows, all_q.columns);
+    const GpuTensor gpu_q(dtype, all_q), out(dtype, all_q.rows, all_q.columns);
     const GpuTensor scratch(DType::f32, 1, attention_scratch_floats(tiles, blocks));
     attention(queue(), gpu_q, {tiles, memory.data(), blocks}, {gpu_chunks, gpu_table, longest},
               shape.num_heads, scratch, out);
@@ -91,10 +91,14 @@ struct Step {
       for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
         for (int64_t d = 0; d < shape.head_dim; ++d) {
           const int64_t column = head * shape.head_dim + d;
-          auto at = [&](int64_t offset) { return reinterpret_cast<bf16*>(block + offset); };
-          if (t < tokens) *at(tiles.key_offset(head, t % kKvTokens, d)) = to_bf16(keys[s].at(t, column));
-          *at(tiles.value_offset(head, t % kKvTokens, d)) =
-              to_bf16(t < tokens ? values[s].at(t, column) : 0.0F);
+          const auto put = [&](int64_t offset, float value) {
+            if (dtype == DType::bf16)
+              *reinterpret_cast<bf16*>(block + offset) = to_bf16(value);
+            else
+              *reinterpret_cast<float*>(block + offset) = value;
+          };
+          if (t < tokens) put(tiles.key_offset(head, t % kKvTokens, d), keys[s].at(t, column));
+          put(tiles.value_offset(head, t % kKvTokens, d), t < tokens ? values[s].at(t, column) : 0.0F);
         }
       }
     }
@@ -107,6 +111,85 @@ void expect_equal(const ref::Matrix& actual, const ref::Matrix& expected) {
 
 constexpr ref::AttentionShape kShapes[] = {{8, 1, 128}, {8, 2, 64},  {4, 4, 16},  {6, 2, 32},
                                            {16, 1, 96}, {7, 1, 128}, {32, 4, 128}};
+
+// Heads that no kernel of their own takes: any even size, and any number of query heads for a KV head.
+constexpr ref::AttentionShape kOddShapes[] = {{1, 1, 2},  {6, 3, 6},   {4, 4, 24},   {40, 2, 48}, {8, 1, 80},
+                                              {4, 2, 98}, {5, 1, 112}, {16, 8, 192}, {4, 1, 256}};
+
+TEST(GpuAttention, HeadsOfAnyEvenSizeHaveTheBitsOfTheReference) {
+  Random random(8);
+  for (const ref::AttentionShape& shape : kOddShapes) {
+    const Step step(random, shape, {{0, 1}, {63, 1}, {64, 1}, {150, 1}, {0, 40}, {100, 30}, {0, 0}, {60, 3}});
+    SCOPED_TRACE(fmt::format("{} / {} heads of {}", shape.num_heads, shape.num_kv_heads, shape.head_dim));
+    expect_equal(step.run(random), step.expected());
+  }
+}
+
+// Whatever else a step holds, and however a prompt is cut.
+TEST(GpuAttention, HeadsOfAnyEvenSizeDoNotDependOnTheBatch) {
+  Random random(9);
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    for (const ref::AttentionShape& shape : {ref::AttentionShape{6, 2, 10}, {8, 2, 160}}) {
+      Step prefill(random, shape, {{0, 300}, {70, 1}}, 2, dtype);
+      const ref::Matrix all = prefill.run(random);
+      for (int64_t position : {0, 63, 64, 200, 299}) {
+        Step decode = prefill;
+        decode.sequences = {{position, 1}};
+        decode.q = {row_of(prefill.q[0], position)};
+        decode.keys = {prefill.keys[0]};
+        decode.values = {prefill.values[0]};
+        decode.keys[0].rows = decode.values[0].rows = position + 1;
+        expect_equal(decode.run(random), row_of(all, position));
+      }
+    }
+  }
+}
+
+double largest_norm(const ref::Matrix& m, int64_t head_dim) {
+  double largest = 0;
+  for (size_t begin = 0; begin < m.values.size(); begin += static_cast<size_t>(head_dim)) {
+    double squares = 0;
+    for (size_t d = begin; d < begin + static_cast<size_t>(head_dim); ++d)
+      squares += double{m.values[d]} * double{m.values[d]};
+    largest = std::max(largest, squares);
+  }
+  return std::sqrt(largest);
+}
+
+// A score is at most A = |q| |k| / sqrt(D), and off by D + 2 roundoffs of A; its difference to the maximum is
+// rounded once more. A power of two is off by four roundoffs, and blocks are rescaled exactly. Weighted sum
+// and sum of weights collect these errors, one rounding per token of a block and two per block.
+TEST(GpuAttention, Float32AgreesWithTheReference) {
+  Random random(10);
+  std::vector<ref::AttentionShape> shapes(std::begin(kOddShapes), std::end(kOddShapes));
+  shapes.insert(shapes.end(), std::begin(kShapes), std::end(kShapes));
+  for (const ref::AttentionShape& shape : shapes) {
+    const Step step(random, shape, {{0, 1}, {63, 1}, {64, 1}, {300, 1}, {0, 70}, {100, 30}}, 2, DType::f32);
+    SCOPED_TRACE(fmt::format("{} / {} heads of {}", shape.num_heads, shape.num_kv_heads, shape.head_dim));
+    const ref::Matrix found = step.run(random);
+    int64_t first = 0;
+    for (size_t s = 0; s < step.sequences.size(); ++s) {
+      const auto& [cached, fresh] = step.sequences[s];
+      const auto attend = [&](const ref::Matrix& values) {
+        return ref::attention(shape, step.q[s], cached, step.keys[s], values);
+      };
+      const double score = largest_norm(step.q[s], shape.head_dim) *
+                           largest_norm(step.keys[s], shape.head_dim) /
+                           std::sqrt(static_cast<double>(shape.head_dim));
+      const auto blocks = static_cast<double>(ceil_div(cached + fresh, kKvTokens));
+      const double relative =
+          2 * kFloatRoundoff *
+          (2 * score * static_cast<double>(shape.head_dim + 5) + 4 + kKvTokens + 1 + 2 * blocks);
+      ref::Dense<double> expected = attend(step.values[s]), tolerance = attend(absolute(step.values[s]));
+      for (size_t i = 0; i < tolerance.values.size(); ++i)
+        tolerance.values[i] = tolerance.values[i] * relative + std::fabs(expected.values[i]) * kFloatRoundoff;
+      ref::Matrix rows(fresh, found.columns);
+      std::copy_n(found.values.begin() + first * found.columns, fresh * found.columns, rows.values.begin());
+      expect_within(rows, expected, tolerance);
+      first += fresh;
+    }
+  }
+}
 
 TEST(GpuAttention, DecodeHasTheBitsOfTheReference) {
   Random random(1);

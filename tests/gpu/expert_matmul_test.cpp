@@ -7,15 +7,20 @@
 namespace chorale::cuda {
 namespace {
 
+// Bytes between two experts' matrices, where others may lie: none, or some.
+int64_t random_gap(Random& random) {
+  return random_int(random, 0, 1) == 0 ? 0 : 16 * random_int(random, 1, 2000);
+}
+
 // ---- gated ----
 
 struct Gated {
   std::vector<ref::Matrix> gate, up;
   GpuMatrices packed;
-  Gated(Random& random, int64_t experts, int64_t n, int64_t k)
+  Gated(Random& random, int64_t experts, int64_t n, int64_t k, int64_t gap = 0)
       : gate(random_matrices(random, experts, n, k, 0.1F)),
         up(random_matrices(random, experts, n, k, 0.1F)),
-        packed(TiledLayout{n, k, 1, true}, gate, up) {}
+        packed(TiledLayout{n, k, 1, true}, gate, up, gap) {}
 
   ref::Matrix run(const ref::Matrix& x, const ExpertRows& rows, int64_t num_rows, Choice choice) const {
     const GpuTensor out(DType::bf16, num_rows, gate[0].rows);
@@ -56,7 +61,7 @@ TEST(GpuGatedMatmul, HasTheBitsOfTheReference) {
     const int64_t n = odd ? random_int(random, 1, 60) : 8 * random_int(random, 1, 12);
     const int64_t k = odd ? random_int(random, 1, 200) : 64 * random_int(random, 1, 5);
     SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} x {}", experts, tokens, n, k));
-    const Gated gated(random, experts, n, k);
+    const Gated gated(random, experts, n, k, random_gap(random));
     const ref::Matrix x = random_matrix(random, tokens, k, DType::bf16);
     const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
     const GpuRows gpu_rows(rows, experts);
@@ -108,12 +113,13 @@ struct Down {
   int64_t n, k, chunks;
   std::vector<ref::Matrix> weights;
   GpuMatrices packed;
-  Down(Random& random, int64_t experts, int64_t num_outputs, int64_t num_inputs, int64_t num_chunks)
+  Down(Random& random, int64_t experts, int64_t num_outputs, int64_t num_inputs, int64_t num_chunks,
+       int64_t gap = 0)
       : n(num_outputs),
         k(num_inputs),
         chunks(num_chunks),
         weights(random_matrices(random, experts, n, k)),
-        packed(TiledLayout{n, k, chunks, false}, weights) {}
+        packed(TiledLayout{n, k, chunks, false}, weights, {}, gap) {}
 
   ref::Dense<int64_t> run(const ref::Matrix& x, const ExpertRows& rows, int64_t tokens, Choice choice,
                           SumMode mode = SumMode::add) const {
@@ -155,7 +161,7 @@ TEST(GpuOrderFreeMatmul, HasTheBitsOfTheReference) {
     const int64_t n = random_int(random, 1, 150);
     SCOPED_TRACE(
         fmt::format("{} experts, {} tokens, {} chunks of {}", experts, tokens, chunk.count, chunk.inputs));
-    const Down down(random, experts, n, chunk.count * chunk.inputs, chunk.count);
+    const Down down(random, experts, n, chunk.count * chunk.inputs, chunk.count, random_gap(random));
     const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
     const GpuRows gpu_rows(rows, experts);
     const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);

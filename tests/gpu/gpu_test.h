@@ -18,7 +18,7 @@ inline const Queue& queue() {
 class GpuTensor {
  public:
   explicit GpuTensor(const TestTensor& host)
-      : shape_(static_cast<const Tensor&>(host)), memory_(queue().device(), bytes_of(shape_)) {
+      : shape_(static_cast<const Tensor&>(host)), memory_(queue().index(), bytes_of(shape_)) {
     if (memory_.size() > 0) queue().copy(shape_.bytes(), memory_.data(), memory_.size());
     queue().synchronize();
   }

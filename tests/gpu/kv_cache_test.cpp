@@ -11,9 +11,19 @@ namespace {
 
 struct Shape {
   int64_t heads, kv_heads, head_dim;
+  DType dtype = DType::bf16;  // of keys and cache
 };
 constexpr Shape kShapes[] = {{1, 1, 2},  {3, 3, 6},  {4, 2, 16},   {8, 2, 32},
                              {2, 1, 64}, {9, 3, 80}, {32, 4, 128}, {4, 1, 256}};
+
+std::vector<Shape> shapes_of_both_dtypes() {
+  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
+  for (Shape shape : kShapes) {
+    shape.dtype = DType::f32;
+    shapes.push_back(shape);
+  }
+  return shapes;
+}
 
 // One chunk of a step: tokens of a sequence, and its block table.
 struct Chunk {
@@ -83,10 +93,10 @@ GpuBatch batch_of(const Step& step) {
 class HostCache {
  public:
   HostCache(const Shape& shape, int64_t num_blocks)
-      : tiles_{shape.kv_heads, shape.head_dim},
+      : tiles_{shape.kv_heads, shape.head_dim, shape.dtype},
         bytes_(static_cast<size_t>(num_blocks * tiles_.block_bytes()), 0xFF) {}
 
-  // What append_kv does, token by token. k and v are values that bf16 has.
+  // What append_kv does, token by token. v is rounded to the cache's dtype.
   void append(const Step& step, const ref::Matrix& k, const ref::Matrix& v) {
     int64_t token = 0;
     for (const Chunk& chunk : step.chunks) {
@@ -98,8 +108,8 @@ class HostCache {
           if (slot == 0) clear_values(block, head);
           for (int64_t d = 0; d < tiles_.head_dim; ++d) {
             const int64_t column = head * tiles_.head_dim + d;
-            at(block, tiles_.key_offset(head, slot, d)) = to_bf16(k.at(token, column));
-            at(block, tiles_.value_offset(head, slot, d)) = to_bf16(v.at(token, column));
+            put(block, tiles_.key_offset(head, slot, d), k.at(token, column));
+            put(block, tiles_.value_offset(head, slot, d), v.at(token, column));
           }
         }
       }
@@ -109,13 +119,16 @@ class HostCache {
   const std::vector<uint8_t>& bytes() const { return bytes_; }
 
  private:
-  bf16& at(int64_t block, int64_t offset) {
-    return *reinterpret_cast<bf16*>(bytes_.data() + block * tiles_.block_bytes() + offset);
+  void put(int64_t block, int64_t offset, float value) {
+    uint8_t* to = bytes_.data() + block * tiles_.block_bytes() + offset;
+    if (tiles_.has_tiles())
+      *reinterpret_cast<bf16*>(to) = to_bf16(value);
+    else
+      *reinterpret_cast<float*>(to) = value;
   }
   void clear_values(int64_t block, int64_t head) {
     const auto first = bytes_.begin() + block * tiles_.block_bytes() + tiles_.value_offset(head, 0, 0);
-    for (int64_t tile = 0; tile < tiles_.dim_tiles(); ++tile)
-      std::fill_n(first + tile * kTileBytes, kTileBytes, uint8_t{0});
+    std::fill_n(first, tiles_.key_bytes(), uint8_t{0});  // there are as many of values
   }
 
   KvTiles tiles_;
@@ -133,7 +146,7 @@ void expect_same_cache(const std::vector<uint8_t>& found, const HostCache& expec
         for (int64_t d = 0; d < tiles.head_dim; ++d) {
           for (int64_t offset : {tiles.key_offset(head, slot, d), tiles.value_offset(head, slot, d)}) {
             const auto at = static_cast<size_t>(block * tiles.block_bytes() + offset);
-            wrong += found[at] != expected.bytes()[at] || found[at + 1] != expected.bytes()[at + 1] ? 1 : 0;
+            wrong += std::memcmp(&found[at], &expected.bytes()[at], size_of(tiles.dtype)) != 0 ? 1 : 0;
           }
         }
       }
@@ -145,7 +158,7 @@ void expect_same_cache(const std::vector<uint8_t>& found, const HostCache& expec
 class GpuCache {
  public:
   explicit GpuCache(const HostCache& like)
-      : tiles_(like.tiles()), memory_(queue().device(), like.bytes().size()) {
+      : tiles_(like.tiles()), memory_(queue().index(), like.bytes().size()) {
     queue().copy(like.bytes().data(), memory_.data(), memory_.size());
     queue().synchronize();
   }
@@ -166,19 +179,19 @@ class GpuCache {
 
 TEST(GpuAppendKv, WritesWhatTheLayoutSays) {
   Random random(1);
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : shapes_of_both_dtypes()) {
     for (int64_t num_chunks : {1, 2, 31, 33, 70}) {
       SCOPED_TRACE(testing::Message()
                    << shape.kv_heads << " heads of " << shape.head_dim << ", " << num_chunks << " chunks");
       const Step step = random_step(random, num_chunks, num_chunks > 10 ? 3 : 150);
       if (step.tokens() == 0) continue;
       const int64_t columns = shape.kv_heads * shape.head_dim;
-      const ref::Matrix k = random_matrix(random, step.tokens(), columns, DType::bf16);
+      const ref::Matrix k = random_matrix(random, step.tokens(), columns, shape.dtype);
       const ref::Matrix v = random_matrix(random, step.tokens(), columns, DType::f32);
       HostCache expected(shape, step.num_blocks);
       const GpuCache cache(expected);
       const GpuBatch batch = batch_of(step);
-      append_kv(queue(), GpuTensor(DType::bf16, k), GpuTensor(DType::f32, v), batch.view, cache.view());
+      append_kv(queue(), GpuTensor(shape.dtype, k), GpuTensor(DType::f32, v), batch.view, cache.view());
       expected.append(step, k, v);
       expect_same_cache(cache.download(), expected);
     }
@@ -214,10 +227,13 @@ TEST(GpuAppendKv, StepsOfAnyLengthGiveTheSameCache) {
 TEST(GpuNormRopeAppend, IsTheThreeOpsInOne) {
   Random random(3);
   for (const Shape& shape : kShapes) {
-    for (int64_t num_chunks : {1, 3, 40}) {
+    for (int64_t num_chunks : {1, 3, 20, 40}) {  // those of 20 have more than 256 tokens together
       SCOPED_TRACE(testing::Message()
                    << shape.heads << " and " << shape.kv_heads << " heads of " << shape.head_dim);
-      const Step step = random_step(random, num_chunks, num_chunks > 10 ? 2 : 70);
+      const Step step = random_step(random, num_chunks, num_chunks > 20 ? 2 : 70);
+      if (num_chunks == 20) {
+        ASSERT_GT(step.tokens(), 256);
+      }
       const int64_t tokens = step.tokens();
       if (tokens == 0) continue;
       const ref::Matrix q = random_matrix(random, tokens, shape.heads * shape.head_dim, DType::f32, 3);

@@ -8,17 +8,19 @@
 
 namespace chorale::cuda {
 
-// Matrices of one shape, packed one after the other.
+// Matrices of one shape, packed one after the other, with at least `gap` bytes of NaN between two.
 class GpuMatrices {
  public:
   GpuMatrices(const TiledLayout& layout, std::span<const ref::Matrix> halves,
-              std::span<const ref::Matrix> ups = {})
+              std::span<const ref::Matrix> ups = {}, int64_t gap = 0)
       : layout_(layout),
         count_(static_cast<int64_t>(halves.size())),
-        memory_(queue().device(), static_cast<size_t>(count_ * layout.bytes())) {
-    Bytes bytes(count_ * layout.bytes(), 0xFF);
+        stride_(gap == 0 ? layout.bytes() : round_up(layout.bytes() + gap, 16)),
+        has_gap_(gap > 0),
+        memory_(queue().index(), static_cast<size_t>(count_ * stride_)) {
+    Bytes bytes(count_ * stride_, 0xFF);
     for (size_t i = 0; i < halves.size(); ++i) {
-      std::byte* target = bytes.data() + static_cast<int64_t>(i) * layout.bytes();
+      std::byte* target = bytes.data() + static_cast<int64_t>(i) * stride_;
       pack(source_of(halves[i]), layout, target, 0);
       if (layout.fused_pair) pack(source_of(ups[i]), layout, target, 1);
     }
@@ -26,11 +28,12 @@ class GpuMatrices {
     queue().synchronize();
   }
   TiledMatrix matrix() const { return {layout_, memory_.data()}; }
-  TiledExperts experts() const { return {layout_, memory_.data(), count_}; }
+  TiledExperts experts() const { return {layout_, memory_.data(), count_, has_gap_ ? stride_ : 0}; }
 
  private:
   TiledLayout layout_;
-  int64_t count_;
+  int64_t count_, stride_;
+  bool has_gap_;
   DeviceBuffer memory_;
 };
 

@@ -8,7 +8,7 @@ namespace {
 TEST(GpuRuntime, MemoryBeginsAsZerosAndKeepsWhatIsCopied) {
   for (int64_t size : {1, 255, 70'001}) {
     const auto bytes = static_cast<size_t>(size);
-    const DeviceBuffer memory(queue().device(), bytes);
+    const DeviceBuffer memory(queue().index(), bytes);
     Bytes host(size, 0xFF);
     queue().copy(memory.data(), host.data(), bytes);
     queue().synchronize();
@@ -23,7 +23,7 @@ TEST(GpuRuntime, MemoryBeginsAsZerosAndKeepsWhatIsCopied) {
 }
 
 TEST(GpuRuntime, ABufferThatIsMovedFromIsEmpty) {
-  DeviceBuffer first(queue().device(), 100);
+  DeviceBuffer first(queue().index(), 100);
   const std::byte* data = first.data();
   DeviceBuffer second(std::move(first));
   EXPECT_EQ(second.data(), data);
@@ -36,7 +36,7 @@ TEST(GpuRuntime, ABufferThatIsMovedFromIsEmpty) {
 
 TEST(GpuRuntime, ErrorsNameTheDeviceAndTheCall) {
   try {
-    const DeviceBuffer memory(queue().device(), size_t{1} << 60);
+    const DeviceBuffer memory(queue().index(), size_t{1} << 60);
     FAIL() << "2^60 bytes";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::AllOf(testing::StartsWith("cuda:0: cudaMalloc failed: "),

@@ -1,5 +1,6 @@
 // attention.h on the CPU; attention.inl has its kernels.
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/kv_panels.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/weight.h"
 
@@ -12,7 +13,7 @@ KvFormat format_of(DType dtype) {
 }
 
 KvArgs kv_args(const KvCacheView& cache, const AttentionBatch& batch) {
-  const KvLayout& layout = cache.layout;
+  const KvPanels layout(cache.layout);
   return {.format = format_of(layout.dtype),
           .num_kv_heads = layout.num_kv_heads,
           .head_dim = layout.head_dim,
@@ -38,9 +39,9 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
 }
 
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
-               int64_t num_heads, const Tensor& out) {
+               const Tensor& /*scratch*/, const Tensor& out) {
   const AttentionArgs args{.kv = kv_args(cache, batch),
-                           .num_heads = num_heads,
+                           .num_heads = q.columns() / cache.layout.head_dim,
                            .longest_segment = batch.longest_segment,
                            .q = bytes_of(q),
                            .q_stride_bytes = stride_bytes(q),

@@ -10,7 +10,7 @@
 
 #include "base/instruction_set.h"
 #include "base/thread_pool.h"
-#include "kernels/packed_strides.h"
+#include "kernels/cpu/packed_strides.h"
 #include "kernels/weight_format.h"
 
 namespace chorale::cpu {
@@ -22,7 +22,7 @@ struct Rows {
   const int32_t* index;  // row m is at index[m] strides; nullptr: at m
 };
 
-// A packed matrix as the kernels see it; see PackedLayout.
+// A packed matrix as the kernels see it; see WeightLayout.
 struct Weight {
   const std::byte* data;
   WeightFormat format;

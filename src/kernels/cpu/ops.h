@@ -17,9 +17,9 @@
 #include "kernels/expert_matmul.h"
 #include "kernels/gemm.h"
 #include "kernels/matmul.h"
-#include "kernels/packed_matrix.h"
 #include "kernels/route.h"
 #include "kernels/sample.h"
+#include "kernels/weight_matrix.h"
 
 namespace chorale::cpu {
 
@@ -28,12 +28,12 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
                   const ExpertRows& rows, const Tensor& out);
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode);
-void quantize_rows(const Stream& stream, const Tensor& x, const PackedLayout& layout, const Tensor& out);
+void quantize_rows(const Stream& stream, const Tensor& x, const WeightLayout& layout, const Tensor& out);
 
 void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvCacheView& cache);
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
-               int64_t num_heads, const Tensor& out);
+               const Tensor& scratch, const Tensor& out);
 void rope_table(const Stream& stream, const Tensor& positions, const Tensor& frequencies, float scale,
                 const Tensor& cos_sin);
 void norm_rope(const Stream& stream, const Tensor& x, const Tensor& weight, float eps, const Tensor& cos_sin,

@@ -5,7 +5,7 @@
 
 namespace chorale::cpu {
 
-void quantize_rows(const Stream& stream, const Tensor& x, const PackedLayout& layout, const Tensor& out) {
+void quantize_rows(const Stream& stream, const Tensor& x, const WeightLayout& layout, const Tensor& out) {
   kernels_for(stream.instruction_set())
       .quantize_rows(stream.pool(), {.x = bytes_of(x),
                                      .x_stride_bytes = stride_bytes(x),

@@ -3,25 +3,26 @@
 
 #include "base/tensor.h"
 #include "kernels/cpu/cpu_kernels.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/cpu/packed_matrix.h"
 #include "kernels/quantize.h"
 
 namespace chorale::cpu {
 
 // Bytes of one chunk in a row of the matrix's input.
-inline int64_t row_bytes_of_chunk(const PackedLayout& layout) {
+inline int64_t row_bytes_of_chunk(const WeightLayout& layout) {
   if (is_quantized(layout.format)) return quantized_row_bytes(layout) / layout.k_chunks;
   return layout.chunk_k() * static_cast<int64_t>(size_of(element_dtype(layout.format)));
 }
 
-inline Weight to_weight(const PackedLayout& layout, const std::byte* data) {
+inline Weight to_weight(const WeightLayout& shape, const std::byte* data) {
+  const PackedLayout layout(shape);
   return {.data = data,
           .format = layout.format,
           .n = layout.chunk_n(),
           .k_words = layout.chunk_k_words(),
           .group_words = is_quantized(layout.format) ? layout.group_words() : 0,
           .k_bytes = row_bytes_of_chunk(layout),
-          .chunks = layout.n_chunks * layout.k_chunks,
+          .chunks = layout.num_chunks(),
           .panels = layout.panels_per_chunk(),
           .strides = layout.strides()};
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/cuda/attend_many.cuh"
+#include "kernels/cuda/attend_plain.cuh"
 #include "kernels/tensor_checks.h"
 
 namespace chorale::cuda {
@@ -14,13 +15,6 @@ namespace {
 
 constexpr int kFewestPairs = 512;  // tiles from which on half as many thread blocks are still enough
 constexpr int kFewWarps = 2;       // of a thread block that takes a block of tokens with each
-
-// The probabilities of a block of tokens as operands of the product with the values, and what merging needs.
-struct Probabilities {
-  uint32_t p[kTokens / 16][4];
-  float maximum[2];
-  float sum[2];
-};
 
 // query(d): 16 dimensions of the rows, as the first operand of mma_16x8.
 template <int DimBlocks, class Query>
@@ -48,40 +42,7 @@ __device__ __forceinline__ Probabilities probabilities(const Query& query, const
       mma_16x8(scores[2 * pair + 1], a, b[2], b[3]);
     }
   }
-  Probabilities result;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int visible = position[h] - first_position;  // the last token that is seen
-    float largest = -__int_as_float(0x7F800000);
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float& score = scores[j][2 * h + c];
-        score = j * 8 + lane % 4 * 2 + c <= visible ? score * scale : -__int_as_float(0x7F800000);
-        largest = fmaxf(largest, score);
-      }
-    }
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
-    const float maximum = ceilf(largest);
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const bool seen = j * 8 + lane % 4 * 2 + c <= visible;
-        float& score = scores[j][2 * h + c];
-        score = seen ? fast_exp2_of_negative(score - maximum) : 0.0F;
-        sum += score;
-      }
-      result.p[j / 2][h + j % 2 * 2] = to_bf16_pair(scores[j][2 * h], scores[j][2 * h + 1]);
-    }
-    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
-    result.sum[h] = sum + __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
-    result.maximum[h] = maximum;
-  }
-  return result;
+  return probabilities_of(scores, position, scale, first_position);
 }
 
 // The product of the probabilities with 16 dimensions of the values: two fragments.
@@ -235,7 +196,7 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   queue.enter();
   const auto allow = [&](auto kernel, int bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",
-          queue.device());
+          queue.index());
   };
   if (args.few_tokens > 0) {
     allow(attend_few<DimBlocks>, kFewBytes);
@@ -257,39 +218,66 @@ void start(const Queue& queue, const AttentionArgs& args, const AttentionBatch& 
   }
 }
 
+void start_plain(const Queue& queue, const PlainAttentionArgs& args, int64_t longest) {
+  const auto chunks = static_cast<unsigned>(args.attention.num_chunks);
+  const int64_t heads = args.attention.num_kv_heads, rows = longest * args.attention.group;
+  const int64_t dims = args.tiles.head_dim;
+  if (args.tiles.has_tiles()) {
+    const auto slices = static_cast<unsigned>(heads * ceil_div(dims, kPlainDims));
+    launch(
+        queue, "attend_plain", attend_plain,
+        {dim3(blocks_for(rows, kPlainAttentionWarps * kWarpRows), slices, chunks), kPlainAttentionWarps * 32},
+        args);
+  } else {
+    launch(queue, "attend_floats", attend_floats,
+           {dim3(static_cast<unsigned>(rows), static_cast<unsigned>(heads), chunks), kFloatThreads,
+            static_cast<size_t>(dims) * sizeof(float)},
+           args);
+  }
+}
+
+bool is_plain(const KvTiles& tiles) {
+  constexpr int64_t kOwnKernels[] = {16, 32, 64, 96, 128};
+  return !tiles.has_tiles() ||
+         std::find(std::begin(kOwnKernels), std::end(kOwnKernels), tiles.head_dim) == std::end(kOwnKernels);
+}
+
 }  // namespace
 
 int64_t attention_scratch_floats(const KvTiles& tiles, int64_t table_blocks) {
-  return table_blocks * tiles.num_kv_heads * kWarpRows * (tiles.head_dim + 2);
+  return is_plain(tiles) ? 0 : table_blocks * tiles.num_kv_heads * kWarpRows * (tiles.head_dim + 2);
 }
 
 void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, const AttentionBatch& batch,
                int64_t num_heads, const Tensor& scratch, const Tensor& out) {
   const KvTiles& tiles = cache.tiles;
-  check_matrix(q, DType::bf16, out.rows(), num_heads * tiles.head_dim, "q");
-  check_matrix(out, DType::bf16, q.rows(), q.columns(), "out");
+  check_matrix(q, tiles.dtype, out.rows(), num_heads * tiles.head_dim, "q");
+  check_matrix(out, tiles.dtype, q.rows(), q.columns(), "out");
   CHORALE_CHECK(num_heads % tiles.num_kv_heads == 0);
+  CHORALE_CHECK(tiles.head_dim % 2 == 0 && tiles.head_dim <= kMaxHeadDim, "head_dim {}", tiles.head_dim);
   CHORALE_CHECK(q.row_stride() % 2 == 0 && out.row_stride() % 2 == 0);
   if (q.empty() || batch.segments.empty()) return;
   const int64_t table_blocks = batch.block_tables.columns(), group = num_heads / tiles.num_kv_heads;
-  check_vector(scratch, DType::f32, attention_scratch_floats(tiles, table_blocks), "scratch");
+  if (!is_plain(tiles))
+    check_vector(scratch, DType::f32, attention_scratch_floats(tiles, table_blocks), "scratch");
   const AttentionArgs args{
-      .q = reinterpret_cast<const uint16_t*>(q.bytes()),
+      .q = reinterpret_cast<const uint16_t*>(q.device_bytes()),
       .q_stride = q.row_stride(),
-      .out = reinterpret_cast<uint16_t*>(out.bytes()),
+      .out = reinterpret_cast<uint16_t*>(out.device_bytes()),
       .out_stride = out.row_stride(),
       .cache = cache.data,
       .block_bytes = tiles.block_bytes(),
-      .chunks = batch.segments.data<int32_t>(),
+      .chunks = batch.segments.device_data<int32_t>(),
       .chunk_stride = batch.segments.row_stride(),
       .num_chunks = static_cast<int>(batch.segments.rows()),
-      .block_tables = batch.block_tables.data<int32_t>(),
+      .block_tables = batch.block_tables.device_data<int32_t>(),
       .num_table_blocks = static_cast<int>(table_blocks),
-      .partials = scratch.data<float>(),
+      .partials = is_plain(tiles) ? nullptr : scratch.device_data<float>(),
       .num_kv_heads = static_cast<int>(tiles.num_kv_heads),
       .group = static_cast<int>(group),
       .few_tokens = static_cast<int>(kWarpRows / group),
       .scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(tiles.head_dim)))};
+  if (is_plain(tiles)) return start_plain(queue, {args, tiles}, batch.longest_segment);
   switch (tiles.head_dim) {
     case 16:
       return start<1>(queue, args, batch);
@@ -299,10 +287,8 @@ void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, co
       return start<4>(queue, args, batch);
     case 96:
       return start<6>(queue, args, batch);
-    case 128:
-      return start<8>(queue, args, batch);
     default:
-      CHORALE_CHECK(false, "head_dim {}: attention on a GPU has 16, 32, 64, 96 and 128", tiles.head_dim);
+      return start<8>(queue, args, batch);
   }
 }
 

@@ -101,4 +101,52 @@ __device__ __forceinline__ float fast_exp2_of_negative(float x) {
   return result;
 }
 
+// The probabilities of a block of tokens as operands of the product with the values, and what merging needs.
+struct Probabilities {
+  uint32_t p[kTokens / 16][4];
+  float maximum[2];
+  float sum[2];
+};
+
+// scores: of a thread's two rows and its tokens of each 8, the accumulators of mma_16x8 one after the other.
+__device__ __forceinline__ Probabilities probabilities_of(float (&scores)[kTokens / 8][4],
+                                                          const int (&position)[2], float scale,
+                                                          int first_position) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  Probabilities result;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int visible = position[h] - first_position;  // the last token that is seen
+    float largest = -__int_as_float(0x7F800000);
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[j][2 * h + c];
+        score = j * 8 + lane % 4 * 2 + c <= visible ? score * scale : -__int_as_float(0x7F800000);
+        largest = fmaxf(largest, score);
+      }
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
+    const float maximum = ceilf(largest);
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const bool seen = j * 8 + lane % 4 * 2 + c <= visible;
+        float& score = scores[j][2 * h + c];
+        score = seen ? fast_exp2_of_negative(score - maximum) : 0.0F;
+        sum += score;
+      }
+      result.p[j / 2][h + j % 2 * 2] = to_bf16_pair(scores[j][2 * h], scores[j][2 * h + 1]);
+    }
+    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
+    result.sum[h] = sum + __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
+    result.maximum[h] = maximum;
+  }
+  return result;
+}
+
 }  // namespace chorale::cuda

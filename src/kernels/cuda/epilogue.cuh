@@ -64,28 +64,32 @@ struct StoreFloats {
   }
 };
 
-// out[row][output] = bf16(silu(gate) * up); h = 0 is gate, h = 1 up. `Staged`: through shared memory, 16
-// bytes at a time; outputs are then a multiple of 8 and rows aligned.
-template <int Tokens, bool Staged>
+// out[row][output] = silu(gate) * up, as bf16 or float32; h = 0 is gate, h = 1 up. `Staged`: through shared
+// memory, 16 bytes at a time; outputs are then a multiple of 8, of bf16, and rows aligned.
+template <int Tokens, bool Staged, typename Out = uint16_t>
 struct StoreGated {
+  static_assert(!Staged || sizeof(Out) == 2);
   static constexpr int kStagingBytes = Staged ? Tokens * 64 : 0;  // per warpgroup
   static __device__ __forceinline__ void begin(const ProductArgs&, const Place&) {}
   static __device__ __forceinline__ void end() {}
   __device__ __forceinline__ void chunk(const ProductArgs&, const Place&, const float (&)[Tokens / 2]) {}
   __device__ __forceinline__ void finish(const ProductArgs& args, const Place& place,
                                          const float (&acc)[Tokens / 2], uint32_t staging, int group) {
-    auto* out = reinterpret_cast<uint16_t*>(args.out);
+    auto* out = reinterpret_cast<Out*>(args.out);
     if constexpr (!Staged) {
       const int output = place.row / 16 * 8 + place.row % 8;
 #pragma unroll
       for (int i = 0; i < Tokens / 2; i += 4) {
-        const uint32_t pair = to_bf16_pair(silu(acc[i]) * acc[i + 2], silu(acc[i + 1]) * acc[i + 3]);
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           const int token = token_of(i + c, place.lane);
-          if (token < place.rows.count && output < args.n)
-            out[(place.rows.first + token) * args.out_stride + output] =
-                static_cast<uint16_t>(c == 0 ? pair & 0xFFFFU : pair >> 16U);
+          const float value = silu(acc[i + c]) * acc[i + 2 + c];
+          if (token >= place.rows.count || output >= args.n) continue;
+          Out& to = out[(place.rows.first + token) * args.out_stride + output];
+          if constexpr (sizeof(Out) == 2)
+            to = static_cast<uint16_t>(to_bf16_pair(value, 0) & 0xFFFFU);
+          else
+            to = value;
         }
       }
     } else {

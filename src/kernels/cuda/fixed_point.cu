@@ -68,7 +68,7 @@ void add_sums(const Queue& queue, const Tensor& sums, const Tensor& bias, const 
   const bool is_whole = rows_aligned(sums, 2) && rows_aligned(residual, 2) && residual.columns() % 2 == 0;
   with_flag(is_whole, [&](auto whole) {
     launch(queue, "add_sums", add_kernel<whole()>, shape_for(residual), rows_of<const int64_t>(sums),
-           bias.empty() ? nullptr : bias.data<float>(), rows_of<float>(residual), residual.columns());
+           bias.empty() ? nullptr : bias.device_data<float>(), rows_of<float>(residual), residual.columns());
   });
 }
 

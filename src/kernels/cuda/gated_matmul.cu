@@ -42,24 +42,23 @@ void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_
                   const Tensor& out, const ExpertOptions& options) {
   const TiledLayout& layout = gate_up.layout;
   CHORALE_CHECK(layout.fused_pair && layout.k_chunks == 1);
-  CHORALE_CHECK(x.dtype() == DType::bf16 && x.columns() == layout.k);
-  CHORALE_CHECK(out.dtype() == DType::bf16 && out.columns() == layout.n);
+  CHORALE_CHECK(x.dtype() == layout.dtype && x.columns() == layout.k);
+  CHORALE_CHECK(out.dtype() == layout.dtype && out.columns() == layout.n);
   CHORALE_CHECK(!rows.all_tokens() || gate_up.count == 1);
-  CHORALE_CHECK(gate_up.count <= kMaxExperts);
   if (x.empty() || out.empty()) return;
   const ProductSize size{rows.all_tokens() ? x.rows() : rows.tokens.columns(), x.rows(), gate_up.count,
                          layout.row_tiles()};
   ProductArgs args;
-  args.targets[0] = {.weight = gate_up.data, .row_tiles = static_cast<int>(layout.row_tiles())};
-  args.expert_bytes = layout.bytes();
-  args.out = out.bytes();
+  set_experts(args, gate_up);
+  args.out = out.device_bytes();
   args.out_stride = out.row_stride();
-  args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);
   args.gathers = !rows.all_tokens() && options.input == RowInput::by_token;
   const bool fits = is_aligned(x) && is_aligned(out) && layout.n % kPiece == 0;
   const ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && fits);
   set_plan(args, layout, size, plan);
+  if (!layout.has_tiles())
+    return start_plain<StoreGated<kPlainTokens, false, float>, FloatOperands>(queue, kName, args, size);
   start_planned(queue, plan, x, args, size);
 }
 

@@ -17,9 +17,9 @@ struct KvTilesView {
   int64_t num_blocks = 0;
 };
 
-// As append_kv of attention.h. k: bf16 [T, KV * D]; v: float32 [T, KV * D], rounded to bf16. The chunks of
-// the batch are in order of their tokens. The first token of a block clears the values of those behind it
-// that are not written in the same step; keys beyond a sequence's last token are not defined.
+// As append_kv of attention.h. k: [T, KV * D] of the cache's dtype; v: float32 [T, KV * D], rounded to it.
+// The chunks of the batch are in order of their tokens. The first token of a block clears the values of those
+// behind it that are not written in the same step; keys beyond a sequence's last token are not defined.
 void append_kv(const Queue& queue, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvTilesView& cache);
 
@@ -35,7 +35,7 @@ struct HeadNorms {
 };
 
 // norm_rope of q and of k, and append_kv, in one kernel; the same bits as these three. q_out: bf16 [T, Q *
-// D].
+// D]; the cache is of bf16.
 void norm_rope_append(const Queue& queue, const QkvRows& rows, const HeadNorms& norms, const Tensor& q_out,
                       const AttentionBatch& batch, const KvTilesView& cache);
 

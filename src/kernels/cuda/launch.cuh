@@ -41,7 +41,7 @@ void launch(const Queue& queue, const char* name, void (*kernel)(Parameters...),
   config.stream = queue.stream();
   config.attrs = &dependent;
   config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name, queue.device());
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name, queue.index());
 }
 
 inline unsigned blocks_for(int64_t items, int64_t per_block) {

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/dtype.h"
+
 namespace chorale::cuda {
 
 inline constexpr int64_t kTile = 64;         // rows, and columns, of a tile
@@ -28,43 +30,59 @@ constexpr int64_t swizzled(int64_t row, int64_t column) {
   return row * kTile + ((column / kPiece) ^ (row % 8)) * kPiece + column % kPiece;
 }
 
-// A weight matrix [N, K]: tiles [ceil(rows / 64)][ceil(K / 64)], what is beyond the matrix zero. A fused pair
-// takes 8 rows of gate and 8 of up by turns, so that one thread's accumulators hold both of an output. K is
-// stored in order; the canonical chunks of a product that is order-free are ranges of it.
+// A weight matrix [N, K]. In bf16: tiles [ceil(rows / 64)][ceil(K / 64)], what is beyond the matrix zero. In
+// float32, which plain kernels multiply: the stored rows, K values each, one after the other. A fused pair
+// takes 8 rows of gate and 8 of up by turns, so that one thread's accumulators hold both of an output; the
+// rows that fill up its last 8 are zero. K is stored in order; the canonical chunks of a product that is
+// order-free are ranges of it.
 struct TiledLayout {
   int64_t n = 0;  // outputs; of gate alone when fused_pair
   int64_t k = 0;  // inputs
   int64_t k_chunks = 1;
   bool fused_pair = false;
+  DType dtype = DType::bf16;  // or f32
 
+  constexpr bool has_tiles() const { return dtype == DType::bf16; }
   constexpr int64_t chunk_k() const { return k / k_chunks; }
   constexpr int64_t rows() const { return fused_pair ? round_up(n, 8) * 2 : n; }  // stored
   constexpr int64_t row_tiles() const { return ceil_div(rows(), kTile); }
   constexpr int64_t k_tiles() const { return ceil_div(k, kTile); }
-  constexpr int64_t bytes() const { return row_tiles() * k_tiles() * kTileBytes; }
+  constexpr int64_t bytes() const {
+    return has_tiles() ? row_tiles() * k_tiles() * kTileBytes
+                       : rows() * k * static_cast<int64_t>(sizeof(float));
+  }
   // The stored row of an output; `half` 0 is gate, 1 is up, and 0 where there is no pair.
   constexpr int64_t stored_row(int64_t output, int64_t half) const {
     return fused_pair ? output / 8 * 16 + half * 8 + output % 8 : output;
   }
   // Element that holds [stored row, input].
   constexpr int64_t element(int64_t row, int64_t input) const {
+    if (!has_tiles()) return row * k + input;
     return (row / kTile * k_tiles() + input / kTile) * (kTile * kTile) + swizzled(row % kTile, input % kTile);
   }
 };
 
-// One layer's KV cache in bf16: [B][KV][key tiles, value tiles]. A block holds 64 tokens; per KV head the
-// tokens are rows of ceil(D / 64) tiles of keys, then as many of values. Dimensions beyond D are not defined.
+// One layer's KV cache: [B][KV][keys, values]. A block holds 64 tokens. In bf16 they are, per KV head, rows
+// of ceil(D / 64) tiles of keys, then as many of values; dimensions beyond D are not defined. In float32,
+// which plain kernels read, they are rows of D keys, then as many of values.
 inline constexpr int64_t kKvTokens = 64;
 struct KvTiles {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
+  DType dtype = DType::bf16;  // or f32
 
+  constexpr bool has_tiles() const { return dtype == DType::bf16; }
   constexpr int64_t dim_tiles() const { return ceil_div(head_dim, kTile); }
-  constexpr int64_t key_bytes() const { return dim_tiles() * kTileBytes; }
+  constexpr int64_t key_bytes() const {
+    return has_tiles() ? dim_tiles() * kTileBytes
+                       : kKvTokens * head_dim * static_cast<int64_t>(sizeof(float));
+  }
   constexpr int64_t head_bytes() const { return 2 * key_bytes(); }
   constexpr int64_t block_bytes() const { return num_kv_heads * head_bytes(); }
-  // Byte of a block at which the bf16 value of a token (0..63 within the block) and dimension lies.
+  // Byte of a block at which the value of a token (0..63 within the block) and dimension lies.
   constexpr int64_t key_offset(int64_t head, int64_t token, int64_t dim) const {
+    if (!has_tiles())
+      return head * head_bytes() + (token * head_dim + dim) * static_cast<int64_t>(sizeof(float));
     return head * head_bytes() + dim / kTile * kTileBytes + swizzled(token, dim % kTile) * 2;
   }
   constexpr int64_t value_offset(int64_t head, int64_t token, int64_t dim) const {
@@ -114,6 +132,7 @@ constexpr ProductPlan plan_product(const TiledLayout& layout, int64_t row_tiles,
   ProductPlan plan;
   const int64_t chunk = layout.chunk_k();
   const bool has_sums = layout.k_chunks > 1;
+  if (!layout.has_tiles()) return plan;
   if (layout.k % kTile != 0 || layout.k_chunks * chunk != layout.k) return plan;
   if (has_sums && chunk % kTile != 0) {
     if (chunk != 96 || layout.k % 192 != 0) return plan;

@@ -37,27 +37,31 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
 void matmul(const Queue& queue, const Tensor& x, std::span<const TiledTarget> targets, Choice choice) {
   CHORALE_CHECK(!targets.empty() && targets.size() <= kMaxTargets);
   const TiledLayout& layout = targets[0].weight.layout;
-  CHORALE_CHECK(x.dtype() == DType::bf16 && x.columns() == layout.k);
+  CHORALE_CHECK(x.dtype() == layout.dtype && x.columns() == layout.k);
   if (x.empty()) return;
   ProductSize size{x.rows(), x.rows(), 1, 0};
   ProductArgs args;
   args.num_targets = static_cast<int>(targets.size());
   for (size_t t = 0; t < targets.size(); ++t) {
     const auto& [weight, bias, out] = targets[t];
-    CHORALE_CHECK(weight.layout.k == layout.k && weight.layout.k_chunks == 1 && !weight.layout.fused_pair);
+    CHORALE_CHECK(weight.layout.k == layout.k && weight.layout.k_chunks == 1 && !weight.layout.fused_pair &&
+                  weight.layout.dtype == layout.dtype);
     check_matrix(out, DType::f32, x.rows(), weight.layout.n, "out");
     if (!bias.empty()) check_vector(bias, DType::f32, weight.layout.n, "bias");
     args.targets[t] = {.weight = weight.data,
-                       .bias = bias.empty() ? nullptr : bias.data<float>(),
-                       .out = out.data<float>(),
+                       .bias = bias.empty() ? nullptr : bias.device_data<float>(),
+                       .out = out.device_data<float>(),
                        .out_stride = out.row_stride(),
                        .n = static_cast<int>(weight.layout.n),
-                       .row_tiles = static_cast<int>(weight.layout.row_tiles())};
+                       .row_tiles = static_cast<int>(weight.layout.row_tiles()),
+                       .stored_rows = static_cast<int>(weight.layout.rows())};
     size.row_tiles += weight.layout.row_tiles();
   }
   const ProductPlan plan = make_plan(queue, layout, size, choice == Choice::planned && is_aligned(x));
   set_rows(args, x, {}, size);
   set_plan(args, layout, size, plan);
+  if (!layout.has_tiles())
+    return start_plain<StoreFloats<kPlainTokens>, FloatOperands>(queue, kName, args, size);
   start_planned(queue, plan, x, args, size);
 }
 

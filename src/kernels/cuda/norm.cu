@@ -147,7 +147,7 @@ void norm(const Queue& queue, const char* name, const Tensor& x, const Sums& sum
     with_flag(is_whole, [&](auto whole) {
       using Out = decltype(element);
       launch(queue, name, norm_kernel<Out, add, whole()>, shape, rows_of<float>(x), sums,
-             weight.data<float>(), eps, rows_of<Out>(out), x.columns());
+             weight.device_data<float>(), eps, rows_of<Out>(out), x.columns());
     });
   });
 }
@@ -160,7 +160,7 @@ void rms_norm(const Queue& queue, const Tensor& x, const Tensor& weight, float e
 
 void add_sums_norm(const Queue& queue, const Tensor& sums, const Tensor& bias, const Tensor& residual,
                    const Tensor& weight, float eps, const Tensor& out) {
-  const Sums added{rows_of<int64_t>(sums), bias.empty() ? nullptr : bias.data<float>(),
+  const Sums added{rows_of<int64_t>(sums), bias.empty() ? nullptr : bias.device_data<float>(),
                    rows_aligned(sums, 2) && (bias.empty() || rows_aligned(bias, kNormRun))};
   norm<true>(queue, "add_sums_norm", residual, added, weight, eps, out);
 }

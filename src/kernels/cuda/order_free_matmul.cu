@@ -47,26 +47,26 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
                        const Tensor& sums, const ExpertOptions& options) {
   const TiledLayout& layout = down.layout;
   CHORALE_CHECK(!layout.fused_pair);
-  CHORALE_CHECK(x.dtype() == DType::bf16 && x.columns() == layout.k);
+  CHORALE_CHECK(x.dtype() == layout.dtype && x.columns() == layout.k);
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   CHORALE_CHECK(!rows.all_tokens() || (down.count == 1 && sums.rows() >= x.rows()));
   CHORALE_CHECK(options.mode == SumMode::add || rows.all_tokens());
-  CHORALE_CHECK(down.count <= kMaxExperts && layout.k_chunks <= kMaxSumChunks);
+  CHORALE_CHECK(layout.k_chunks <= kMaxSumChunks);
   if (x.empty()) return;
   if (options.mode == SumMode::assign) clear_sums(queue, sums.first_rows(x.rows()));
   const ProductSize size{x.rows(), rows.all_tokens() ? x.rows() : sums.rows(), down.count,
                          layout.row_tiles()};
   ProductArgs args;
-  args.targets[0] = {.weight = down.data, .row_tiles = static_cast<int>(layout.row_tiles())};
-  args.expert_bytes = layout.bytes();
-  args.out = sums.bytes();
+  set_experts(args, down);
+  args.out = sums.device_bytes();
   args.out_stride = sums.row_stride();
-  args.n = static_cast<int>(layout.n);
   set_rows(args, x, rows, size);
-  if (!rows.all_tokens()) args.gate_weights = rows.weights.data<float>();
+  if (!rows.all_tokens()) args.gate_weights = rows.weights.device_data<float>();
   ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && is_aligned(x));
   plan.tokens = std::min<int64_t>(plan.tokens, 64);  // one chunk, too, is summed in 64 bits
   set_plan(args, layout, size, plan);
+  if (!layout.has_tiles())
+    return start_plain<AddFixed<kPlainTokens, false>, FloatOperands>(queue, kName, args, size);
   start_planned(queue, plan, x, args, size);
 }
 

@@ -17,15 +17,16 @@ struct ProductTarget {
   const float* bias = nullptr;        // [n], or null
   float* out = nullptr;
   int64_t out_stride = 0;
-  int n = 0;            // outputs
-  int row_tiles = 0;    // tiles of 64 stored rows
+  int n = 0;          // outputs
+  int row_tiles = 0;  // tiles of 64 stored rows
+  int stored_rows = 0;
   int first_group = 0;  // groups of weight tiles before this target's
 };
 
 // y = x * W^T for rows that are all (offsets == null: one matrix) or grouped by expert.
 struct ProductArgs {
   TensorMap x_map;               // of x, where rows are not gathered
-  const std::byte* x = nullptr;  // bf16 rows
+  const std::byte* x = nullptr;  // rows of the weights' dtype
   int64_t x_stride = 0;          // in bytes
   int64_t k = 0;
   int num_rows = 0;            // rows of the product where it has one matrix
@@ -38,7 +39,7 @@ struct ProductArgs {
 
   // Experts.
   int num_experts = 1;
-  int64_t expert_bytes = 0;
+  int64_t expert_bytes = 0;  // from one expert's matrix to the next
   const int32_t* offsets = nullptr;
   const int32_t* active = nullptr;  // only where no expert has more rows than a tile; else null
   const int32_t* tokens = nullptr;  // of each row

@@ -20,7 +20,7 @@ struct ProductSize {
 
 inline bool is_aligned(const Tensor& tensor) {
   const auto stride = tensor.row_stride() * static_cast<int64_t>(size_of(tensor.dtype()));
-  return reinterpret_cast<uintptr_t>(tensor.bytes()) % 16 == 0 && stride % 16 == 0;
+  return reinterpret_cast<uintptr_t>(tensor.device_bytes()) % 16 == 0 && stride % 16 == 0;
 }
 
 inline ProductPlan make_plan(const Queue& queue, const TiledLayout& layout, const ProductSize& size,
@@ -32,14 +32,27 @@ inline ProductPlan make_plan(const Queue& queue, const TiledLayout& layout, cons
 }
 
 inline void set_rows(ProductArgs& args, const Tensor& x, const ExpertRows& rows, const ProductSize& size) {
-  args.x = x.bytes();
+  args.x = x.device_bytes();
   args.x_stride = x.row_stride() * static_cast<int64_t>(size_of(x.dtype()));
   args.num_rows = static_cast<int>(size.rows);
   args.num_experts = static_cast<int>(size.experts);
   if (rows.all_tokens()) return;
-  args.offsets = rows.offsets.data<int32_t>();
-  args.active = rows.active.data<int32_t>();
-  args.tokens = rows.tokens.data<int32_t>();
+  args.offsets = rows.offsets.device_data<int32_t>();
+  args.active = rows.active.device_data<int32_t>();
+  args.tokens = rows.tokens.device_data<int32_t>();
+}
+
+// The one target of a product of experts.
+inline void set_experts(ProductArgs& args, const TiledExperts& experts) {
+  const TiledLayout& layout = experts.layout;
+  CHORALE_CHECK(experts.count <= kMaxExperts);
+  CHORALE_CHECK(experts.stride == 0 || (experts.stride >= layout.bytes() && experts.stride % 16 == 0),
+                "{} bytes from one expert to the next", experts.stride);
+  args.targets[0] = {.weight = experts.data,
+                     .row_tiles = static_cast<int>(layout.row_tiles()),
+                     .stored_rows = static_cast<int>(layout.rows())};
+  args.expert_bytes = experts.stride_bytes();
+  args.n = static_cast<int>(layout.n);
 }
 
 // Stored rows of a group of weight tiles.
@@ -83,18 +96,18 @@ void start(const Queue& queue, const char* name, const Tensor& x, ProductArgs ar
   if (!S::kSmallCopies) args.x_map = make_tensor_map(queue, x, S::kTokens);
   queue.enter();
   check(cudaFuncSetAttribute(multiply<S, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize, M::kBytes),
-        name, queue.device());
+        name, queue.index());
   const int64_t slots = int64_t{queue.num_multiprocessors()} * S::kBlocksPerSm;
   const auto blocks = static_cast<unsigned>(std::min(most_items(args, size, S::kTokens), slots));
   launch(queue, name, multiply<S, Epilogue>, {dim3(blocks), S::kThreads, M::kBytes}, args);
 }
 
-template <class Epilogue>
+template <class Epilogue, class Operands = TensorCoreOperands>
 void start_plain(const Queue& queue, const char* name, const ProductArgs& args, const ProductSize& size) {
   const int64_t items = most_items(args, size, kPlainTokens);
   const int64_t slots = int64_t{queue.num_multiprocessors()} * 16;
   const auto blocks = static_cast<unsigned>(std::min(ceil_div(items, kPlainWarps), slots));
-  launch(queue, name, multiply_plain<Epilogue>, {dim3(blocks), kPlainWarps * 32, 0}, args);
+  launch(queue, name, multiply_plain<Epilogue, Operands>, {dim3(blocks), kPlainWarps * 32, 0}, args);
 }
 
 }  // namespace chorale::cuda

@@ -1,9 +1,10 @@
 // Matrix products and attention on a Hopper GPU: the ops of kernels/matmul.h and expert_matmul.h, with a
-// queue in place of the stream and tensors in device memory. Each returns before it has run. All matrices are
-// bf16.
+// queue in place of the stream and tensors in device memory. Each returns before it has run.
 //
-// The bits of an element are those of kernels/ref/tensor_core.h: blocks of 16 inputs in ascending order, from
-// zero for each canonical chunk. They depend on neither the other rows nor on which kernel the plan picks.
+// Of bf16 matrices the bits of an element are those of kernels/ref/tensor_core.h: blocks of 16 inputs in
+// ascending order, from zero for each canonical chunk. They depend on neither the other rows nor on which
+// kernel the plan picks. Matrices of float32, for checking, take x of float32; their inputs are added up by
+// fused multiply-adds in ascending order, likewise, by kernels that are plain and slow.
 #pragma once
 
 #include <span>
@@ -24,11 +25,14 @@ struct TiledTarget {
   Tensor bias;         // [1, N] float32, or empty
   Tensor out;          // [M, N] float32
 };
-// The experts' matrices, one after the other.
+// The experts' matrices, one after the other or with something between them.
 struct TiledExperts {
   TiledLayout layout;
   const std::byte* data = nullptr;
   int64_t count = 1;
+  int64_t stride = 0;  // bytes from one matrix to the next, a multiple of 16; 0: they lie without a gap
+
+  int64_t stride_bytes() const { return stride > 0 ? stride : layout.bytes(); }
 };
 
 // `plain` takes the kernel that has a form for any shape even where a faster one has, for comparison.

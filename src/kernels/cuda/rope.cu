@@ -38,13 +38,13 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   const int64_t t = blockIdx.x;
   const int count = static_cast<int>(min(heads - head, int64_t{kHeadsPerWarp}));
   Out* to = out.row(t) + head * args.head_dim;
-  norm_rope_heads<run, whole>(x.row(t) + head * args.head_dim, args, t, count,
-                              [&](int h, int64_t dim, const Vector<float, run>& values) {
-                                Vector<Out, run> y;
+  norm_rope_heads<kHeadsPerWarp, run, whole>(x.row(t) + head * args.head_dim, args, t, count,
+                                             [&](int h, int64_t dim, const Vector<float, run>& values) {
+                                               Vector<Out, run> y;
 #pragma unroll
-                                for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
-                                store<run, whole>(to + h * args.head_dim + dim, y);
-                              });
+                                               for (int i = 0; i < run; ++i) narrow(values.at[i], y.at[i]);
+                                               store<run, whole>(to + h * args.head_dim + dim, y);
+                                             });
 }
 
 }  // namespace
@@ -54,8 +54,8 @@ void rope_table(const Queue& queue, const Tensor& positions, const Tensor& frequ
   const int64_t half = cos_sin.columns() / 2;
   const LaunchShape shape{dim3(static_cast<unsigned>(cos_sin.rows()), blocks_for(half, kTableThreads)),
                           kTableThreads};
-  launch(queue, "rope_table", table_kernel, shape, positions.data<int32_t>(), frequencies.data<float>(),
-         scale, half, rows_of<float>(cos_sin));
+  launch(queue, "rope_table", table_kernel, shape, positions.device_data<int32_t>(),
+         frequencies.device_data<float>(), scale, half, rows_of<float>(cos_sin));
 }
 
 void norm_rope(const Queue& queue, const Tensor& x, const Tensor& weight, float eps, const Tensor& cos_sin,

@@ -15,27 +15,27 @@ struct RopeArgs {
 };
 
 inline RopeArgs rope_args(const Tensor& weight, float eps, const Tensor& cos_sin) {
-  return {weight.data<float>(), eps, rows_of<const float>(cos_sin), cos_sin.columns(),
+  return {weight.device_data<float>(), eps, rows_of<const float>(cos_sin), cos_sin.columns(),
           rows_aligned(weight, 2) && rows_aligned(cos_sin, 2)};
 }
 
-inline constexpr int kHeadsPerWarp = 4;
+inline constexpr int kHeadsPerWarp = 4;  // where there are many tokens
 
-// Up to kHeadsPerWarp neighbouring heads of token t, of which `count` are there, at x. Calls write(head, dim,
+// Up to `heads` neighbouring heads of token t, of which `count` are there, at x. Calls write(head, dim,
 // values) for each run of `run` dimensions. What all heads of a token share is read once, and what a thread
 // reads of them at once.
-template <int run, bool whole, typename Write>
+template <int heads, int run, bool whole, typename Write>
 __device__ __forceinline__ void norm_rope_heads(const float* x, const RopeArgs& args, int64_t t, int count,
                                                 const Write& write) {
   using Run = Vector<float, run>;
   const int64_t half = args.head_dim / 2;
   const int64_t first = int64_t{threadIdx.x % kWarp} * run;
   constexpr int64_t step = int64_t{kWarp} * run;
-  Run low[kHeadsPerWarp];  // a thread's first runs; of longer heads the others are read twice
-  Run high[kHeadsPerWarp];
-  float squares[kHeadsPerWarp];
+  Run low[heads];  // a thread's first runs; of longer heads the others are read twice
+  Run high[heads];
+  float squares[heads];
 #pragma unroll
-  for (int h = 0; h < kHeadsPerWarp; ++h) {
+  for (int h = 0; h < heads; ++h) {
     low[h] = Run{};
     high[h] = Run{};
     if (h >= count || first >= half) continue;
@@ -43,7 +43,7 @@ __device__ __forceinline__ void norm_rope_heads(const float* x, const RopeArgs& 
     high[h] = load<run, whole>(x + h * args.head_dim + half + first);
   }
 #pragma unroll
-  for (int h = 0; h < kHeadsPerWarp; ++h) {
+  for (int h = 0; h < heads; ++h) {
     squares[h] = 0;
     if (h >= count) continue;
     const float* head = x + h * args.head_dim;
@@ -57,7 +57,7 @@ __device__ __forceinline__ void norm_rope_heads(const float* x, const RopeArgs& 
     }
   }
 #pragma unroll
-  for (int h = 0; h < kHeadsPerWarp; ++h) squares[h] = add_over_warp(squares[h]);
+  for (int h = 0; h < heads; ++h) squares[h] = add_over_warp(squares[h]);
 
   const float* cosines = args.cos_sin.row(t);
   for (int64_t i = first; i < half; i += step) {
@@ -66,7 +66,7 @@ __device__ __forceinline__ void norm_rope_heads(const float* x, const RopeArgs& 
     const Run cosine = load<run, whole>(cosines + i);
     const Run sine = load<run, whole>(cosines + half + i);
 #pragma unroll
-    for (int h = 0; h < kHeadsPerWarp; ++h) {
+    for (int h = 0; h < heads; ++h) {
       if (h >= count) continue;
       const float scale = inverse_rms(squares[h], args.head_dim, args.eps);
       const float* head = x + h * args.head_dim;

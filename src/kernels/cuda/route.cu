@@ -45,8 +45,8 @@ struct SortedRows {
   float* weights;
 };
 SortedRows sorted_rows(const ExpertRows& rows) {
-  return {rows.offsets.data<int32_t>(), rows.active.data<int32_t>(), rows.tokens.data<int32_t>(),
-          rows.weights.data<float>()};
+  return {rows.offsets.device_data<int32_t>(), rows.active.device_data<int32_t>(),
+          rows.tokens.device_data<int32_t>(), rows.weights.device_data<float>()};
 }
 
 // Routing of up to 32 tokens by one block: a warp chooses for a token, and the set of an expert's tokens is
@@ -306,13 +306,13 @@ void count_experts(const Queue& queue, const Tensor& experts, const Tensor& coun
   const LaunchShape shape{dim3(std::min(blocks_for(pairs, kPairsPerCountBlock), most)), kCountThreads,
                           static_cast<size_t>(num_experts) * sizeof(int)};
   launch(queue, "count_experts", count_kernel, shape, rows_of<const int32_t>(experts), experts.rows(),
-         static_cast<int>(experts.columns()), reinterpret_cast<unsigned long long*>(counts.data<int64_t>()),
-         static_cast<int>(num_experts));
+         static_cast<int>(experts.columns()),
+         reinterpret_cast<unsigned long long*>(counts.device_data<int64_t>()), static_cast<int>(num_experts));
 }
 
 void count_tokens(const Queue& queue, int64_t num_tokens, const Tensor& counts) {
   launch(queue, "count_tokens", count_tokens_kernel, LaunchShape{dim3(1), 1}, num_tokens,
-         counts.data<int64_t>());
+         counts.device_data<int64_t>());
 }
 
 void route(const Queue& queue, const Tensor& logits, const RouteOptions& options, const ChosenExperts& chosen,
@@ -329,7 +329,7 @@ void route(const Queue& queue, const Tensor& logits, const RouteOptions& options
     launch(queue, "route", route_kernel<per_lane()>, LaunchShape{dim3(1), kRouteWarps * kWarp},
            rows_of<const float>(logits), logits.rows(), args,
            ChosenRows{rows_of<int32_t>(chosen.experts), rows_of<float>(chosen.weights)}, sorted_rows(rows),
-           counts.empty() ? nullptr : counts.data<int64_t>());
+           counts.empty() ? nullptr : counts.device_data<int64_t>());
   };
   if (num_experts <= 4 * kWarp)
     start(std::integral_constant<int, 4>{});

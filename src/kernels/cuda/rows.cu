@@ -85,7 +85,7 @@ void gather(const Queue& queue, const char* name, const int32_t* rows, const Ten
 
 void embed(const Queue& queue, const Tensor& ids, const Tensor& table, const Tensor& out) {
   with_activation(table.dtype(), [&](auto element) {
-    gather<decltype(element)>(queue, "embed", ids.data<int32_t>(), table, out);
+    gather<decltype(element)>(queue, "embed", ids.device_data<int32_t>(), table, out);
   });
 }
 
@@ -94,7 +94,7 @@ void embed_bits(const Queue& queue, const Tensor& ids, const Tensor& table, int6
   with_activation(table.dtype(), [&](auto element) {
     using T = decltype(element);
     launch(queue, "embed_bits", embed_bits_kernel<T>, shape_for(bits.rows(), bits.columns()),
-           ids.data<int32_t>(), rows_of<const T>(table), first_row, table.rows(), table.columns(),
+           ids.device_data<int32_t>(), rows_of<const T>(table), first_row, table.rows(), table.columns(),
            rows_of<int64_t>(bits));
   });
 }
@@ -109,7 +109,7 @@ void copy_rows(const Queue& queue, const Tensor& x, const Tensor& out) {
 }
 
 void gather_rows(const Queue& queue, const Tensor& rows, const Tensor& x, const Tensor& out) {
-  gather<float>(queue, "gather_rows", rows.data<int32_t>(), x, out);
+  gather<float>(queue, "gather_rows", rows.device_data<int32_t>(), x, out);
 }
 
 }  // namespace chorale::cuda

@@ -1,4 +1,8 @@
+#include <cstring>
+#include <string>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "base/error.h"
 #include "kernels/cuda/runtime.h"
@@ -31,15 +35,15 @@ void check(int status, const char* call, int device) {
               cudaGetErrorName(error));
 }
 
-Queue::Queue(int device) : device_(device) {
+Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
   enter();
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
-  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
+  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
   if (major != kMajor || minor != kMinor)
-    throw_error("cuda:{}: expected a GPU of compute capability {}.{} (Hopper), found {}.{}", device, kMajor,
+    throw_error("cuda:{}: expected a GPU of compute capability {}.{} (Hopper), found {}.{}", index, kMajor,
                 kMinor, major, minor);
-  num_multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, device);
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate", device);
+  num_multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, index);
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate", index);
 }
 
 Queue::~Queue() {
@@ -47,28 +51,107 @@ Queue::~Queue() {
 }
 
 void Queue::enter() const {
-  check(cudaSetDevice(device_), "cudaSetDevice", device_);
+  check(cudaSetDevice(index_), "cudaSetDevice", index_);
 }
 
 void Queue::copy(const void* source, void* target, size_t bytes) const {
   enter();
-  check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync", device_);
+  check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync", index_);
+}
+
+void Queue::copy(const Tensor& source, const Tensor& target) {
+  if (source.empty()) return;
+  const size_t element = size_of(source.dtype());
+  const auto pitch = [&](const Tensor& t) { return static_cast<size_t>(t.row_stride()) * element; };
+  const size_t row_bytes = static_cast<size_t>(source.columns()) * element;
+  const auto rows = static_cast<size_t>(source.rows());
+  if (rows == 1 || (pitch(source) == row_bytes && pitch(target) == row_bytes))
+    return copy(source.device_bytes(), target.device_bytes(), rows * row_bytes);
+  enter();
+  check(cudaMemcpy2DAsync(target.device_bytes(), pitch(target), source.device_bytes(), pitch(source),
+                          row_bytes, rows, cudaMemcpyDefault, stream_),
+        "cudaMemcpy2DAsync", index_);
 }
 
 void Queue::synchronize() const {
   enter();
-  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", device_);
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", index_);
+}
+
+void Queue::synchronize() {
+  std::as_const(*this).synchronize();
+}
+
+namespace {
+
+std::byte* allocate_on(int index, size_t bytes) {
+  check(cudaSetDevice(index), "cudaSetDevice", index);
+  void* data = nullptr;
+  check(cudaMalloc(&data, bytes), "cudaMalloc", index);
+  // Queues do not wait for the default stream, so the zeros have to be there.
+  check(cudaMemset(data, 0, bytes), "cudaMemset", index);
+  check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize", index);
+  return static_cast<std::byte*>(data);
+}
+
+class Driver final : public DeviceDriver {
+ public:
+  explicit Driver(int index) : index_(index), first_queue_(index) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties", index);
+    description_ = properties.name;
+  }
+
+  DeviceKind kind() const override { return DeviceKind::cuda; }
+  std::string name() const override { return fmt::format("cuda:{}", index_); }
+  std::string description() const override { return description_; }
+  uint64_t free_memory() const override {
+    size_t free = 0, total = 0;
+    check(cudaSetDevice(index_), "cudaSetDevice", index_);
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo", index_);
+    return free;
+  }
+  std::unique_ptr<chorale::Queue> make_queue() override {
+    return std::make_unique<Queue>(index_, Device(*this));
+  }
+  std::byte* allocate(size_t bytes) override { return allocate_on(index_, bytes); }
+  void release(std::byte* data, size_t) noexcept override { cudaFree(data); }
+  std::byte* allocate_host(size_t bytes) override {
+    void* data = nullptr;
+    check(cudaSetDevice(index_), "cudaSetDevice", index_);
+    check(cudaHostAlloc(&data, bytes, cudaHostAllocPortable), "cudaHostAlloc", index_);
+    std::memset(data, 0, bytes);
+    return static_cast<std::byte*>(data);
+  }
+  void release_host(std::byte* data, size_t) noexcept override { cudaFreeHost(data); }
+
+ private:
+  int index_;
+  Queue first_queue_;  // says at once when the GPU cannot be used
+  std::string description_;
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceDriver> open(int index) {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    throw_error("--device cuda: this machine has no NVIDIA driver (libcuda.so.1)");
+  }
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    throw_error("--device cuda: no NVIDIA GPU can be used: {} ({})", cudaGetErrorString(status),
+                cudaGetErrorName(status));
+  }
+  if (index >= count)
+    throw_error("--device cuda:{}: this process can use {} GPU{}", index, count, count == 1 ? "" : "s");
+  return std::make_unique<Driver>(index);
 }
 
 DeviceBuffer::DeviceBuffer(int device, size_t bytes) : device_(device), size_(bytes) {
   if (bytes == 0) return;
-  check(cudaSetDevice(device), "cudaSetDevice", device);
-  void* data = nullptr;
-  check(cudaMalloc(&data, bytes), "cudaMalloc", device);
-  data_ = static_cast<std::byte*>(data);
-  // Queues do not wait for the default stream, so the zeros have to be there.
-  check(cudaMemset(data, 0, bytes), "cudaMemset", device);
-  check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize", device);
+  data_ = allocate_on(device, bytes);
 }
 
 DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
+#include "base/device.h"
 #include "base/tensor.h"
 
 struct CUstream_st;  // CUDA's own; cudaStream_t is a pointer to it
@@ -19,14 +21,16 @@ void check(int status, const char* call, int device);
 
 // Work of one GPU, done in the order in which it was given. Used by one thread at a time. Throws Error when
 // the device cannot be used, or is of another architecture than the one that this build has code for.
-class Queue {
+class Queue final : public chorale::Queue {
  public:
-  explicit Queue(int device);
+  // `owner`: what its tensors say that they lie on.
+  explicit Queue(int index, Device owner = {});
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
-  ~Queue();
+  ~Queue() override;
 
-  int device() const { return device_; }
+  Device device() const override { return owner_; }
+  int index() const { return index_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
   CUstream_st* stream() const { return stream_; }
 
@@ -36,15 +40,21 @@ class Queue {
   // Copies between this device and the host, or within the device. Returns at once: host memory must stay as
   // it is until the next synchronize().
   void copy(const void* source, void* target, size_t bytes) const;
+  void copy(const Tensor& source, const Tensor& target) override;
 
   // Returns when everything given so far has taken effect. Throws what has failed.
   void synchronize() const;
+  void synchronize() override;
 
  private:
-  int device_;
+  int index_;
+  Device owner_;
   int num_multiprocessors_ = 0;
   CUstream_st* stream_ = nullptr;
 };
+
+// A GPU as a device. Throws as Queue does, and names the flag.
+std::unique_ptr<DeviceDriver> open(int index);
 
 // Owns zeroed memory of a GPU, aligned to 256 bytes. Throws Error when there is not that much.
 class DeviceBuffer {

@@ -13,7 +13,7 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_function(const Queue& queue) {
   cudaDriverEntryPointQueryResult found{};
   check(
       cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-      "cudaGetDriverEntryPointByVersion", queue.device());
+      "cudaGetDriverEntryPointByVersion", queue.index());
   CHORALE_CHECK(function != nullptr && found == cudaDriverEntryPointSuccess);
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
@@ -29,8 +29,8 @@ TensorMap make_tensor_map(const Queue& queue, const Tensor& matrix, int box_rows
   const cuuint32_t steps[] = {1, 1};
   CUtensorMap map;
   const CUresult result =
-      encode_function(queue)(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix.bytes(), sizes, strides, box,
-                             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode_function(queue)(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix.device_bytes(), sizes, strides,
+                             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   CHORALE_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: {}", static_cast<int>(result));
   TensorMap copy;

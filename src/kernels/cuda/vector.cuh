@@ -22,13 +22,13 @@ struct Rows {
 
 template <typename T>
 Rows<T> rows_of(const Tensor& tensor) {
-  return {reinterpret_cast<T*>(tensor.bytes()), tensor.row_stride()};
+  return {reinterpret_cast<T*>(tensor.device_bytes()), tensor.row_stride()};
 }
 
 // Every row begins at a multiple of n elements' size.
 inline bool rows_aligned(const Tensor& tensor, int64_t n) {
   const size_t bytes = static_cast<size_t>(n) * size_of(tensor.dtype());
-  return reinterpret_cast<uintptr_t>(tensor.bytes()) % bytes == 0 && tensor.row_stride() % n == 0;
+  return reinterpret_cast<uintptr_t>(tensor.device_bytes()) % bytes == 0 && tensor.row_stride() % n == 0;
 }
 
 // Neighbouring elements that a thread reads and writes at once.

@@ -7,9 +7,10 @@
 
 namespace chorale::bench {
 
-engine::StepPlan make_plan(const BenchStep& step, int64_t vocab_size) {
+engine::StepPlan make_plan(const BenchStep& step, const engine::ModelRunner& runner) {
+  const int64_t vocab_size = runner.vocab_size();
   engine::StepPlan plan;
-  const int64_t blocks = ceil_div(step.first_position + step.tokens_each, engine::kBlockTokens);
+  const int64_t blocks = ceil_div(step.first_position + step.tokens_each, runner.block_tokens());
   for (int64_t s = 0; s < step.sequences; ++s) {
     for (int64_t t = 0; t < step.tokens_each; ++t) {
       plan.token_ids.push_back(
@@ -24,7 +25,7 @@ engine::StepPlan make_plan(const BenchStep& step, int64_t vocab_size) {
 }
 
 double time_step(engine::ModelRunner& runner, const BenchStep& step) {
-  const engine::StepPlan plan = make_plan(step, runner.vocab_size());
+  const engine::StepPlan plan = make_plan(step, runner);
   const std::vector<const engine::StepPlan*> plans(static_cast<size_t>(runner.num_dp_groups()), &plan);
   const auto start = std::chrono::steady_clock::now();
   runner.forward(plans);

@@ -17,7 +17,7 @@ struct BenchStep {
 };
 
 // Token ids depend on sequence and position alone. The logits of each sequence's last token are wanted.
-engine::StepPlan make_plan(const BenchStep& step, int64_t vocab_size);
+engine::StepPlan make_plan(const BenchStep& step, const engine::ModelRunner& runner);
 
 // Seconds of the step, which every data-parallel group takes at once.
 double time_step(engine::ModelRunner& runner, const BenchStep& step);

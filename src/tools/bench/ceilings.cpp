@@ -18,6 +18,8 @@ namespace {
 constexpr uint64_t kMaxBytes = uint64_t{3} << 30;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 constexpr int kPasses = 3;
+constexpr size_t kCopyBytes = size_t{1} << 30;
+constexpr int kCopiesPerPass = 8;
 constexpr int64_t kRounds = 4'000'000;
 constexpr int kChains = 20;  // more independent sums than an instruction has cycles of latency
 
@@ -203,6 +205,23 @@ double ReadBandwidth::measure(ThreadPool& pool) const {
       sink += sum_words(buffer_.data() + static_cast<size_t>(i) * kPieceBytes, kPieceBytes);
     });
     best = std::max(best, static_cast<double>(buffer_.size()) / seconds_since(start));
+  }
+  return best;
+}
+
+CopyBandwidth::CopyBandwidth(const Device& device)
+    : queue_(device.driver()->make_queue()), source_(kCopyBytes, device), target_(kCopyBytes, device) {}
+
+double CopyBandwidth::measure() const {
+  constexpr auto kColumns = static_cast<int64_t>(kCopyBytes);
+  const Tensor from(source_.device_data(), DType::u8, 1, kColumns, kColumns, source_.device());
+  const Tensor to(target_.device_data(), DType::u8, 1, kColumns, kColumns, target_.device());
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const auto start = Clock::now();
+    for (int i = 0; i < kCopiesPerPass; ++i) queue_->copy(from, to);
+    queue_->synchronize();
+    best = std::max(best, 2.0 * kCopiesPerPass * static_cast<double>(kCopyBytes) / seconds_since(start));
   }
   return best;
 }

@@ -1,6 +1,9 @@
 // What this machine can do at most, measured: the ceilings that benchmarks are compared with.
 #pragma once
 
+#include <memory>
+
+#include "base/device.h"
 #include "base/instruction_set.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
@@ -17,6 +20,18 @@ class ReadBandwidth {
 
  private:
   Buffer buffer_;
+};
+
+// Bytes per second that a device other than the CPU moves when it copies within its memory, read and written
+// ones together: what its memory can do at most, but for a few percent. The best of a few passes.
+class CopyBandwidth {
+ public:
+  explicit CopyBandwidth(const Device& device);
+  double measure() const;
+
+ private:
+  std::unique_ptr<Queue> queue_;
+  Buffer source_, target_;
 };
 
 // Operations per second (a multiplication and an addition are two) of the instruction that the matrix

@@ -6,14 +6,14 @@
 namespace chorale::bench {
 namespace {
 
-double stored_bytes(const model::WeightPlace& place) {
+double stored_bytes(const model::WeightPlace& place, const Backend& backend) {
   switch (place.form) {
     case model::WeightPlace::Form::vector:
       return static_cast<double>(place.part.size()) * sizeof(float);
     case model::WeightPlace::Form::rows:
       return 0;  // the embedding: a row for each token
     case model::WeightPlace::Form::packed:
-      return static_cast<double>(place.layout.bytes()) / (place.layout.fused_pair ? 2 : 1);
+      return static_cast<double>(backend.weight_bytes(place.layout)) / (place.layout.fused_pair ? 2 : 1);
   }
   return 0;
 }
@@ -27,6 +27,7 @@ double kv_head_bytes(int64_t head_dim, DType dtype) {
 }  // namespace
 
 WeightBytes weight_bytes(const io::ModelConfig& config, const model::WeightPlan& plan) {
+  const Backend& backend = backend_of(plan.device);
   WeightBytes bytes;
   double experts = 0;
   int64_t sparse_layers = 0;
@@ -36,11 +37,11 @@ WeightBytes weight_bytes(const io::ModelConfig& config, const model::WeightPlan&
     const bool is_router = name.ends_with("mlp.gate.weight");
     if (is_router && config.num_experts == 1) continue;  // never read: nothing is routed
     if (name.find(".experts.") != std::string_view::npos)
-      experts += stored_bytes(place);
+      experts += stored_bytes(place, backend);
     else if (name.find(".layers.") != std::string_view::npos)
-      bytes.layers += stored_bytes(place);
+      bytes.layers += stored_bytes(place, backend);
     else
-      bytes.head += stored_bytes(place);  // with the last norm
+      bytes.head += stored_bytes(place, backend);  // with the last norm
   }
   if (sparse_layers > 0) bytes.per_expert = experts / static_cast<double>(sparse_layers * config.num_experts);
   return bytes;

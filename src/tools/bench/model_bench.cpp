@@ -1,7 +1,9 @@
 #include "tools/bench/model_bench.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -25,11 +27,17 @@ class Bench {
         options_(options),
         profile_(profile),
         isa_(model.info().instruction_set),
-        pool_(model.info().num_threads * model.info().parallel.strategy.world()),
+        pool_(model.device().is_cpu() ? model.info().num_threads * model.info().parallel.strategy.world()
+                                      : 1),
         groups_(model.runner().num_dp_groups()),
-        weights_(weight_bytes(model.info().config,
-                              model::plan_weights(model.info().config, model.info().formats,
-                                                  model::whole_model(model.info().config)))) {}
+        weights_(
+            weight_bytes(model.info().config, model::plan_weights(model.info().config, model.info().formats,
+                                                                  model::whole_model(model.info().config)))) {
+    if (model.device().is_cpu())
+      read_bandwidth_.emplace();
+    else
+      copy_bandwidth_.emplace(model.device());
+  }
 
   StepResult prefill() {
     StepResult result{.phase = "prefill", .sequences = 1, .tokens = options_.prompt_tokens * groups_};
@@ -56,7 +64,7 @@ class Bench {
 
  private:
   int64_t blocks_each() const {
-    return ceil_div(options_.prompt_tokens + options_.decode_tokens, engine::kBlockTokens);
+    return ceil_div(options_.prompt_tokens + options_.decode_tokens, model_.info().block_tokens());
   }
 
   // (layer, expert) pairs that got a token since the last call.
@@ -84,7 +92,12 @@ class Bench {
   }
 
   void measure_ceilings() {
-    bandwidths_.push_back(bandwidth_.measure(pool_));
+    if (copy_bandwidth_) {
+      bandwidths_.push_back(copy_bandwidth_->measure());
+      peaks_.push_back(std::numeric_limits<double>::infinity());  // not measured
+      return;
+    }
+    bandwidths_.push_back(read_bandwidth_->measure(pool_));
     peaks_.push_back(peak_operations(pool_, isa_, model_.info().formats.linear));
   }
 
@@ -115,7 +128,8 @@ class Bench {
   OpProfile* profile_;
   InstructionSet isa_;
   ThreadPool pool_;
-  ReadBandwidth bandwidth_;
+  std::optional<ReadBandwidth> read_bandwidth_;  // the CPU's
+  std::optional<CopyBandwidth> copy_bandwidth_;  // another device's
   int64_t groups_;
   WeightBytes weights_;
   std::vector<int64_t> load_;
@@ -135,10 +149,11 @@ Spread spread_of(std::vector<double> values) {
 void make_room(const ModelBenchOptions& options, engine::LoadOptions& load) {
   const int64_t most = *std::max_element(options.batches.begin(), options.batches.end());
   const int64_t groups = load.parallel.strategy.dp_size.value_or(1);
-  const int64_t each = ceil_div(options.prompt_tokens + options.decode_tokens, engine::kBlockTokens);
+  const int64_t block_tokens = engine::block_tokens(load);
+  const int64_t each = ceil_div(options.prompt_tokens + options.decode_tokens, block_tokens);
   load.chunked_prefill_size = options.prompt_tokens;
   load.max_running_requests = most * groups;
-  load.max_total_tokens = most * each * engine::kBlockTokens;
+  load.max_total_tokens = most * each * block_tokens;
 }
 
 std::vector<StepResult> run_model_bench(engine::LoadedModel& model, const ModelBenchOptions& options,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <vector>
 
 #include <fmt/format.h>
@@ -111,16 +112,23 @@ Json profile_json(const StepResult& r) {
   return ops;
 }
 
+std::string place_of(const ModelBenchReport& report) {
+  if (!report.device_description.empty())
+    return fmt::format("{} ({})", report.device_description, report.device);
+  return fmt::format("{} instructions, {} thread{}", report.instruction_set, report.threads,
+                     report.threads == 1 ? "" : "s");
+}
+
 }  // namespace
 
 std::string to_table(const ModelBenchReport& report, TableForm form) {
   std::string text = fmt::format(
-      "{}\n{}, {}{}, {} KV cache, {} instructions, {} thread{}{}\nweights {} loaded in {:.1f} s ({:.2f} "
+      "{}\n{}, {}{}, {} KV cache, {}{}\nweights {} loaded in {:.1f} s ({:.2f} "
       "GB/s), "
       "peak memory {}\n\n",
       tools::describe(report.machine), report.model, report.dtype,
       report.quantization == "none" ? "" : fmt::format(" with {} weights", report.quantization),
-      report.kv_cache_dtype, report.instruction_set, report.threads, report.threads == 1 ? "" : "s",
+      report.kv_cache_dtype, place_of(report),
       report.strategy.empty() ? "" : fmt::format(" for each rank, {}", report.strategy),
       format_bytes(report.weight_bytes), report.load_seconds,
       static_cast<double>(report.weight_bytes) / 1e9 / std::max(report.load_seconds, 1e-9),
@@ -131,15 +139,17 @@ std::string to_table(const ModelBenchReport& report, TableForm form) {
       2);
   for (const StepResult& r : report.results) {
     const double seconds = static_cast<double>(r.tokens) / r.tokens_per_second.median;
-    table.add({work_name(r), r.bound_by_memory ? "memory" : "compute",
-               fmt::format("{:.1f}", r.tokens_per_second.median),
-               fmt::format("{:.1f}", r.tokens_per_second.low),
-               fmt::format("{:.1f}", r.tokens_per_second.high), fmt::format("{:.2f}", r.floor.bytes / 1e9),
-               fmt::format("{:.0f}", r.floor.operations / 1e9),
-               fmt::format("{:.1f}", r.floor.bytes / 1e9 / seconds),
-               fmt::format("{:.1f}", r.ceilings.read_bandwidth / 1e9),
-               fmt::format("{:.0f}", r.floor.operations / 1e9 / seconds),
-               fmt::format("{:.0f}", r.ceilings.peak_operations / 1e9), percent(r.fraction)});
+    table.add(
+        {work_name(r), r.bound_by_memory ? "memory" : "compute",
+         fmt::format("{:.1f}", r.tokens_per_second.median), fmt::format("{:.1f}", r.tokens_per_second.low),
+         fmt::format("{:.1f}", r.tokens_per_second.high), fmt::format("{:.2f}", r.floor.bytes / 1e9),
+         fmt::format("{:.0f}", r.floor.operations / 1e9),
+         fmt::format("{:.1f}", r.floor.bytes / 1e9 / seconds),
+         fmt::format("{:.1f}", r.ceilings.read_bandwidth / 1e9),
+         fmt::format("{:.0f}", r.floor.operations / 1e9 / seconds),
+         std::isfinite(r.ceilings.peak_operations) ? fmt::format("{:.0f}", r.ceilings.peak_operations / 1e9)
+                                                   : "",
+         percent(r.fraction)});
   }
   return text + table.print(form);
 }
@@ -147,16 +157,18 @@ std::string to_table(const ModelBenchReport& report, TableForm form) {
 std::string to_json(const ModelBenchReport& report) {
   Json results = Json::array();
   for (const StepResult& r : report.results) {
-    Json result = {{"phase", r.phase},
-                   {"sequences", r.sequences},
-                   {"tokens", r.tokens},
-                   {"tokens_per_second", spread_json(r.tokens_per_second)},
-                   {"bytes", r.floor.bytes},
-                   {"operations", r.floor.operations},
-                   {"read_bandwidth", r.ceilings.read_bandwidth},
-                   {"peak_operations", r.ceilings.peak_operations},
-                   {"bound_by", r.bound_by_memory ? "memory" : "compute"},
-                   {"fraction_of_ceiling", r.fraction}};
+    Json result = {
+        {"phase", r.phase},
+        {"sequences", r.sequences},
+        {"tokens", r.tokens},
+        {"tokens_per_second", spread_json(r.tokens_per_second)},
+        {"bytes", r.floor.bytes},
+        {"operations", r.floor.operations},
+        {"read_bandwidth", r.ceilings.read_bandwidth},
+        {"peak_operations",
+         std::isfinite(r.ceilings.peak_operations) ? Json(r.ceilings.peak_operations) : Json(nullptr)},
+        {"bound_by", r.bound_by_memory ? "memory" : "compute"},
+        {"fraction_of_ceiling", r.fraction}};
     if (!r.ops.empty()) result["profile"] = profile_json(r);
     results.push_back(std::move(result));
   }
@@ -165,6 +177,8 @@ std::string to_json(const ModelBenchReport& report) {
                      {"dtype", report.dtype},
                      {"quantization", report.quantization},
                      {"kv_cache_dtype", report.kv_cache_dtype},
+                     {"device", report.device},
+                     {"device_description", report.device_description},
                      {"instruction_set", report.instruction_set},
                      {"strategy", report.strategy},
                      {"threads", report.threads},

@@ -10,8 +10,9 @@
 namespace chorale::bench {
 
 struct ModelBenchReport {
-  std::string version;  // the program's
-  std::string model;    // a preset or a folder
+  std::string version;                     // the program's
+  std::string model;                       // a preset or a folder
+  std::string device, device_description;  // engine::ModelInfo's
   std::string dtype, quantization, kv_cache_dtype, instruction_set, strategy;
   int threads = 1;  // each rank's
   tools::Machine machine;

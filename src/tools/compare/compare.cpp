@@ -90,11 +90,11 @@ void measure_counters(const engine::ModelInfo& model, const Counters& before, Co
 }
 
 void measure_memory(const engine::ModelInfo& model, Measurement& measured) {
-  const int64_t blocks = model.max_total_tokens / engine::kBlockTokens;
+  const int64_t blocks = model.max_total_tokens / model.block_tokens();
   measured.stored_weights = model.weight_bytes;
   for (const engine::RankPart& part : model.parallel.ranks) {
     const int64_t block_bytes =
-        model::KvCache::block_bytes(model.config, part.extent.kv_heads, model.kv_dtype);
+        model::KvCache::block_bytes(model.config, part.extent.kv_heads, model.kv_dtype, model.formats.device);
     measured.ranks.push_back({engine::weight_bytes(model.config, model.formats, part),
                               static_cast<uint64_t>(blocks * block_bytes)});
   }

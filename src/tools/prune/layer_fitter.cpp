@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -10,9 +11,9 @@
 
 #include "base/element_rows.h"
 #include "base/error.h"
-#include "kernels/packed_matrix.h"
 #include "kernels/rows.h"
 #include "kernels/softmax.h"
+#include "kernels/weight_writer.h"
 
 namespace chorale::tools {
 namespace {
@@ -281,17 +282,18 @@ void LayerFitter::advance_student(const model::LayerWeights& original, int64_t l
   const model::ModelPart which{.kind = model::ModelPart::Kind::layer, .layer = layer};
   const model::WeightPlan plan = model::plan_part(fitted_config_, model_.dtype(), which);
   const Buffer memory(plan.bytes);
+  const std::unique_ptr<WeightWriter> writer = make_weight_writer(memory, 1);
   for (const model::WeightPlace& place : plan.places) {
     if (place.name.find(".mlp.experts.0.") == std::string::npos) continue;
     const std::vector<std::byte>& bytes = place.name.ends_with("gate_proj.weight") ? expert.gate
                                           : place.name.ends_with("up_proj.weight") ? expert.up
                                                                                    : expert.down;
     const SourceMatrix source{bytes.data(), dtype_, place.shape[0], place.shape[1]};
-    for (int64_t chunk = 0; chunk < place.layout.n_chunks * place.layout.k_chunks; ++chunk) {
-      pack_chunk(source, place.layout, memory.data() + place.offset, chunk, place.half);
+    for (int64_t chunk = 0; chunk < place.layout.num_chunks(); ++chunk) {
+      writer->write_chunk(source, place.layout, place.offset, chunk, place.half);
     }
   }
-  model::ModelWeights weights = model::bind_part(fitted_config_, model_.dtype(), which, memory.data());
+  model::ModelWeights weights = model::bind_part(fitted_config_, model_.dtype(), which, memory);
   weights.layers.front().post_attention_norm = original.post_attention_norm;
   model_.feed_forward(fitted_config_, weights.layers.front(), student_);
 }

@@ -66,8 +66,8 @@ LoadedPart LayerwiseModel::load(model::ModelPart part) const {
   const model::WeightPlan plan = model::plan_part(config_, dtype_, part);
   LoadedPart loaded{Buffer(plan.bytes), {}};
   ProgressBar quiet("", plan.bytes, false);
-  model::load_weights(checkpoint_, plan, loaded.memory.data(), stream_.pool(), quiet);
-  loaded.weights = model::bind_part(config_, dtype_, part, loaded.memory.data());
+  model::load_weights(checkpoint_, plan, loaded.memory, stream_.pool(), quiet);
+  loaded.weights = model::bind_part(config_, dtype_, part, loaded.memory);
   return loaded;
 }
 

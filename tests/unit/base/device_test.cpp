@@ -21,7 +21,10 @@ class PoisonedDriver final : public DeviceDriver {
   explicit PoisonedDriver(std::string name, size_t capacity = SIZE_MAX)
       : name_(std::move(name)), capacity_(capacity) {}
   ~PoisonedDriver() override { EXPECT_EQ(used_, 0u) << "bytes were not released"; }
+  DeviceKind kind() const override { return DeviceKind::ref; }
   std::string name() const override { return name_; }
+  uint64_t free_memory() const override { return capacity_ - used_; }
+  std::unique_ptr<Queue> make_queue() override;
   std::byte* allocate(size_t bytes) override {
     if (bytes > capacity_ - used_) throw_error("{} has no {} bytes left", name_, bytes);
     used_ += bytes;
@@ -33,6 +36,8 @@ class PoisonedDriver final : public DeviceDriver {
     used_ -= bytes;
     ::operator delete (poisoned(data), std::align_val_t{256});
   }
+  std::byte* allocate_host(size_t bytes) override { return poisoned(allocate(bytes)); }
+  void release_host(std::byte* data, size_t bytes) noexcept override { release(poisoned(data), bytes); }
   static std::byte* poisoned(std::byte* data) {
     return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(data) ^ (uintptr_t{1} << 63));
   }
@@ -68,6 +73,10 @@ class LateQueue final : public Queue {
   Device device_;
   std::vector<std::function<void()>> work_;
 };
+
+std::unique_ptr<Queue> PoisonedDriver::make_queue() {
+  return std::make_unique<LateQueue>(Device(*this));
+}
 
 class DeviceTest : public testing::Test {
  protected:

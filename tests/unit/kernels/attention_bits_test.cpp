@@ -7,8 +7,8 @@ namespace chorale {
 namespace {
 
 using AttentionBitsTest = AttentionBackendTest;
-INSTANTIATE_TEST_SUITE_P(All, AttentionBitsTest, testing::ValuesIn(all_attention_backends()),
-                         name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, AttentionBitsTest, testing::ValuesIn(all_attention_variants()),
+                         name_of_variant);
 
 constexpr HeadShape kShapes[] = {{1, 1, 2},   {2, 3, 6},   {1, 16, 32}, {2, 4, 80},
                                  {4, 1, 128}, {1, 2, 256}, {1, 2, 600}};

@@ -17,9 +17,9 @@ INSTANTIATE_TEST_SUITE_P(All, Int8CacheTest, testing::ValuesIn(available_instruc
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// One head of a block, read as kernels/attention.h describes it.
+// One head of a block, read as kernels/cpu/kv_panels.h describes it.
 struct KeptHead {
-  const KvLayout& layout;
+  cpu::KvPanels layout;
   const std::byte* data;
 
   int8_t key(int64_t slot, int64_t d) const {
@@ -41,7 +41,8 @@ struct KeptHead {
 };
 
 KeptHead kept_head(const KvCacheView& view, int32_t block, int64_t head) {
-  return {view.layout, view.data + block * view.layout.block_bytes() + head * view.layout.head_bytes()};
+  const cpu::KvPanels layout(view.layout);
+  return {layout, view.data + block * layout.block_bytes() + head * layout.head_bytes()};
 }
 
 void expect_kept(AttentionRun& run, const HeadShape& shape, const TestSequence& sequence) {
@@ -65,11 +66,12 @@ void expect_kept(AttentionRun& run, const HeadShape& shape, const TestSequence& 
   EXPECT_EQ(wrong, 0) << shape;
 }
 
-TEST(KvLayout, AnInt8HeadIsValuesAndTwoScalesForEachToken) {
-  const KvLayout layout{.dtype = DType::i8, .num_kv_heads = 4, .head_dim = 128};
+TEST(KvPanels, AnInt8HeadIsValuesAndTwoScalesForEachToken) {
+  const cpu::KvPanels layout({.dtype = DType::i8, .num_kv_heads = 4, .head_dim = 128});
   EXPECT_EQ(layout.block_bytes(), 32 * 4 * 2 * (128 + 4));
   for (int64_t head_dim = 2; head_dim < 300; head_dim += 2)
-    EXPECT_EQ((KvLayout{.dtype = DType::i8, .num_kv_heads = 1, .head_dim = head_dim}.head_bytes() % 64), 0);
+    EXPECT_EQ(
+        (cpu::KvPanels({.dtype = DType::i8, .num_kv_heads = 1, .head_dim = head_dim}).head_bytes() % 64), 0);
 }
 
 TEST_P(Int8CacheTest, AppendKeepsWhatTheReferenceQuantizes) {

@@ -4,22 +4,23 @@
 #include <numeric>
 
 #include "kernels/attention.h"
+#include "kernels/cpu/kv_panels.h"
 #include "unit/kernels/kernel_test.h"
 
 namespace chorale {
 
 // What every test of attention runs over: instruction sets, and caches of each dtype.
-class AttentionBackendTest : public testing::TestWithParam<Backend> {
+class AttentionBackendTest : public testing::TestWithParam<Variant> {
  protected:
   DType cache_dtype() const { return GetParam().dtype; }
   DType dtype() const { return KvLayout{.dtype = cache_dtype()}.activation_dtype(); }
   std::array<Stream, 2> all_streams() const { return streams(GetParam().isa); }
   Stream stream() const { return all_streams()[0]; }
 };
-inline std::vector<Backend> all_attention_backends() {
-  std::vector<Backend> backends = all_backends();
-  for (InstructionSet isa : available_instruction_sets()) backends.push_back({isa, DType::i8});
-  return backends;
+inline std::vector<Variant> all_attention_variants() {
+  std::vector<Variant> variants = all_variants();
+  for (InstructionSet isa : available_instruction_sets()) variants.push_back({isa, DType::i8});
+  return variants;
 }
 
 struct HeadShape {
@@ -60,7 +61,7 @@ class AttentionRun {
         layout_{cache_dtype, shape.kv_heads, shape.head_dim},
         sequences_(std::move(sequences)),
         num_blocks_(blocks_needed() + (seed == 0 ? 0 : 5)),
-        cache_(num_blocks_ * layout_.block_bytes(), garbage) {
+        cache_(num_blocks_ * cpu::KvPanels(layout_).block_bytes(), garbage) {
     std::vector<int32_t> ids(static_cast<size_t>(num_blocks_));
     std::iota(ids.begin(), ids.end(), 0);
     Random random(seed);
@@ -105,7 +106,7 @@ class AttentionRun {
     const TestTensor v_tensor(DType::f32, v);
     const TestTensor out(dtype, tokens, q.columns);
     append_kv(stream_, k_tensor, v_tensor, batch, view());
-    attention(stream_, q_tensor, view(), batch, shape_.heads(), out);
+    attention(stream_, q_tensor, view(), batch, {}, out);
     keep(pieces, out);
   }
   void prefill(size_t sequence) { step({{sequence, 0, sequences_[sequence].tokens()}}); }

@@ -8,7 +8,7 @@ namespace chorale {
 namespace {
 
 using AttentionTest = AttentionBackendTest;
-INSTANTIATE_TEST_SUITE_P(All, AttentionTest, testing::ValuesIn(all_attention_backends()), name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, AttentionTest, testing::ValuesIn(all_attention_variants()), name_of_variant);
 
 // What a cache gives back of keys or values. An int8 cache's are rounded once more, to float32; where they
 // are compared with equality, the scale is rounded to bf16 first, as that of a token with probability 1.

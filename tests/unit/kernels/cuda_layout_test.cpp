@@ -58,6 +58,31 @@ TEST(CudaLayout, PackedMatricesHoldTheirElementsAndZeros) {
   }
 }
 
+TEST(CudaLayout, FloatMatricesAreRowsOfTheirElements) {
+  Random random(3);
+  for (bool pair : {false, true}) {
+    const TiledLayout layout{11, 70, 1, pair, DType::f32};
+    EXPECT_EQ(layout.bytes(), (pair ? 32 : 11) * 70 * 4);
+    const ref::Matrix halves[2] = {random_matrix(random, 11, 70, DType::f32),
+                                   random_matrix(random, 11, 70, DType::f32)};
+    Bytes bytes(layout.bytes(), 0xFF);
+    for (int half = 0; half < (pair ? 2 : 1); ++half)
+      EXPECT_EQ(pack(source_of(halves[half]), layout, bytes.data(), half), 0);
+    auto* values = reinterpret_cast<float*>(bytes.data());
+    for (int half = 0; half < (pair ? 2 : 1); ++half) {
+      for (int64_t n = 0; n < 11; ++n) {
+        for (int64_t k = 0; k < 70; ++k) {
+          float& value = values[layout.stored_row(n, half) * 70 + k];
+          ASSERT_EQ(value, halves[half].at(n, k)) << n << " " << k;
+          value = 0;
+        }
+      }
+    }
+    for (int64_t i = 0; i < layout.bytes() / 4; ++i) ASSERT_EQ(values[i], 0) << i;
+    EXPECT_EQ(plan_product(layout, layout.row_tiles(), 8, 1, 132).kernel, ProductKernel::plain);
+  }
+}
+
 TEST(CudaLayout, PackingCountsNaN) {
   ref::Matrix matrix(3, 70);
   matrix.at(0, 0) = matrix.at(2, 69) = std::nanf("");
@@ -67,8 +92,14 @@ TEST(CudaLayout, PackingCountsNaN) {
 }
 
 TEST(CudaLayout, ABlockOfTheCacheHoldsEachValueOnce) {
-  for (int64_t head_dim : {64, 128, 80, 256}) {
-    const KvTiles tiles{3, head_dim};
+  for (const auto& [head_dim, dtype] : {std::pair<int64_t, DType>{64, DType::bf16},
+                                        {128, DType::bf16},
+                                        {80, DType::bf16},
+                                        {256, DType::bf16},
+                                        {6, DType::f32},
+                                        {64, DType::f32},
+                                        {96, DType::f32}}) {
+    const KvTiles tiles{3, head_dim, dtype};
     std::set<int64_t> places;
     for (int64_t head = 0; head < 3; ++head) {
       for (int64_t token = 0; token < kKvTokens; ++token) {

@@ -77,7 +77,7 @@ class TestExperts {
     ExpertMatrices sliced;
     storage.clear();
     for (const TestWeights& m : matrices_) {
-      const PackedMatrix part = slice_chunks(m.view(), first, count);
+      const WeightMatrix part = slice_chunks(cpu::backend(), m.view(), first, count);
       sliced.layout = part.layout;
       storage.push_back(part.data);
     }

@@ -5,7 +5,7 @@ namespace chorale {
 namespace {
 
 using GatedMatmulTest = BackendTest;
-INSTANTIATE_TEST_SUITE_P(All, GatedMatmulTest, testing::ValuesIn(all_backends()), name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, GatedMatmulTest, testing::ValuesIn(all_variants()), name_of_variant);
 
 // Gate and up matrices, plain and packed.
 struct Experts {

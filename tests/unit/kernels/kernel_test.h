@@ -18,7 +18,8 @@
 
 #include "base/stream.h"
 #include "base/tensor.h"
-#include "kernels/packed_matrix.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/packed_matrix.h"
 #include "kernels/ref/dense.h"
 
 namespace chorale {
@@ -36,20 +37,20 @@ inline double roundoff_of(DType dtype) {
 
 // ---- instruction sets, dtypes, threads ----
 
-struct Backend {
+struct Variant {
   InstructionSet isa;
   DType dtype;  // of activations, weights and cache
 };
-inline std::ostream& operator<<(std::ostream& out, const Backend& b) {
+inline std::ostream& operator<<(std::ostream& out, const Variant& b) {
   return out << name_of(b.isa) << "_" << name_of(b.dtype);
 }
-inline std::vector<Backend> all_backends() {
-  std::vector<Backend> backends;
+inline std::vector<Variant> all_variants() {
+  std::vector<Variant> variants;
   for (InstructionSet isa : available_instruction_sets())
-    for (DType dtype : {DType::bf16, DType::f32}) backends.push_back({isa, dtype});
-  return backends;
+    for (DType dtype : {DType::bf16, DType::f32}) variants.push_back({isa, dtype});
+  return variants;
 }
-inline std::string name_of_backend(const testing::TestParamInfo<Backend>& info) {
+inline std::string name_of_variant(const testing::TestParamInfo<Variant>& info) {
   return std::string(name_of(info.param.isa)) + "_" + std::string(name_of(info.param.dtype));
 }
 
@@ -61,7 +62,7 @@ inline std::array<Stream, 2> streams(InstructionSet isa) {
 }
 
 // A test of an op that is compiled once per instruction set.
-class BackendTest : public testing::TestWithParam<Backend> {
+class BackendTest : public testing::TestWithParam<Variant> {
  protected:
   DType dtype() const { return GetParam().dtype; }
   std::array<Stream, 2> all_streams() const { return streams(GetParam().isa); }
@@ -157,29 +158,28 @@ ref::Dense<T> to_dense(const Tensor& tensor) {
 
 // A packed matrix that owns its bytes.
 struct TestWeights {
-  PackedLayout layout;
+  cpu::PackedLayout layout;
   Bytes bytes;
 
-  explicit TestWeights(const PackedLayout& packed_layout)
-      : layout(packed_layout), bytes(packed_layout.bytes(), 0xFF) {}
-  PackedMatrix view() const { return {layout, bytes.data()}; }
+  explicit TestWeights(const WeightLayout& shape) : layout(shape), bytes(layout.bytes(), 0xFF) {}
+  WeightMatrix view() const { return {layout, bytes.data()}; }
 };
 inline SourceMatrix source_of(const ref::Matrix& m) {
   return {reinterpret_cast<const std::byte*>(m.values.data()), DType::f32, m.rows, m.columns};
 }
 inline void pack_half(const ref::Matrix& source, const TestWeights& target, int half) {
   for (int64_t chunk = 0; chunk < target.layout.n_chunks * target.layout.k_chunks; ++chunk)
-    pack_chunk(source_of(source), target.layout, target.bytes.data(), chunk, half);
+    cpu::pack_chunk(source_of(source), target.layout, target.bytes.data(), chunk, half);
 }
 inline TestWeights pack(const ref::Matrix& source, DType dtype, int64_t n_chunks = 1, int64_t k_chunks = 1) {
   TestWeights packed(
-      PackedLayout{plain_format(dtype), source.rows, source.columns, n_chunks, k_chunks, false});
+      WeightLayout{plain_format(dtype), source.rows, source.columns, n_chunks, k_chunks, false});
   pack_half(source, packed, 0);
   return packed;
 }
 inline TestWeights pack_pair(const ref::Matrix& gate, const ref::Matrix& up, DType dtype,
                              int64_t n_chunks = 1) {
-  TestWeights packed(PackedLayout{plain_format(dtype), gate.rows, gate.columns, n_chunks, 1, true});
+  TestWeights packed(WeightLayout{plain_format(dtype), gate.rows, gate.columns, n_chunks, 1, true});
   pack_half(gate, packed, 0);
   pack_half(up, packed, 1);
   return packed;

@@ -7,7 +7,7 @@ namespace chorale {
 namespace {
 
 using MatmulTest = BackendTest;
-INSTANTIATE_TEST_SUITE_P(All, MatmulTest, testing::ValuesIn(all_backends()), name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, MatmulTest, testing::ValuesIn(all_variants()), name_of_variant);
 
 // K products are rounded into a sum one after the other, each time off by at most the unit roundoff of a
 // partial sum, which is at most the sum of magnitudes (Higham, Accuracy and Stability, 3.1); a bias is one
@@ -130,7 +130,8 @@ TEST_P(MatmulTest, SlicesOfOutputChunksGiveTheSameColumns) {
     for (int64_t rank = 0; rank < ranks; ++rank) {
       const int64_t columns = 8 / ranks * chunk_n;
       const TestTensor out(DType::f32, m, columns);
-      const MatmulTarget part{slice_chunks(weight.view(), rank * 8 / ranks, 8 / ranks), {}, out};
+      const MatmulTarget part{
+          slice_chunks(cpu::backend(), weight.view(), rank * 8 / ranks, 8 / ranks), {}, out};
       matmul(all_streams()[1], x, {&part, 1});
       expect_same_bits(
           out, Tensor(whole->row<float>(0) + rank * columns, DType::f32, m, columns, whole->row_stride()));

@@ -9,7 +9,7 @@ namespace chorale {
 namespace {
 
 using OrderFreeMatmulTest = BackendTest;
-INSTANTIATE_TEST_SUITE_P(All, OrderFreeMatmulTest, testing::ValuesIn(all_backends()), name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, OrderFreeMatmulTest, testing::ValuesIn(all_variants()), name_of_variant);
 
 constexpr double kFixedUnits = 0x1p36;
 

@@ -1,5 +1,4 @@
-#include "kernels/packed_matrix.h"
-
+#include "kernels/weight_matrix.h"
 #include "unit/kernels/kernel_test.h"
 
 namespace chorale {
@@ -69,7 +68,7 @@ float packed_value(const TestWeights& w, int64_t chunk, int64_t panel, int64_t l
 }
 
 void expect_packed(const TestWeights& w, const FileMatrix& source, int half) {
-  const PackedLayout& layout = w.layout;
+  const WeightLayout& layout = w.layout;
   const int64_t pair = layout.fused_pair ? 2 : 1;
   const int64_t inputs = layout.k / layout.k_chunks;
   const int64_t outputs = layout.n / layout.n_chunks;
@@ -96,7 +95,7 @@ void expect_packed(const TestWeights& w, const FileMatrix& source, int half) {
 int64_t pack_all(const FileMatrix& source, const TestWeights& target, int half) {
   int64_t nans = 0;
   for (int64_t chunk = 0; chunk < target.layout.n_chunks * target.layout.k_chunks; ++chunk)
-    nans += pack_chunk(source.view(), target.layout, target.bytes.data(), chunk, half);
+    nans += cpu::pack_chunk(source.view(), target.layout, target.bytes.data(), chunk, half);
   return nans;
 }
 
@@ -116,7 +115,7 @@ TEST(PackedMatrix, EveryElementIsWhereTheLayoutSays) {
                                         << " chunks, " << name_of(from) << " to " << name_of(to));
         FileMatrix source(from, s.n, s.k);
         source.fill(random);
-        TestWeights packed(PackedLayout{plain_format(to), s.n, s.k, s.n_chunks, s.k_chunks, false});
+        TestWeights packed(WeightLayout{plain_format(to), s.n, s.k, s.n_chunks, s.k_chunks, false});
         EXPECT_EQ(pack_all(source, packed, 0), 0);
         expect_packed(packed, source, 0);
       }
@@ -133,7 +132,7 @@ TEST(PackedMatrix, GateAndUpAlternate) {
       FileMatrix up(DType::f16, s.n, s.k);
       gate.fill(random);
       up.fill(random);
-      TestWeights packed(PackedLayout{plain_format(to), s.n, s.k, s.n_chunks, 1, true});
+      TestWeights packed(WeightLayout{plain_format(to), s.n, s.k, s.n_chunks, 1, true});
       pack_all(up, packed, 1);
       pack_all(gate, packed, 0);
       expect_packed(packed, gate, 0);
@@ -146,13 +145,15 @@ TEST(PackedMatrix, ChunksArePackedInAnyOrder) {
   Random random(3);
   FileMatrix source(DType::bf16, 40, 66);
   source.fill(random);
-  const PackedLayout layout{WeightFormat::bf16, 40, 66, 1, 6, false};
+  const WeightLayout layout{WeightFormat::bf16, 40, 66, 1, 6, false};
   const TestWeights forward(layout);
   const TestWeights backward(layout);
   pack_all(source, forward, 0);
   for (int64_t chunk = 5; chunk >= 0; --chunk)
-    pack_chunk(source.view(), layout, backward.bytes.data(), chunk);
-  EXPECT_EQ(std::memcmp(forward.bytes.data(), backward.bytes.data(), static_cast<size_t>(layout.bytes())), 0);
+    cpu::pack_chunk(source.view(), layout, backward.bytes.data(), chunk);
+  EXPECT_EQ(
+      std::memcmp(forward.bytes.data(), backward.bytes.data(), static_cast<size_t>(forward.layout.bytes())),
+      0);
 }
 
 TEST(PackedMatrix, CountsNans) {
@@ -167,10 +168,10 @@ TEST(PackedMatrix, CountsNans) {
       source.set_bits(24 * 19 + 5, wide ? 0xFFFFFFFF : 0xFFFF);         // chunk 0, last row
       source.set_bits(24 * 3 + 23, wide ? 0x7FC00000 : infinity | 64);  // chunk 3
       source.set_bits(24 * 3 + 6, wide ? 0x7F800000 : infinity);        // chunk 1, not a NaN
-      const TestWeights packed(PackedLayout{plain_format(to), 20, 24, 1, 4, false});
+      const TestWeights packed(WeightLayout{plain_format(to), 20, 24, 1, 4, false});
       int64_t found[4];
       for (int64_t c = 0; c < 4; ++c)
-        found[c] = pack_chunk(source.view(), packed.layout, packed.bytes.data(), c);
+        found[c] = cpu::pack_chunk(source.view(), packed.layout, packed.bytes.data(), c);
       EXPECT_THAT(found, testing::ElementsAre(2, 0, 0, 1)) << name_of(from) << " to " << name_of(to);
       expect_packed(packed, source, 0);
     }
@@ -178,20 +179,20 @@ TEST(PackedMatrix, CountsNans) {
 }
 
 // That a slice has the same steps as a matrix that was packed by itself.
-void expect_same_steps(const PackedMatrix& slice, const TestWeights& expected) {
-  const PackedLayout& layout = expected.layout;
+void expect_same_steps(const WeightMatrix& slice, const TestWeights& expected) {
+  const cpu::PackedLayout& layout = expected.layout;
+  const cpu::PackedLayout sliced(slice.layout);
   ASSERT_EQ(slice.layout.n, layout.n);
   ASSERT_EQ(slice.layout.k, layout.k);
-  ASSERT_EQ(slice.layout.bytes(), layout.bytes());
+  ASSERT_EQ(sliced.bytes(), layout.bytes());
   for (int64_t chunk = 0; chunk < layout.n_chunks * layout.k_chunks; ++chunk) {
     for (int64_t panel = 0; panel < layout.panels_per_chunk(); ++panel) {
       for (int64_t step = 0; step < layout.chunk_k_words(); ++step) {
-        const auto at = [&](const PackedLayout& l) {
+        const auto at = [&](const cpu::PackedLayout& l) {
           return l.panel_offset(chunk, panel) + step * l.word_stride(panel);
         };
-        ASSERT_EQ(
-            std::memcmp(slice.data + at(slice.layout), expected.bytes.data() + at(layout), kPanelWordBytes),
-            0)
+        ASSERT_EQ(std::memcmp(slice.data + at(sliced), expected.bytes.data() + at(layout), kPanelWordBytes),
+                  0)
             << "chunk " << chunk << ", panel " << panel << ", step " << step;
       }
     }
@@ -221,10 +222,11 @@ TEST(PackedMatrix, SlicesHaveTheStepsOfTheirChunks) {
         for (int64_t ranks : {1, 2, 4, 8}) {
           const int64_t count = 8 / ranks;
           for (int64_t rank = 0; rank < ranks; ++rank)
-            expect_same_steps(slice_chunks(packed.view(), rank * count, count),
+            expect_same_steps(slice_chunks(cpu::backend(), packed.view(), rank * count, count),
                               pack_part(whole, dtype, split_n, rank * count, count));
         }
-        const PackedMatrix twice = slice_chunks(slice_chunks(packed.view(), 2, 5), 1, 3);
+        const WeightMatrix twice =
+            slice_chunks(cpu::backend(), slice_chunks(cpu::backend(), packed.view(), 2, 5), 1, 3);
         expect_same_steps(twice, pack_part(whole, dtype, split_n, 3, 3));
       }
     }
@@ -236,15 +238,16 @@ TEST(PackedMatrix, ASliceOfAPairKeepsBothHalves) {
   const ref::Matrix gate = random_matrix(random, 4 * 20, 9, DType::bf16);
   const ref::Matrix up = random_matrix(random, 4 * 20, 9, DType::bf16);
   const TestWeights packed = pack_pair(gate, up, DType::bf16, 4);
-  const PackedMatrix slice = slice_chunks(slice_chunks(packed.view(), 1, 3), 1, 1);  // chunk 2
+  const WeightMatrix slice =
+      slice_chunks(cpu::backend(), slice_chunks(cpu::backend(), packed.view(), 1, 3), 1, 1);  // chunk 2
   ref::Matrix gate_part(20, 9);
   ref::Matrix up_part(20, 9);
   std::copy_n(gate.values.begin() + 40 * 9, 20 * 9, gate_part.values.begin());
   std::copy_n(up.values.begin() + 40 * 9, 20 * 9, up_part.values.begin());
   const TestWeights expected = pack_pair(gate_part, up_part, DType::bf16);
   ASSERT_TRUE(slice.layout.fused_pair);
-  ASSERT_EQ(slice.layout.bytes(), expected.layout.bytes());
-  EXPECT_EQ(std::memcmp(slice.data, expected.bytes.data(), static_cast<size_t>(slice.layout.bytes())), 0);
+  ASSERT_EQ(cpu::PackedLayout(slice.layout).bytes(), expected.layout.bytes());
+  EXPECT_EQ(std::memcmp(slice.data, expected.bytes.data(), static_cast<size_t>(expected.layout.bytes())), 0);
 }
 
 }  // namespace

@@ -6,8 +6,8 @@ namespace chorale {
 namespace {
 
 class QuantizeRowsTest : public QuantizedTest {};
-INSTANTIATE_TEST_SUITE_P(All, QuantizeRowsTest, testing::ValuesIn(all_quantized_backends()),
-                         name_of_quantized_backend);
+INSTANTIATE_TEST_SUITE_P(All, QuantizeRowsTest, testing::ValuesIn(all_quantized_variants()),
+                         name_of_quantized_variant);
 
 // Byte for byte what the reference's rows are in the header's picture.
 void expect_rows(const Tensor& actual, const ref::QuantizedRows& expected, int64_t group_k) {
@@ -36,7 +36,7 @@ TEST_P(QuantizeRowsTest, RowsAreThoseOfTheReference) {
   for (int i = 0; i < 40; ++i) {
     const int64_t k_chunks = int64_t{1} << random_int(random, 0, 3);
     const int64_t k = k_chunks * random_int(random, 1, 300);
-    const PackedLayout layout = quantized_layout(format(), 16, k, 1, k_chunks);
+    const WeightLayout layout = quantized_layout(format(), 16, k, 1, k_chunks);
     ref::Matrix x = random_matrix(random, random_int(random, 1, 200), k, dtype(), 3.0F);
     for (int outlier = 0; outlier < 5; ++outlier) {  // large, tiny, and groups of zeros
       const float values[] = {1e4F, 0x1p-110F, 0.0F, -0x1p100F, 0x1p-90F};
@@ -53,7 +53,7 @@ TEST_P(QuantizeRowsTest, RowsAreThoseOfTheReference) {
 
 TEST_P(QuantizeRowsTest, WhatIsNotFiniteMakesItsOwnGroupNan) {
   Random random(2);
-  const PackedLayout layout = quantized_layout(format(), 16, 400, 1, 2);
+  const WeightLayout layout = quantized_layout(format(), 16, 400, 1, 2);
   for (float poison :
        {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
     ref::Matrix x = random_matrix(random, 3, 400, dtype());
@@ -69,7 +69,7 @@ TEST_P(QuantizeRowsTest, WhatIsNotFiniteMakesItsOwnGroupNan) {
 
 TEST_P(QuantizeRowsTest, ValuesAreWithinHalfAStep) {
   Random random(3);
-  const PackedLayout layout = quantized_layout(format(), 16, 333);
+  const WeightLayout layout = quantized_layout(format(), 16, 333);
   const ref::Matrix x = random_matrix(random, 20, 333, dtype());
   const ref::QuantizedRows rows = ref::quantize(x, 1, layout.group_k);
   const ref::Matrix back = dequantized(x, layout);

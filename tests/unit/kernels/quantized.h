@@ -19,7 +19,7 @@ struct PackedElement {
 };
 inline PackedElement packed_element(const TestWeights& w, int64_t chunk, int64_t panel, int64_t lane,
                                     int64_t input) {
-  const PackedLayout& l = w.layout;
+  const WeightLayout& l = w.layout;
   const bool int4 = l.format == WeightFormat::int4;
   const int64_t group_words = 1 + l.group_k / (int4 ? 8 : 4);
   const int64_t groups = (l.k / l.k_chunks + l.group_k - 1) / l.group_k;
@@ -56,7 +56,7 @@ struct Unpacked {
   ref::Matrix values, magnitudes;
 };
 inline Unpacked unpack(const TestWeights& w, int half = 0) {
-  const PackedLayout& l = w.layout;
+  const WeightLayout& l = w.layout;
   Unpacked out{{l.n, l.k}, {l.n, l.k}};
   for (int64_t n = 0; n < l.n; ++n) {
     for (int64_t k = 0; k < l.k; ++k) {
@@ -73,46 +73,46 @@ inline Unpacked unpack(const TestWeights& w, int half = 0) {
   return out;
 }
 
-inline PackedLayout quantized_layout(WeightFormat format, int64_t n, int64_t k, int64_t n_chunks = 1,
+inline WeightLayout quantized_layout(WeightFormat format, int64_t n, int64_t k, int64_t n_chunks = 1,
                                      int64_t k_chunks = 1, bool fused_pair = false) {
-  PackedLayout layout{format, n, k, n_chunks, k_chunks, fused_pair};
+  WeightLayout layout{format, n, k, n_chunks, k_chunks, fused_pair};
   layout.group_k = choose_group(format, layout.chunk_k());
   return layout;
 }
 
 // A tensor of rows that are quantized for a layout.
-inline TestTensor quantized(const Stream& stream, const TestTensor& x, const PackedLayout& layout) {
+inline TestTensor quantized(const Stream& stream, const TestTensor& x, const WeightLayout& layout) {
   TestTensor rows(DType::u8, x->rows(), quantized_row_bytes(layout));
   quantize_rows(stream, x, layout, rows);
   return rows;
 }
-inline ref::Matrix dequantized(const ref::Matrix& x, const PackedLayout& layout) {
+inline ref::Matrix dequantized(const ref::Matrix& x, const WeightLayout& layout) {
   return ref::dequantize(ref::quantize(x, layout.k_chunks, layout.group_k), x.columns, layout.k_chunks,
                          layout.group_k);
 }
 
-struct QuantizedBackend {
+struct QuantizedVariant {
   InstructionSet isa;
   WeightFormat format;
   DType dtype;  // of activations
 };
-inline std::ostream& operator<<(std::ostream& out, const QuantizedBackend& b) {
+inline std::ostream& operator<<(std::ostream& out, const QuantizedVariant& b) {
   return out << name_of(b.isa) << (b.format == WeightFormat::int8 ? "_int8_" : "_int4_") << name_of(b.dtype);
 }
-inline std::vector<QuantizedBackend> all_quantized_backends() {
-  std::vector<QuantizedBackend> backends;
+inline std::vector<QuantizedVariant> all_quantized_variants() {
+  std::vector<QuantizedVariant> variants;
   for (InstructionSet isa : available_instruction_sets())
     for (WeightFormat format : {WeightFormat::int8, WeightFormat::int4})
-      for (DType dtype : {DType::bf16, DType::f32}) backends.push_back({isa, format, dtype});
-  return backends;
+      for (DType dtype : {DType::bf16, DType::f32}) variants.push_back({isa, format, dtype});
+  return variants;
 }
-inline std::string name_of_quantized_backend(const testing::TestParamInfo<QuantizedBackend>& info) {
+inline std::string name_of_quantized_variant(const testing::TestParamInfo<QuantizedVariant>& info) {
   std::ostringstream name;
   name << info.param;
   return name.str();
 }
 
-class QuantizedTest : public testing::TestWithParam<QuantizedBackend> {
+class QuantizedTest : public testing::TestWithParam<QuantizedVariant> {
  protected:
   WeightFormat format() const { return GetParam().format; }
   DType dtype() const { return GetParam().dtype; }

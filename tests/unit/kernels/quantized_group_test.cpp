@@ -49,7 +49,7 @@ TEST(QuantizedGroup, MatricesStandForTheirSource) {
         pack_half(source, packed, 0);
         for (int64_t n = 0; n < s.n; ++n) {
           for (int64_t k = 0; k < s.k; ++k) {
-            const PackedLayout& l = packed.layout;
+            const WeightLayout& l = packed.layout;
             const int64_t chunk = s.n_chunks > 1 ? n / l.chunk_n() : k / l.chunk_k();
             const int64_t output = s.n_chunks > 1 ? n % l.chunk_n() : n;
             const PackedElement e = packed_element(packed, chunk, output / 16, output % 16, k % l.chunk_k());
@@ -85,7 +85,7 @@ TEST(QuantizedGroup, EqualElementsAndZerosAreExact) {
       ref::Matrix source(3, 50);
       std::fill(source.values.begin(), source.values.end(), value);
       const TestWeights packed(quantized_layout(format, 3, 50));
-      EXPECT_EQ(pack_chunk(source_of(source), packed.layout, packed.bytes.data(), 0), 0);
+      EXPECT_EQ(cpu::pack_chunk(source_of(source), packed.layout, packed.bytes.data(), 0), 0);
       for (const float w : unpack(packed).values.values) EXPECT_NEAR(w, value, std::fabs(value) * 1e-6F);
     }
   }
@@ -98,7 +98,7 @@ TEST(QuantizedGroup, WhatIsNotFiniteMakesItsGroupNan) {
       ref::Matrix source = random_matrix(random, 5, 256, DType::f32);
       source.at(2, 130) = poison;
       const TestWeights packed(quantized_layout(format, 5, 256));
-      EXPECT_EQ(pack_chunk(source_of(source), packed.layout, packed.bytes.data(), 0),
+      EXPECT_EQ(cpu::pack_chunk(source_of(source), packed.layout, packed.bytes.data(), 0),
                 std::isnan(poison) ? 1 : 0);
       const ref::Matrix values = unpack(packed).values;
       const int64_t group = packed.layout.group_k;
@@ -120,7 +120,7 @@ TEST(QuantizedGroup, WeightsBeyondFloat16AreNanAndNotWrong) {
 TEST(QuantizedGroup, IntegersAreKeptAsTheyAre) {
   Random random(4);
   const int64_t n = 37, k = 192, source_group = 128;
-  PackedLayout layout{WeightFormat::int4, n, k, 1, 2, false};
+  WeightLayout layout{WeightFormat::int4, n, k, 1, 2, false};
   layout.group_k = choose_group(WeightFormat::int4, layout.chunk_k(), source_group);
   ref::Dense<int32_t> q(n, k);
   for (int32_t& value : q.values) value = static_cast<int32_t>(random_int(random, 0, 15));
@@ -132,7 +132,7 @@ TEST(QuantizedGroup, IntegersAreKeptAsTheyAre) {
   };
   const TestWeights packed(layout);
   for (int64_t chunk = 0; chunk < 2; ++chunk) {
-    pack_int4_chunk(
+    cpu::pack_int4_chunk(
         [&](int64_t row, int64_t column, int64_t count, Int4Group& group) {
           group.scale = scale(row, column);
           group.zero = zero(row, column);

@@ -10,10 +10,10 @@ namespace chorale {
 namespace {
 
 class QuantizedMatmulTest : public QuantizedTest {};
-INSTANTIATE_TEST_SUITE_P(All, QuantizedMatmulTest, testing::ValuesIn(all_quantized_backends()),
-                         name_of_quantized_backend);
+INSTANTIATE_TEST_SUITE_P(All, QuantizedMatmulTest, testing::ValuesIn(all_quantized_variants()),
+                         name_of_quantized_variant);
 
-TestWeights quantized_weights(const ref::Matrix& source, const PackedLayout& layout) {
+TestWeights quantized_weights(const ref::Matrix& source, const WeightLayout& layout) {
   TestWeights packed(layout);
   pack_half(source, packed, 0);
   return packed;
@@ -21,11 +21,11 @@ TestWeights quantized_weights(const ref::Matrix& source, const PackedLayout& lay
 
 // A group's integer is exact; it is rounded three times before it is added, and then once for each group
 // after it. What stands for x and for a weight is rounded once each.
-double relative_error(const PackedLayout& layout) {
+double relative_error(const WeightLayout& layout) {
   return kFloatRoundoff * static_cast<double>(layout.groups_per_chunk() + 6);
 }
 
-ref::Dense<double> dot_tolerance(const ref::Matrix& x, const Unpacked& weight, const PackedLayout& layout) {
+ref::Dense<double> dot_tolerance(const ref::Matrix& x, const Unpacked& weight, const WeightLayout& layout) {
   ref::Dense<double> tolerance = ref::matmul(absolute(x), weight.magnitudes);
   for (double& t : tolerance.values) t = t * relative_error(layout) + 1e-30;
   return tolerance;
@@ -38,7 +38,7 @@ TEST_P(QuantizedMatmulTest, MatmulAgreesWithTheReference) {
     const int64_t m = i % 4 == 0 ? random_int(random, 90, 200) : random_int(random, 1, 20);
     const int64_t n = n_chunks * random_int(random, 1, 150 / n_chunks), k = random_int(random, 1, 300);
     SCOPED_TRACE(testing::Message() << m << ", " << n << " in " << n_chunks << ", " << k);
-    const PackedLayout layout = quantized_layout(format(), n, k, n_chunks);
+    const WeightLayout layout = quantized_layout(format(), n, k, n_chunks);
     const TestWeights weight = quantized_weights(random_matrix(random, n, k, DType::f32), layout);
     const ref::Matrix x = random_matrix(random, m, k, dtype());
     const TestTensor input(dtype(), x);
@@ -60,7 +60,7 @@ TEST_P(QuantizedMatmulTest, GatedMatmulAgreesWithTheReference) {
     const int64_t num_experts = random_int(random, 1, 6);
     const int64_t n_chunks = int64_t{1} << random_int(random, 0, 2);
     const int64_t n = n_chunks * random_int(random, 1, 40), k = random_int(random, 1, 200);
-    const PackedLayout layout = quantized_layout(format(), n, k, n_chunks, 1, true);
+    const WeightLayout layout = quantized_layout(format(), n, k, n_chunks, 1, true);
     TestExperts experts;
     std::vector<ref::Matrix> gate, up, gate_magnitudes, up_magnitudes;
     for (int64_t e = 0; e < num_experts; ++e) {
@@ -110,7 +110,7 @@ TEST_P(QuantizedMatmulTest, OrderFreeMatmulAgreesWithTheReference) {
     const int64_t num_experts = random_int(random, 1, 5);
     const int64_t k_chunks = int64_t{1} << random_int(random, 0, 3);
     const int64_t n = random_int(random, 1, 150), k = k_chunks * random_int(random, 1, 130);
-    const PackedLayout layout = quantized_layout(format(), n, k, 1, k_chunks);
+    const WeightLayout layout = quantized_layout(format(), n, k, 1, k_chunks);
     TestExperts experts;
     std::vector<Unpacked> unpacked;
     std::vector<ref::Matrix> down;
@@ -161,7 +161,7 @@ TEST_P(QuantizedMatmulTest, OrderFreeMatmulAgreesWithTheReference) {
 
 TEST_P(QuantizedMatmulTest, ARowDoesNotDependOnOtherRowsOrThreads) {
   Random random(4);
-  const PackedLayout layout = quantized_layout(format(), 130, 270);
+  const WeightLayout layout = quantized_layout(format(), 130, 270);
   const TestWeights weight = quantized_weights(random_matrix(random, 130, 270, DType::f32), layout);
   const ref::Matrix x = random_matrix(random, 150, 270, dtype());
   const TestTensor input(dtype(), x);
@@ -188,7 +188,7 @@ TEST_P(QuantizedMatmulTest, SlicesOfChunksGiveTheSameBits) {
   Random random(5);
   for (int64_t chunk_k : {96, 16, 21}) {
     const int64_t k = 8 * chunk_k, n = 150;  // three strips, the last one narrower
-    const PackedLayout layout = quantized_layout(format(), n, k, 1, 8);
+    const WeightLayout layout = quantized_layout(format(), n, k, 1, 8);
     TestExperts experts;
     experts.add(quantized_weights(random_matrix(random, n, k, DType::f32), layout));
     const ref::Matrix x = random_matrix(random, 9, k, dtype());
@@ -212,7 +212,7 @@ TEST_P(QuantizedMatmulTest, SlicesOfChunksGiveTheSameBits) {
       EXPECT_EQ(reduced.values, to_dense<int64_t>(whole).values) << ranks << " ranks, chunks of " << chunk_k;
     }
   }
-  const PackedLayout layout = quantized_layout(format(), 8 * 21, 100, 8);
+  const WeightLayout layout = quantized_layout(format(), 8 * 21, 100, 8);
   const TestWeights weight = quantized_weights(random_matrix(random, 8 * 21, 100, DType::f32), layout);
   const TestTensor x(dtype(), random_matrix(random, 7, 100, dtype()));
   const TestTensor rows = quantized(stream(), x, layout);
@@ -221,7 +221,7 @@ TEST_P(QuantizedMatmulTest, SlicesOfChunksGiveTheSameBits) {
   matmul(stream(), rows, {&target, 1});
   for (int64_t rank = 0; rank < 4; ++rank) {
     const TestTensor out(DType::f32, 7, 42);
-    const MatmulTarget part{slice_chunks(weight.view(), 2 * rank, 2), {}, out};
+    const MatmulTarget part{slice_chunks(cpu::backend(), weight.view(), 2 * rank, 2), {}, out};
     matmul(all_streams()[1], rows, {&part, 1});
     expect_same_bits(out, Tensor(whole->data<float>() + rank * 42, DType::f32, 7, 42, whole->row_stride()));
   }
@@ -231,7 +231,7 @@ TEST_P(QuantizedMatmulTest, SlicesOfChunksGiveTheSameBits) {
 TEST(QuantizedMatmul, InstructionSetsAgreeWhereEverySumIsExact) {
   Random random(6);
   for (WeightFormat format : {WeightFormat::int8, WeightFormat::int4}) {
-    const PackedLayout layout = quantized_layout(format, 50, 64);  // one group
+    const WeightLayout layout = quantized_layout(format, 50, 64);  // one group
     ref::Matrix source(50, 64), x(11, 64);
     for (float& w : source.values) w = static_cast<float>(random_int(random, -7, 8));
     for (float& v : x.values) v = static_cast<float>(random_int(random, -127, 127));

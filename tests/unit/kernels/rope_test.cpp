@@ -49,7 +49,7 @@ TEST(RopeTable, ARowDependsOnItsPositionAlone) {
 }
 
 using NormRopeTest = BackendTest;
-INSTANTIATE_TEST_SUITE_P(All, NormRopeTest, testing::ValuesIn(all_backends()), name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, NormRopeTest, testing::ValuesIn(all_variants()), name_of_variant);
 
 // The norm is off as in rows_test.cpp; each of the two products and their sum is rounded, relative to the
 // products; then the rounding to an activation.

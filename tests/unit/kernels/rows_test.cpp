@@ -49,7 +49,7 @@ TEST(Rows, NoRowsIsNoWork) {
 }
 
 using RmsNormTest = BackendTest;
-INSTANTIATE_TEST_SUITE_P(All, RmsNormTest, testing::ValuesIn(all_backends()), name_of_backend);
+INSTANTIATE_TEST_SUITE_P(All, RmsNormTest, testing::ValuesIn(all_variants()), name_of_variant);
 
 // The squares have one sign, so their sum over 16 lanes is off by at most one roundoff per column of a lane,
 // one for an unfused square, and four to add up the lanes; the division by H, the sum with eps and the root

@@ -83,7 +83,7 @@ TEST(Golden, HiddenStatesAndRouterLogitsOfEveryLayer) {
   }
   // The reference took the last one after the final norm.
   std::vector<float> last = recorder.seen[fmt::format("hidden{}", layers)];
-  const ModelWeights weights = bind_weights(loaded.config, DType::f32, loaded.stored, loaded.weights.data());
+  const ModelWeights weights = bind_weights(loaded.config, DType::f32, loaded.stored, loaded.weights);
   const auto rows = static_cast<int64_t>(ids.size());
   const int64_t hidden = loaded.config.hidden_size;
   std::vector<float> normed(last.size());

@@ -44,9 +44,9 @@ struct Loaded {
         cache(config, config.num_key_value_heads, dtype, kBlocks, Device()) {
     ProgressBar progress("", plan.bytes, false);
     if (checkpoint != nullptr) {
-      nan_tensors = load_weights(*checkpoint, plan, weights.data(), pool, progress);
+      nan_tensors = load_weights(*checkpoint, plan, weights, pool, progress);
     } else {
-      fill_random_weights(plan, 7, weights.data(), pool, progress);
+      fill_random_weights(plan, 7, weights, pool, progress);
     }
     const parallel::Topology topology({}, 0);
     const auto placement =
@@ -54,7 +54,7 @@ struct Loaded {
                                             .num_experts = static_cast<int>(config.num_experts)});
     model = std::make_unique<Qwen3MoeModel>(
         stream(), RankModel{.config = config,
-                            .weights = bind_weights(config, dtype, stored, weights.data()),
+                            .weights = bind_weights(config, dtype, stored, weights),
                             .limits = limits(),
                             .extent = rank_extent(config, topology, placement, limits()),
                             .groups = {},

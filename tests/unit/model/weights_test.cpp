@@ -50,7 +50,7 @@ TEST(WeightPlan, NamesEveryTensorOnceAndPlacesNoTwoTogether) {
 TEST(WeightPlan, ChunksFollowTheShardingPlan) {
   const io::ModelConfig config = small_config();
   Buffer memory(plan_weights(config, DType::f32, whole_model(config)).bytes);
-  const ModelWeights w = bind_weights(config, DType::f32, whole_model(config), memory.data());
+  const ModelWeights w = bind_weights(config, DType::f32, whole_model(config), memory);
   EXPECT_EQ(w.layers[0].attention.q_proj.layout.n_chunks, 2);  // 6 heads
   EXPECT_EQ(w.layers[0].attention.k_proj.layout.n_chunks, 1);  // 3 heads
   EXPECT_EQ(w.layers[0].attention.o_proj.layout.k_chunks, 2);
@@ -80,7 +80,7 @@ TEST(RandomWeights, DependOnTheSeedAloneAndLookUntrained) {
     Buffer buffer(plan.bytes);
     ThreadPool pool(threads);
     ProgressBar progress("", plan.bytes, false);
-    fill_random_weights(plan, seed, buffer.data(), pool, progress);
+    fill_random_weights(plan, seed, buffer, pool, progress);
     return buffer;
   };
   const Buffer a = fill(1, 1);
@@ -88,7 +88,7 @@ TEST(RandomWeights, DependOnTheSeedAloneAndLookUntrained) {
   const Buffer c = fill(2, 3);
   EXPECT_EQ(std::memcmp(a.data(), b.data(), plan.bytes), 0);
   EXPECT_NE(std::memcmp(a.data(), c.data(), plan.bytes), 0);
-  const ModelWeights w = bind_weights(config, DType::f32, whole_model(config), a.data());
+  const ModelWeights w = bind_weights(config, DType::f32, whole_model(config), a);
   double squares = 0;
   for (int64_t i = 0; i < w.embed_tokens.size(); ++i) squares += std::pow(w.embed_tokens.data<float>()[i], 2);
   EXPECT_NEAR(std::sqrt(squares / static_cast<double>(w.embed_tokens.size())), 0.02, 0.001);

@@ -5,6 +5,7 @@
 // boundary is what counts.
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <random>
 #include <string>
@@ -15,6 +16,8 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pack.h"
+#include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
 namespace {
@@ -35,6 +38,21 @@ __global__ void random_floats(float* out, size_t count, uint64_t seed) {
     z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9ULL;
     z = (z ^ (z >> 27U)) * 0x94D049BB133111EBULL;
     out[i] = static_cast<float>(z >> 40U) * 0x1p-23F - 1.0F;
+  }
+}
+
+// Like the logits of a model: nearly normal, with a deviation of 3.
+__global__ void random_logits(float* out, size_t count, uint64_t seed) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x) {
+    uint64_t z = (i + seed * count + 1) * 0x9E3779B97F4A7C15ULL;
+    z = (z ^ (z >> 30U)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27U)) * 0x94D049BB133111EBULL;
+    z ^= z >> 31U;
+    float sum = 0;
+    for (int part = 0; part < 4; ++part)
+      sum += static_cast<float>(z >> (16 * part) & 0xFFFFU) * 0x1p-15F - 1.0F;
+    out[i] = sum * 2.6F;
   }
 }
 
@@ -97,6 +115,7 @@ class Bench {
   }
 
   void run();
+  void measure_sample();
 
  private:
   Queue queue_;
@@ -173,6 +192,44 @@ void Bench::run() {
   measure("count_experts", rows * kTopK * 4, [&] { count_experts(queue_, chosen.experts, counts); });
   measure("route", rows * (kE + 6 * kTopK) * 4,
           [&] { route(queue_, logits, options, chosen, sorted, counts); });
+  const TiledLayout packed{tokens_, kH};
+  const Tensor matrix = tensor(DType::u8, 1, packed.bytes());
+  measure("pack_rows", rows * kH * 4, [&] { pack_rows(queue_, normed, packed, matrix.bytes()); });
+  if (tokens_ <= 256) measure_sample();
+}
+
+// A vocabulary's logits at temperature 0.8: greedy, within a nucleus of 0.95, and among the likeliest 20,
+// with the log probabilities of these.
+void Bench::measure_sample() {
+  const auto bytes = static_cast<double>(tokens_ * kV * 4);
+  const Tensor logits = tensor(DType::f32, tokens_, kV);
+  random_logits<<<256, 256, 0, queue_.stream()>>>(
+      logits.data<float>(), static_cast<size_t>(tokens_ * logits.row_stride()), memory_.size());
+  const Tensor params = tensor(DType::u8, tokens_, sizeof(SampleParams));
+  const Tensor scratch = tensor(DType::u8, std::min<int64_t>(tokens_, 64), sample_scratch_bytes(kV));
+  const SampledRows output{tensor(DType::i32, 1, tokens_), tensor(DType::i32, 1, tokens_),
+                           tensor(DType::f32, tokens_, 21), tensor(DType::i32, tokens_, 20)};
+  SampleRows input;
+  input.logits = logits;
+  input.params = params;
+  const auto measure_with = [&](const char* name, SampleParams all) {
+    std::vector<std::byte> rows(static_cast<size_t>(tokens_ * params.row_stride()));
+    for (int64_t r = 0; r < tokens_; ++r) {
+      all.seed = static_cast<uint64_t>(r);
+      std::memcpy(rows.data() + r * params.row_stride(), &all, sizeof(all));
+    }
+    queue_.copy(rows.data(), params.bytes(), rows.size());
+    queue_.synchronize();
+    measure(name, bytes, [&] { sample(queue_, input, scratch, output); });
+  };
+  SampleParams greedy, top_p, top_k;
+  greedy.temperature = 0;
+  top_p.temperature = top_k.temperature = 0.8;
+  top_p.top_p = 0.95;
+  top_k.top_k = top_k.num_top = 20;
+  measure_with("sample, greedy", greedy);
+  measure_with("sample, top_p", top_p);
+  measure_with("sample, top_k", top_k);
 }
 
 }  // namespace

@@ -99,7 +99,7 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
     plan.activations +=
         model::Workspace::bytes(config, formats, limits, extent) + model::StepBuffers::bytes(limits);
     if (extent.tp_rank == 0)
-      plan.activations += RankSampler::bytes(sample_limits(config, limits), formats.device);
+      plan.activations += RankSampler::bytes(sample_limits(config, limits, formats.device));
     block_bytes += static_cast<uint64_t>(
         model::KvCache::block_bytes(config, extent.kv_heads, plan.kv_dtype, formats.device));
   }

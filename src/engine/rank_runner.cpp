@@ -20,7 +20,7 @@ RankRunner::RankRunner(Parts parts)
                        .expert_slots = parts.part.expert_slots}) {
   segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
   if (parts.part.extent.tp_rank != 0) return;
-  sampler_.emplace(sample_limits(parts.config, parts.limits), stream_.device());
+  sampler_.emplace(sample_limits(parts.config, parts.limits, stream_.device().kind()), stream_.device());
   if (stream_.device().is_host_memory()) return;
   const int64_t rows = parts.limits.max_logits_rows, vocab = parts.config.vocab_size;
   host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab), stream_.device().staging());
@@ -28,6 +28,7 @@ RankRunner::RankRunner(Parts parts)
 }
 
 void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
+  stream_.synchronize();  // the last step's inputs are done with
   segments_.clear();
   for (const SequenceChunk& chunk : plan.chunks) {
     segments_.push_back({.first_token = chunk.first_token,
@@ -40,7 +41,6 @@ void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
                                                         .block_tables = plan.block_tables,
                                                         .logits_tokens = plan.logits_tokens});
   logits_ = model_.forward(stream_, in, cache_, observer);
-  stream_.synchronize();
 }
 
 SampledStep RankRunner::sample(const SamplePlan& plan) {

@@ -24,18 +24,20 @@ int64_t max_biases(const SampleLimits& limits) {
 
 }  // namespace
 
-SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimits& limits) {
+SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimits& limits,
+                           DeviceKind device) {
   return {.vocab_size = config.vocab_size,
           .max_rows = limits.max_logits_rows,
           .max_texts = limits.max_segments,
-          .max_places = std::min(limits.max_logits_rows, kMaxPlaces)};
+          .max_places = std::min(limits.max_logits_rows, kMaxPlaces),
+          .device = device};
 }
 
 RankSampler::RankSampler(const SampleLimits& limits, Device device)
     : limits_(limits),
-      arena_(bytes(limits, device.kind()), device),
+      arena_(bytes(limits), device),
       scratch_(arena_.matrix(DType::u8, limits.max_places,
-                             sample_scratch_bytes(limits.vocab_size, device.kind()))),
+                             sample_scratch_bytes(limits.vocab_size, limits.device))),
       counts_(arena_.matrix(DType::i32, limits.max_texts, limits.vocab_size)),
       text_tokens_(arena_.dense_matrix(DType::i32, 1, kTokensAtOnce)),
       params_(arena_.dense_matrix(DType::u8, limits.max_rows, kParamBytes)),
@@ -52,11 +54,11 @@ RankSampler::RankSampler(const SampleLimits& limits, Device device)
       host_top_tokens_(host_tokens_.size() * kMaxTopLogprobs),
       host_logprobs_(host_tokens_.size() * (1 + kMaxTopLogprobs)) {}
 
-size_t RankSampler::bytes(const SampleLimits& limits, DeviceKind kind) {
+size_t RankSampler::bytes(const SampleLimits& limits) {
   const auto dense = &Arena::dense_matrix_bytes;
   const auto matrix = &Arena::matrix_bytes;
   const int64_t rows = limits.max_rows;
-  return matrix(DType::u8, limits.max_places, sample_scratch_bytes(limits.vocab_size, kind)) +
+  return matrix(DType::u8, limits.max_places, sample_scratch_bytes(limits.vocab_size, limits.device)) +
          matrix(DType::i32, limits.max_texts, limits.vocab_size) + dense(DType::i32, 1, kTokensAtOnce) +
          dense(DType::u8, rows, kParamBytes) + dense(DType::i32, 1, rows + 1) +
          dense(DType::i32, 1, max_biases(limits)) + dense(DType::f32, 1, max_biases(limits)) +

@@ -17,16 +17,17 @@ struct SampleLimits {
   int64_t max_rows = 0;    // of one step
   int64_t max_texts = 0;   // that are counted at once
   int64_t max_places = 1;  // rows that are worked on at once
+  DeviceKind device = DeviceKind::cpu;
 };
 
 // For the steps of a data-parallel group.
-SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimits& limits);
+SampleLimits sample_limits(const io::ModelConfig& config, const model::StepLimits& limits, DeviceKind device);
 
 // Used by one thread at a time.
 class RankSampler {
  public:
   RankSampler(const SampleLimits& limits, Device device);
-  static size_t bytes(const SampleLimits& limits, DeviceKind kind);  // on the device; pure arithmetic
+  static size_t bytes(const SampleLimits& limits);  // on the device; pure arithmetic
 
   // Samples logits float32 [plan.num_rows(), V] on a stream of the device, and waits for what comes of it. A
   // plan beyond the limits is a programmer's fault. Does not allocate.

@@ -1,6 +1,7 @@
 #include "kernels/attention.h"
 
 #include "kernels/backend.h"
+#include "kernels/rope.h"
 #include "kernels/tensor_checks.h"
 
 namespace chorale {
@@ -41,6 +42,17 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
   if (k.empty()) return;
   check(cache, batch, k);
   backend_of(stream).append_kv(stream, k, v, batch, cache);
+}
+
+void norm_rope_append(const Stream& stream, const QkvRows& rows, const HeadNorms& norms,
+                      const RotatedRows& rotated, const AttentionBatch& batch, const KvCacheView& cache) {
+  const Backend& backend = backend_of(stream);
+  if (backend.norm_rope_append == nullptr ||
+      !backend.norm_rope_append(stream, rows, norms, rotated, batch, cache)) {
+    norm_rope(stream, rows.q, norms.q_weight, norms.eps, norms.cos_sin, rotated.q);
+    norm_rope(stream, rows.k, norms.k_weight, norms.eps, norms.cos_sin, rotated.k);
+    append_kv(stream, rotated.k, rows.v, batch, cache);
+  }
 }
 
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,

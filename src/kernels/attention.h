@@ -54,6 +54,25 @@ struct AttentionBatch {
 void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvCacheView& cache);
 
+// What the projections made of a step's tokens: float32, q [T, Q * D], k and v [T, KV * D].
+struct QkvRows {
+  Tensor q, k, v;
+};
+// What norm_rope (rope.h) takes.
+struct HeadNorms {
+  Tensor q_weight, k_weight;  // float32 [1, D]
+  float eps = 0;
+  Tensor cos_sin;  // float32 [T, D]
+};
+// Activations. k is scratch, where a backend takes several kernels.
+struct RotatedRows {
+  Tensor q, k;
+};
+
+// norm_rope of q and of k, and append_kv of the rotated k and of v.
+void norm_rope_append(const Stream& stream, const QkvRows& rows, const HeadNorms& norms,
+                      const RotatedRows& rotated, const AttentionBatch& batch, const KvCacheView& cache);
+
 // out = softmax(scale * q k^T) v for each token over the tokens at or before its position. q, out:
 // activations [T, Q * D], where Q is a multiple of the cache's KV heads; scratch: float32 [1, at least
 // Backend::attention_scratch], or empty where that is 0.

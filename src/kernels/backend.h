@@ -16,6 +16,7 @@
 #include "kernels/attention.h"
 #include "kernels/dispatch.h"
 #include "kernels/expert_matmul.h"
+#include "kernels/fixed_point.h"
 #include "kernels/matmul.h"
 #include "kernels/route.h"
 #include "kernels/sample.h"
@@ -90,6 +91,16 @@ struct Backend {
                        const Tensor& sums);
   void (*count_experts)(const Stream& stream, const Tensor& experts, const Tensor& counts);
   void (*count_tokens)(const Stream& stream, int64_t num_tokens, const Tensor& counts);
+
+  // ---- several ops in one, the same bits; null where there is no such kernel ----
+  void (*add_sums_norm)(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual,
+                        const NormWeight& norm, const Tensor& out) = nullptr;
+  void (*route)(const Stream& stream, const Tensor& logits, const RouteOptions& options,
+                const ChosenExperts& chosen, const ExpertRows& rows, const Tensor& counts) = nullptr;
+  // Whether it has done it: not for every dtype.
+  bool (*norm_rope_append)(const Stream& stream, const QkvRows& rows, const HeadNorms& norms,
+                           const RotatedRows& rotated, const AttentionBatch& batch,
+                           const KvCacheView& cache) = nullptr;
 
   int64_t (*sample_scratch_bytes)(int64_t vocab_size);
   void (*sample)(const Stream& stream, const SampleRows& input, const Tensor& scratch,

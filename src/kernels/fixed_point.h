@@ -22,4 +22,13 @@ void clear_sums(const Stream& stream, const Tensor& sums);
 // N], or empty.
 void add_sums(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual);
 
+// add_sums, then out = rms_norm(residual) by `weight`. What the sums hold afterwards is not defined.
+// residual: float32 [T, N]; out: activations [T, N].
+struct NormWeight {
+  Tensor weight;  // float32 [1, N]
+  float eps = 0;
+};
+void add_sums_norm(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual,
+                   const NormWeight& norm, const Tensor& out);
+
 }  // namespace chorale

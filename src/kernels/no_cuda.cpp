@@ -7,6 +7,7 @@
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
 namespace {
@@ -35,6 +36,12 @@ Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
   no_cuda();
 }
 Queue::~Queue() = default;
+void Queue::leaves_zero(const Tensor&) const {
+  no_cuda();
+}
+bool Queue::is_zero(const Tensor&) const {
+  no_cuda();
+}
 void Queue::enter() const {
   no_cuda();
 }
@@ -136,6 +143,19 @@ int64_t attention_scratch_floats(const KvTiles&, int64_t) {
 }
 void attention(const Queue&, const Tensor&, const KvTilesView&, const AttentionBatch&, int64_t, const Tensor&,
                const Tensor&) {
+  no_cuda();
+}
+
+int64_t sample_scratch_bytes(int64_t) {
+  no_cuda();
+}
+void sample(const Queue&, const SampleRows&, const Tensor&, const SampledRows&) {
+  no_cuda();
+}
+void clear_counts(const Queue&, const Tensor&) {
+  no_cuda();
+}
+void count_tokens(const Queue&, const Tensor&, bool, const Tensor&) {
   no_cuda();
 }
 

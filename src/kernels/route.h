@@ -28,4 +28,9 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
 // T * min(k, E).
 void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows);
 
+// choose_experts, count_experts (dispatch.h) and sort_by_expert, where all experts are here. counts: int64
+// [1, E].
+void route(const Stream& stream, const Tensor& logits, const RouteOptions& options,
+           const ChosenExperts& chosen, const ExpertRows& rows, const Tensor& counts);
+
 }  // namespace chorale

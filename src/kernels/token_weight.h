@@ -1,11 +1,12 @@
 // Weights of tokens in fixed point, which are what probabilities are sums of (kernels/sample.h).
 //
+// Plain arithmetic, the same for the host and for kernels of a GPU.
+//
 // The most likely token has the weight kWeightOne, and one below about 2^-44 of it has none.
 #pragma once
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 
 namespace chorale {
@@ -17,7 +18,7 @@ inline constexpr double kNoWeight = 31.0;     // nats below the maximum where th
 // Written in operations that compilers turn into vector instructions, and that round alike in both: exp(x) =
 // 2^n exp(r) with |r| <= ln(2) / 2, and the Taylor series of exp(r), whose relative error of 1e-14 is far
 // below the rounding to fixed point.
-inline uint64_t token_weight(double x) {
+constexpr uint64_t token_weight(double x) {
   constexpr double kLog2E = 1.4426950408889634;
   constexpr double kLn2 = 0.6931471805599453;
   constexpr double kRoundToInteger = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
@@ -44,22 +45,24 @@ inline uint64_t token_weight(double x) {
 
 // What token_weight() takes, of a token of this logit. The division comes last, so that the most likely token
 // gets 0 at any temperature.
-inline double weight_exponent(float logit, float max, double temperature) {
+constexpr double weight_exponent(float logit, float max, double temperature) {
   const double x = (double{logit} - double{max}) / temperature;
   return x > -kNoWeight ? x : -kNoWeight;
 }
 
 // floor(random / 2^64 * mass): uniform in [0, mass).
-inline uint64_t scale_random(uint64_t random, uint64_t mass) {
+constexpr uint64_t scale_random(uint64_t random, uint64_t mass) {
   __extension__ using Wide = unsigned __int128;
   return static_cast<uint64_t>((Wide{random} * mass) >> 64);
 }
 
 // The least mass that is at least a fraction top_p of the total.
-inline uint64_t nucleus_mass(double top_p, uint64_t total) {
+constexpr uint64_t nucleus_mass(double top_p, uint64_t total) {
   if (top_p >= 1) return total;
-  const double wanted = std::ceil(top_p * static_cast<double>(total));
-  return wanted >= static_cast<double>(total) ? total : std::max<uint64_t>(static_cast<uint64_t>(wanted), 1);
+  const double wanted = top_p * static_cast<double>(total);
+  if (wanted >= static_cast<double>(total)) return total;
+  const auto whole = static_cast<uint64_t>(wanted);
+  return std::max<uint64_t>(static_cast<double>(whole) < wanted ? whole + 1 : whole, 1);
 }
 
 }  // namespace chorale

@@ -23,8 +23,17 @@ Tensor input_of(const Stream& stream, const WeightLayout& layout, const Tensor& 
 
 }  // namespace
 
+void Update::add_to(const Stream& stream, const Tensor& residual) const {
+  add_sums(stream, sums, bias, residual);
+}
+
 void RmsNorm::forward(const Stream& stream, const Tensor& x, const Tensor& out) const {
-  rms_norm(stream, x, weight_, eps_, out);
+  rms_norm(stream, x, norm_.weight, norm_.eps, out);
+}
+
+void RmsNorm::add_forward(const Stream& stream, const Update& update, const Tensor& residual,
+                          const Tensor& out) const {
+  add_sums_norm(stream, update.sums, update.bias, residual, norm_, out);
 }
 
 void VocabParallelEmbedding::forward(const Stream& stream, const StepInputs& in, const Workspace& scratch,
@@ -37,12 +46,12 @@ void VocabParallelEmbedding::forward(const Stream& stream, const StepInputs& in,
   bits_to_rows(stream, group_.reduce(stream, in.home, parts, scratch.home_sums), out);
 }
 
-void RowParallelLinear::forward_add(const Stream& stream, const Tensor& x, const Home& home,
-                                    const Workspace& scratch, const Tensor& residual) const {
+Update RowParallelLinear::forward(const Stream& stream, const Tensor& x, const Home& home,
+                                  const Workspace& scratch) const {
   const Tensor parts = scratch.sums.first_rows(x.rows());
   const Tensor input = input_of(stream, layout_, x, scratch.quantized);
   order_free_matmul(stream, input, {layout_, {&data_, 1}}, {}, parts, SumMode::assign);
-  add_sums(stream, group_.reduce(stream, home, parts, scratch.home_sums), bias_, residual);
+  return {group_.reduce(stream, home, parts, scratch.home_sums), bias_};
 }
 
 Attention::Attention(const AttentionWeights& weights, const io::ModelConfig& config, const TokenGroup& group)
@@ -51,9 +60,8 @@ Attention::Attention(const AttentionWeights& weights, const io::ModelConfig& con
       o_proj_(weights.o_proj, weights.o_bias, group),
       eps_(static_cast<float>(config.rms_norm_eps)) {}
 
-void Attention::forward_add(const Stream& stream, const Tensor& x, const StepInputs& in,
-                            const KvCacheView& cache, const Workspace& scratch,
-                            const Tensor& residual) const {
+Update Attention::forward(const Stream& stream, const Tensor& x, const StepInputs& in,
+                          const KvCacheView& cache, const Workspace& scratch) const {
   const int64_t tokens = in.num_tokens();
   const Tensor q = scratch.q.first_rows(tokens);
   const Tensor k = scratch.k.first_rows(tokens);
@@ -68,11 +76,10 @@ void Attention::forward_add(const Stream& stream, const Tensor& x, const StepInp
          std::array{MatmulTarget{weights_.q_proj, weights_.q_bias, q},
                     MatmulTarget{weights_.k_proj, weights_.k_bias, k},
                     MatmulTarget{weights_.v_proj, weights_.v_bias, v}});
-  norm_rope(stream, q, weights_.q_norm, eps_, cos_sin, q_rotated);
-  norm_rope(stream, k, weights_.k_norm, eps_, cos_sin, k_rotated);
-  append_kv(stream, k_rotated, v, in.batch, cache);
+  norm_rope_append(stream, {q, k, v}, {weights_.q_norm, weights_.k_norm, eps_, cos_sin},
+                   {q_rotated, k_rotated}, in.batch, cache);
   attention(stream, q_rotated, cache, in.batch, scratch.attention, attended);
-  o_proj_.forward_add(stream, attended, in.home, scratch, residual);
+  return o_proj_.forward(stream, attended, in.home, scratch);
 }
 
 DenseMlp::DenseMlp(const FeedForwardWeights& weights, const TokenGroup& group)
@@ -80,8 +87,8 @@ DenseMlp::DenseMlp(const FeedForwardWeights& weights, const TokenGroup& group)
       down_{weights.down_layout, weights.down},
       group_(group) {}
 
-void DenseMlp::forward_add(const Stream& stream, const Tensor& x, const StepInputs& in,
-                           const Workspace& scratch, const Tensor& residual) const {
+Update DenseMlp::forward(const Stream& stream, const Tensor& x, const StepInputs& in,
+                         const Workspace& scratch) const {
   const int64_t tokens = in.num_tokens();
   const Tensor inner = scratch.dense_inner.first_rows(tokens);
   const Tensor parts = scratch.sums.first_rows(tokens);
@@ -90,16 +97,26 @@ void DenseMlp::forward_add(const Stream& stream, const Tensor& x, const StepInpu
   gated_matmul(stream, input_of(stream, gate_up_.layout, all, scratch.quantized), gate_up_, {}, inner);
   order_free_matmul(stream, input_of(stream, down_.layout, inner, scratch.quantized_inner), down_, {}, parts,
                     SumMode::assign);
-  add_sums(stream, group_.reduce(stream, in.home, parts, scratch.home_sums), {}, residual);
+  return {group_.reduce(stream, in.home, parts, scratch.home_sums), {}};
+}
+
+Tensor Router::logits_of(const Stream& stream, const Tensor& x, const Workspace& scratch) const {
+  const Tensor logits = scratch.router_logits.first_rows(x.rows());
+  matmul(stream, x, std::array{MatmulTarget{weight_, {}, logits}});
+  return logits;
 }
 
 ChosenExperts Router::forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const {
-  const Tensor logits = scratch.router_logits.first_rows(x.rows());
   const ChosenExperts chosen = scratch.chosen(x.rows());
-  matmul(stream, x, std::array{MatmulTarget{weight_, {}, logits}});
-  choose_experts(stream, logits, options_, chosen);
+  choose_experts(stream, logits_of(stream, x, scratch), options_, chosen);
   count_experts(stream, chosen.experts, load_);
   return chosen;
+}
+
+ExpertRows Router::route(const Stream& stream, const Tensor& x, const Workspace& scratch) const {
+  const ExpertRows rows = scratch.expert_rows();
+  chorale::route(stream, logits_of(stream, x, scratch), options_, scratch.chosen(x.rows()), rows, load_);
+  return rows;
 }
 
 SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config,
@@ -118,11 +135,9 @@ SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& c
 
 ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const Workspace& scratch) {
   ExpertInput input{x, {}, scratch.home_sums.first_rows(x.rows())};
+  if (dispatcher_) return dispatcher_->dispatch(stream, x, router_->forward(stream, x, scratch), scratch);
   if (router_) {
-    const ChosenExperts chosen = router_->forward(stream, x, scratch);
-    if (dispatcher_) return dispatcher_->dispatch(stream, x, chosen, scratch);
-    input.rows = scratch.expert_rows();
-    sort_by_expert(stream, chosen, input.rows);
+    input.rows = router_->route(stream, x, scratch);
     clear_sums(stream, input.sums);
   } else {
     count_tokens(stream, x.rows(), load_);
@@ -135,15 +150,14 @@ Tensor SparseMoe::combine(const Stream& stream, const ExpertInput& input, int64_
   return dispatcher_ ? dispatcher_->combine(stream, input, num_tokens, scratch) : input.sums;
 }
 
-void SparseMoe::forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch,
-                            const Tensor& residual) {
+Update SparseMoe::forward(const Stream& stream, const Tensor& x, const Workspace& scratch) {
   const ExpertInput input = dispatch(stream, x, scratch);
   const Tensor inner = scratch.expert_inner.first_rows(input.x.rows() * rows_per_token_);
   gated_matmul(stream, input_of(stream, gate_up_.layout, input.x, scratch.quantized), gate_up_, input.rows,
                inner);
   order_free_matmul(stream, input_of(stream, down_.layout, inner, scratch.quantized_inner), down_, input.rows,
                     input.sums, input.rows.all_tokens() ? SumMode::assign : SumMode::add);
-  add_sums(stream, combine(stream, input, x.rows(), scratch), {}, residual);
+  return {combine(stream, input, x.rows(), scratch), {}};
 }
 
 LmHead::LmHead(const WeightMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,

@@ -11,6 +11,7 @@
 #include "io/model_config.h"
 #include "kernels/attention.h"
 #include "kernels/expert_matmul.h"
+#include "kernels/fixed_point.h"
 #include "model/rank_plan.h"
 #include "model/step_inputs.h"
 #include "model/token_dispatcher.h"
@@ -20,16 +21,28 @@
 
 namespace chorale::model {
 
+// What a layer adds to the residual stream, still in fixed point: of the home tokens. Valid until the next
+// layer runs.
+struct Update {
+  Tensor sums;  // int64 [U, H + 1]
+  Tensor bias;  // float32 [1, H], or empty
+
+  // residual += this. residual: float32 [U, H].
+  void add_to(const Stream& stream, const Tensor& residual) const;
+};
+
 class RmsNorm {
  public:
-  RmsNorm(const Tensor& weight, float eps) : weight_(weight), eps_(eps) {}
+  RmsNorm(const Tensor& weight, float eps) : norm_{weight, eps} {}
 
   // x: float32 [U, H]; out: activations [U, H].
   void forward(const Stream& stream, const Tensor& x, const Tensor& out) const;
+  // residual += update, then of that.
+  void add_forward(const Stream& stream, const Update& update, const Tensor& residual,
+                   const Tensor& out) const;
 
  private:
-  Tensor weight_;
-  float eps_;
+  NormWeight norm_;
 };
 
 // The embedding, of which a rank holds some rows or all.
@@ -55,9 +68,8 @@ class RowParallelLinear {
   RowParallelLinear(const WeightMatrix& weight, const Tensor& bias, TokenGroup group)
       : data_(weight.data), layout_(weight.layout), bias_(bias), group_(std::move(group)) {}
 
-  // residual += x W^T + bias. x: activations of all tokens [T, K part]; residual: of the home tokens [U, N].
-  void forward_add(const Stream& stream, const Tensor& x, const Home& home, const Workspace& scratch,
-                   const Tensor& residual) const;
+  // x W^T + bias. x: activations of all tokens [T, K part].
+  Update forward(const Stream& stream, const Tensor& x, const Home& home, const Workspace& scratch) const;
 
  private:
   const std::byte* data_;
@@ -70,10 +82,9 @@ class Attention {
  public:
   Attention(const AttentionWeights& weights, const io::ModelConfig& config, const TokenGroup& group);
 
-  // residual += attention(x), for the home tokens. x: activations [U, H]; residual: float32 [U, H]. Writes
-  // the step's keys and values.
-  void forward_add(const Stream& stream, const Tensor& x, const StepInputs& in, const KvCacheView& cache,
-                   const Workspace& scratch, const Tensor& residual) const;
+  // attention(x), for the home tokens. x: activations [U, H]. Writes the step's keys and values.
+  Update forward(const Stream& stream, const Tensor& x, const StepInputs& in, const KvCacheView& cache,
+                 const Workspace& scratch) const;
 
  private:
   AttentionWeights weights_;
@@ -87,9 +98,8 @@ class DenseMlp {
  public:
   DenseMlp(const FeedForwardWeights& weights, const TokenGroup& group);
 
-  // residual += mlp(x), for the home tokens. x: activations [U, H].
-  void forward_add(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch,
-                   const Tensor& residual) const;
+  // mlp(x), for the home tokens. x: activations [U, H].
+  Update forward(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch) const;
 
  private:
   ExpertMatrices gate_up_;
@@ -108,8 +118,12 @@ class Router {
 
   // x: activations [U, H].
   ChosenExperts forward(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
+  // The same, sorted by expert, where all experts are here.
+  ExpertRows route(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
 
  private:
+  Tensor logits_of(const Stream& stream, const Tensor& x, const Workspace& scratch) const;
+
   WeightMatrix weight_;
   RouteOptions options_;
   Tensor load_;
@@ -122,8 +136,8 @@ class SparseMoe {
   SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config, const RankExtent& extent,
             const DispatchTable* table, const comm::Communicator& experts, const Tensor& load);
 
-  // residual += experts(x), for the home tokens. x: activations [U, H].
-  void forward_add(const Stream& stream, const Tensor& x, const Workspace& scratch, const Tensor& residual);
+  // experts(x), for the home tokens. x: activations [U, H].
+  Update forward(const Stream& stream, const Tensor& x, const Workspace& scratch);
 
   bool has_router() const { return router_.has_value(); }
 

@@ -76,13 +76,19 @@ Qwen3MoeModel::Qwen3MoeModel(const Stream& stream, RankModel parts)
   }
 }
 
-void Qwen3MoeModel::feed_forward(const Stream& stream, Layer& layer, const Tensor& x, const StepInputs& in,
-                                 const Tensor& residual) {
-  if (auto* experts = std::get_if<SparseMoe>(&layer.feed_forward)) {
-    experts->forward_add(stream, x, scratch_, residual);
-  } else {
-    std::get<DenseMlp>(layer.feed_forward).forward_add(stream, x, in, scratch_, residual);
-  }
+Update Qwen3MoeModel::feed_forward(const Stream& stream, Layer& layer, const Tensor& x,
+                                   const StepInputs& in) {
+  if (auto* experts = std::get_if<SparseMoe>(&layer.feed_forward))
+    return experts->forward(stream, x, scratch_);
+  return std::get<DenseMlp>(layer.feed_forward).forward(stream, x, in, scratch_);
+}
+
+void Qwen3MoeModel::observe_layer(StepObserver& observer, size_t layer, const Tensor& x) const {
+  const auto l = static_cast<int64_t>(layer);
+  observer.hidden(l + 1, x);
+  const auto* experts = std::get_if<SparseMoe>(&layers_[layer].feed_forward);
+  if (experts != nullptr && experts->has_router())
+    observer.router_logits(l, scratch_.router_logits.first_rows(x.rows()));
 }
 
 Tensor Qwen3MoeModel::forward(const Stream& stream, const StepInputs& in, const KvCache& cache,
@@ -95,20 +101,19 @@ Tensor Qwen3MoeModel::forward(const Stream& stream, const StepInputs& in, const 
              scratch_.cos_sin.first_rows(in.num_tokens()));
   if (observer != nullptr) observer->hidden(0, x);
 
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    Layer& layer = layers_[i];
-    const auto l = static_cast<int64_t>(i);
-    layer.input_norm.forward(stream, x, normed);
-    layer.attention.forward_add(stream, normed, in, cache.layer(l), scratch_, x);
-    layer.post_attention_norm.forward(stream, x, normed);
-    feed_forward(stream, layer, normed, in, x);
+  layers_.front().input_norm.forward(stream, x, normed);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    const Update attended =
+        layer.attention.forward(stream, normed, in, cache.layer(static_cast<int64_t>(l)), scratch_);
+    layer.post_attention_norm.add_forward(stream, attended, x, normed);
 
-    if (observer == nullptr) continue;
-    observer->hidden(l + 1, x);
-    const auto* experts = std::get_if<SparseMoe>(&layer.feed_forward);
-    if (experts != nullptr && experts->has_router()) {
-      observer->router_logits(l, scratch_.router_logits.first_rows(in.home.count));
-    }
+    const Update fed = feed_forward(stream, layer, normed, in);
+    if (l + 1 < layers_.size())
+      layers_[l + 1].input_norm.add_forward(stream, fed, x, normed);
+    else
+      fed.add_to(stream, x);
+    if (observer != nullptr) observe_layer(*observer, l, x);
   }
 
   // Only the rows that are wanted go through the head.

@@ -60,8 +60,8 @@ class Qwen3MoeModel {
     std::variant<DenseMlp, SparseMoe> feed_forward;
   };
 
-  void feed_forward(const Stream& stream, Layer& layer, const Tensor& x, const StepInputs& in,
-                    const Tensor& residual);
+  Update feed_forward(const Stream& stream, Layer& layer, const Tensor& x, const StepInputs& in);
+  void observe_layer(StepObserver& observer, size_t layer, const Tensor& x) const;
 
   ModelWeights weights_;
   Arena tables_;

@@ -39,48 +39,64 @@ struct PlainRows {
   }
 };
 
+// The calling thread's number in its warp, read anew: else the compiler would keep all addresses that follow
+// from it in registers, and has not enough of them.
+__device__ __forceinline__ int lane_again() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
+// Byte of a head's keys, or values, at which those of a token and dimension lie.
+__device__ __forceinline__ int offset_in_tiles(int token, int dim) {
+  constexpr int kColumns = static_cast<int>(kTile), kPieceColumns = static_cast<int>(kPiece);
+  const int piece = dim % kColumns / kPieceColumns ^ token % 8;
+  return dim / kColumns * static_cast<int>(kTileBytes) +
+         (token * kColumns + piece * kPieceColumns + dim % kPieceColumns) * 2;
+}
+
 // Of a pair of dimensions; zeros beyond the head's end.
-__device__ __forceinline__ uint32_t pair_of_dims(const void* from, int64_t dim, int64_t head_dim) {
+__device__ __forceinline__ uint32_t pair_of_dims(const void* from, int dim, int head_dim) {
   return dim < head_dim ? *static_cast<const uint32_t*>(from) : 0U;
 }
 
 __device__ __forceinline__ Probabilities plain_probabilities(const PlainAttentionArgs& plain,
-                                                             const PlainRows& rows, const std::byte* block,
-                                                             int kv_head, int first_position) {
-  const KvTiles& tiles = plain.tiles;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+                                                             const PlainRows& rows, const std::byte* keys,
+                                                             int first_position) {
+  const int head_dim = static_cast<int>(plain.tiles.head_dim);
   float scores[kTokens / 8][4];
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[j][i] = 0;
   }
-  for (int64_t first = 0; first < tiles.head_dim; first += kBlockK) {
-    const int64_t dims[2] = {first + lane % 4 * 2, first + lane % 4 * 2 + 8};
+#pragma unroll 1
+  for (int first = 0; first < head_dim; first += static_cast<int>(kBlockK)) {
+    const int lane = lane_again();
+    const int dims[2] = {first + lane % 4 * 2, first + lane % 4 * 2 + 8};
     uint32_t a[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = pair_of_dims(rows.q[i % 2] + dims[i / 2], dims[i / 2], tiles.head_dim);
+    for (int i = 0; i < 4; ++i) a[i] = pair_of_dims(rows.q[i % 2] + dims[i / 2], dims[i / 2], head_dim);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
-      const int token = j * 8 + lane / 4;
       uint32_t b[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-        b[i] = pair_of_dims(block + tiles.key_offset(kv_head, token, dims[i]), dims[i], tiles.head_dim);
+        b[i] = pair_of_dims(keys + offset_in_tiles(j * 8 + lane / 4, dims[i]), dims[i], head_dim);
       mma_16x8(scores[j], a, b[0], b[1]);
     }
   }
   return probabilities_of(scores, rows.position, plain.attention.scale, first_position);
 }
 
-// The product of the probabilities with 8 dimensions of the values, of which the thread has `dim`.
+// The product of the probabilities with the 8 dimensions of the values from `first_dim` on.
 __device__ __forceinline__ void multiply_plain_values(const PlainAttentionArgs& plain, const Probabilities& p,
-                                                      const std::byte* block, int kv_head, int64_t dim,
+                                                      const std::byte* values, int first_dim,
                                                       float (&out)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = lane_again(), dim = first_dim + lane / 4;
   const auto value = [&](int token) -> uint32_t {
-    const std::byte* at = block + plain.tiles.value_offset(kv_head, token, dim);
-    return dim < plain.tiles.head_dim ? *reinterpret_cast<const uint16_t*>(at) : 0U;
+    if (dim >= plain.tiles.head_dim) return 0;
+    return *reinterpret_cast<const uint16_t*>(values + offset_in_tiles(token, dim));
   };
 #pragma unroll
   for (float& sum : out) sum = 0;
@@ -104,7 +120,8 @@ __global__ void __launch_bounds__(kPlainAttentionWarps * 32)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const Chunk chunk = Chunk::at(args, static_cast<int>(blockIdx.z));
   const int kv_head = static_cast<int>(blockIdx.y) % args.num_kv_heads;
-  const int64_t first_dim = int64_t{blockIdx.y} / args.num_kv_heads * kPlainDims;
+  const int first_dim = static_cast<int>(blockIdx.y) / args.num_kv_heads * kPlainDims;
+  const KvTiles tiles{plain.tiles.num_kv_heads, plain.tiles.head_dim};
   const int num_rows = chunk.num_tokens * args.group;
   const int first_row =
       (static_cast<int>(blockIdx.x) * kPlainAttentionWarps + static_cast<int>(threadIdx.x) / 32) * kWarpRows;
@@ -113,9 +130,12 @@ __global__ void __launch_bounds__(kPlainAttentionWarps * 32)
   const int last_row = min(first_row + kWarpRows, num_rows) - 1;
   const int blocks = (chunk.first_position + last_row / args.group) / kTokens + 1;
   float out[kPlainDims / 8][4], maximum[2] = {0, 0}, sum[2] = {0, 0};
+#pragma unroll 1
   for (int index = 0; index < blocks; ++index) {
     const std::byte* block = args.cache + args.block_tables[chunk.first_block + index] * args.block_bytes;
-    const Probabilities p = plain_probabilities(plain, rows, block, kv_head, index * kTokens);
+    const std::byte* values = block + tiles.value_offset(kv_head, 0, 0);
+    const Probabilities p =
+        plain_probabilities(plain, rows, block + tiles.key_offset(kv_head, 0, 0), index * kTokens);
     Merge merges[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -128,7 +148,7 @@ __global__ void __launch_bounds__(kPlainAttentionWarps * 32)
     for (int n = 0; n < kPlainDims / 8; ++n) {
       if (first_dim + n * 8 >= plain.tiles.head_dim) break;
       float fresh[4];
-      multiply_plain_values(plain, p, block, kv_head, first_dim + n * 8 + lane / 4, fresh);
+      multiply_plain_values(plain, p, values, first_dim + n * 8, fresh);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (rows.position[i / 2] < index * kTokens) continue;
@@ -143,7 +163,7 @@ __global__ void __launch_bounds__(kPlainAttentionWarps * 32)
                    rows.column(plain, kv_head, h);
 #pragma unroll
     for (int n = 0; n < kPlainDims / 8; ++n) {
-      const int64_t dim = first_dim + n * 8 + lane % 4 * 2;
+      const int dim = first_dim + n * 8 + lane % 4 * 2;
       if (dim >= plain.tiles.head_dim) break;
       *reinterpret_cast<uint32_t*>(to + dim) =
           to_bf16_pair(__fdiv_rn(out[n][2 * h], sum[h]), __fdiv_rn(out[n][2 * h + 1], sum[h]));

@@ -8,6 +8,7 @@
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/sample.h"
 
 namespace chorale::cuda {
 namespace {
@@ -89,7 +90,36 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
 
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode) {
-  order_free_matmul(queue_of(stream), x, experts_of(down), rows, sums, {.mode = mode});
+  const Queue& queue = queue_of(stream);
+  const bool is_zero = queue.is_zero(sums);
+  order_free_matmul(queue, x, experts_of(down), rows, sums, {.mode = is_zero ? SumMode::add : mode});
+}
+
+void clear_sums(const Stream& stream, const Tensor& sums) {
+  const Queue& queue = queue_of(stream);
+  if (!queue.is_zero(sums)) clear_sums(queue, sums);
+}
+
+void embed_bits(const Stream& stream, const Tensor& ids, const Tensor& table, int64_t first_row,
+                const Tensor& bits) {
+  const Queue& queue = queue_of(stream);
+  queue.is_zero(bits);  // not any more
+  embed_bits(queue, ids, table, first_row, bits);
+}
+
+// Leaves the sums as zero, as the kernel does.
+void add_sums_norm(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual,
+                   const NormWeight& norm, const Tensor& out) {
+  const Queue& queue = queue_of(stream);
+  add_sums_norm(queue, sums, bias, residual, norm.weight, norm.eps, out);
+  queue.leaves_zero(sums);
+}
+
+bool norm_rope_append(const Stream& stream, const QkvRows& rows, const HeadNorms& norms,
+                      const RotatedRows& rotated, const AttentionBatch& batch, const KvCacheView& cache) {
+  if (cache.layout.dtype != DType::bf16) return false;
+  norm_rope_append(queue_of(stream), rows, norms, rotated.q, batch, view_of(cache));
+  return true;
 }
 
 void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
@@ -130,16 +160,25 @@ const Backend& backend() {
       .norm_rope = OnQueue<norm_rope>::run,
       .rms_norm = OnQueue<rms_norm>::run,
       .embed = OnQueue<embed>::run,
-      .embed_bits = OnQueue<embed_bits>::run,
+      .embed_bits = embed_bits,
       .bits_to_rows = OnQueue<bits_to_rows>::run,
       .copy_rows = OnQueue<copy_rows>::run,
       .gather_rows = OnQueue<gather_rows>::run,
-      .clear_sums = OnQueue<clear_sums>::run,
+      .clear_sums = clear_sums,
       .add_sums = OnQueue<add_sums>::run,
       .choose_experts = OnQueue<choose_experts>::run,
       .sort_by_expert = OnQueue<sort_by_expert>::run,
       .count_experts = OnQueue<count_experts>::run,
-      .count_tokens = OnQueue<count_tokens>::run,
+      .count_tokens = [](const Stream& stream, int64_t num_tokens,
+                         const Tensor& counts) { count_tokens(queue_of(stream), num_tokens, counts); },
+      .add_sums_norm = add_sums_norm,
+      .route = OnQueue<route>::run,
+      .norm_rope_append = norm_rope_append,
+      .sample_scratch_bytes = sample_scratch_bytes,
+      .sample = OnQueue<sample>::run,
+      .clear_counts = OnQueue<clear_counts>::run,
+      .add_counts = [](const Stream& stream, const Tensor& tokens, bool in_prompt,
+                       const Tensor& counts) { count_tokens(queue_of(stream), tokens, in_prompt, counts); },
   };
   return table;
 }

@@ -23,17 +23,6 @@ struct KvTilesView {
 void append_kv(const Queue& queue, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvTilesView& cache);
 
-// What the projections made of a step's tokens: float32, q [T, Q * D], k and v [T, KV * D].
-struct QkvRows {
-  Tensor q, k, v;
-};
-// What norm_rope takes.
-struct HeadNorms {
-  Tensor q_weight, k_weight;  // float32 [1, D]
-  float eps = 0;
-  Tensor cos_sin;  // float32 [T, D]
-};
-
 // norm_rope of q and of k, and append_kv, in one kernel; the same bits as these three. q_out: bf16 [T, Q *
 // D]; the cache is of bf16.
 void norm_rope_append(const Queue& queue, const QkvRows& rows, const HeadNorms& norms, const Tensor& q_out,

@@ -50,6 +50,22 @@ Queue::~Queue() {
   cudaStreamDestroy(stream_);
 }
 
+void Queue::leaves_zero(const Tensor& sums) const {
+  is_zero(sums);  // not twice
+  for (ZeroSums& zero : zero_sums_) {
+    if (zero.data != nullptr) continue;
+    zero = {sums.device_bytes(), sums.rows()};
+    return;
+  }
+}
+
+bool Queue::is_zero(const Tensor& sums) const {
+  for (ZeroSums& zero : zero_sums_) {
+    if (zero.data == sums.device_bytes()) return std::exchange(zero, {}).rows >= sums.rows();
+  }
+  return false;
+}
+
 void Queue::enter() const {
   check(cudaSetDevice(index_), "cudaSetDevice", index_);
 }

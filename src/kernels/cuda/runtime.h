@@ -2,6 +2,7 @@
 // is not compiled by nvcc; a build without CUDA has no_cuda.cpp in place of the rest of this folder.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 
@@ -34,6 +35,11 @@ class Queue final : public chorale::Queue {
   int num_multiprocessors() const { return num_multiprocessors_; }
   CUstream_st* stream() const { return stream_; }
 
+  // Sums (fixed_point.h) that a kernel has left as zero, so that they need not be cleared again: is_zero()
+  // tells it once, since whoever asks writes to them next.
+  void leaves_zero(const Tensor& sums) const;
+  bool is_zero(const Tensor& sums) const;
+
   // Makes the device the calling thread's current one; what starts a kernel calls it first.
   void enter() const;
 
@@ -51,6 +57,11 @@ class Queue final : public chorale::Queue {
   Device owner_;
   int num_multiprocessors_ = 0;
   CUstream_st* stream_ = nullptr;
+  struct ZeroSums {
+    const std::byte* data = nullptr;
+    int64_t rows = 0;
+  };
+  mutable std::array<ZeroSums, 4> zero_sums_{};
 };
 
 // A GPU as a device. Throws as Queue does, and names the flag.

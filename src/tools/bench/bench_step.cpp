@@ -27,8 +27,13 @@ engine::StepPlan make_plan(const BenchStep& step, const engine::ModelRunner& run
 double time_step(engine::ModelRunner& runner, const BenchStep& step) {
   const engine::StepPlan plan = make_plan(step, runner);
   const std::vector<const engine::StepPlan*> plans(static_cast<size_t>(runner.num_dp_groups()), &plan);
+  engine::SamplePlan greedy;
+  greedy.params.assign(plan.logits_tokens.size(), {.temperature = 0});
+  const std::vector<const engine::SamplePlan*> choices(plans.size(), &greedy);
+  std::vector<engine::SampledStep> sampled(plans.size());
   const auto start = std::chrono::steady_clock::now();
   runner.forward(plans);
+  runner.sample(choices, sampled);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

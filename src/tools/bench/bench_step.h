@@ -19,7 +19,8 @@ struct BenchStep {
 // Token ids depend on sequence and position alone. The logits of each sequence's last token are wanted.
 engine::StepPlan make_plan(const BenchStep& step, const engine::ModelRunner& runner);
 
-// Seconds of the step, which every data-parallel group takes at once.
+// Seconds of the step, which every data-parallel group takes at once, with the choice of the most likely
+// tokens.
 double time_step(engine::ModelRunner& runner, const BenchStep& step);
 
 }  // namespace chorale::bench

@@ -123,7 +123,7 @@ void LayerwiseModel::attend(const model::LayerWeights& layer, const Tensor& resi
     rope_table(stream_, step.inputs.positions, rope_frequencies_, rope_scale_,
                scratch_.cos_sin.first_rows(step.count));
     norm.forward(stream_, x, normed);
-    attention.forward_add(stream_, normed, step.inputs, cache_.layer(0), scratch_, x);
+    attention.forward(stream_, normed, step.inputs, cache_.layer(0), scratch_).add_to(stream_, x);
   });
 }
 
@@ -154,8 +154,8 @@ void LayerwiseModel::feed_forward(const io::ModelConfig& config, const model::La
     const Tensor x = residual.middle_rows(step.first, step.count);
     const Tensor normed = scratch.normed.first_rows(step.count);
     norm.forward(stream_, x, normed);
-    if (!sparse) return dense->forward_add(stream_, normed, step.inputs, scratch, x);
-    experts->forward_add(stream_, normed, scratch, x);
+    if (!sparse) return dense->forward(stream_, normed, step.inputs, scratch).add_to(stream_, x);
+    experts->forward(stream_, normed, scratch).add_to(stream_, x);
     if (!observer) return;
     const int64_t rows = step.count * (experts->has_router() ? config.num_experts_per_tok : 1);
     observer({.num_tokens = step.count,

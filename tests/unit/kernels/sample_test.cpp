@@ -4,11 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <set>
 
 #include "base/math.h"
-#include "kernels/ref/sample.h"
-#include "unit/kernels/kernel_test.h"
+#include "unit/kernels/sample_rows.h"
 
 namespace chorale {
 namespace {
@@ -18,22 +16,6 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 using ref::SampledRow;
 using ref::SampleRow;
-
-// The lists of all rows one after the other.
-template <typename T>
-struct Lists {
-  std::vector<int32_t> offsets{0};
-  std::vector<int32_t> tokens;
-  std::vector<T> values;
-
-  void add_row(const std::vector<std::pair<int32_t, T>>& row) {
-    for (const auto& [token, value] : row) {
-      tokens.push_back(token);
-      values.push_back(value);
-    }
-    offsets.push_back(static_cast<int32_t>(tokens.size()));
-  }
-};
 
 template <typename T>
 struct ListTensors {
@@ -158,57 +140,6 @@ void expect_same(const SampledRow& actual, const SampledRow& expected) {
     EXPECT_EQ(actual.logprobs[i].first, expected.logprobs[i].first);
     EXPECT_TRUE(same_bits(actual.logprobs[i].second, expected.logprobs[i].second));
   }
-}
-
-double uniform(Random& random, double low, double high) {
-  return std::uniform_real_distribution<>(low, high)(random);
-}
-bool one_in(Random& random, int n) {
-  return random_int(random, 1, n) == 1;
-}
-
-SampleRow random_row(Random& random, int64_t vocab_size) {
-  const auto any_token = [&] { return static_cast<int32_t>(random_int(random, 0, vocab_size - 1)); };
-  SampleRow row;
-  row.logits =
-      random_matrix(random, 1, vocab_size, DType::f32, static_cast<float>(uniform(random, 0.1, 8))).values;
-  if (one_in(random, 4))
-    for (float& x : row.logits) x = std::round(x);  // many ties
-  if (one_in(random, 4)) row.logits[static_cast<size_t>(any_token())] = -kInf;
-  if (one_in(random, 20)) row.logits[static_cast<size_t>(any_token())] = one_in(random, 2) ? kNan : kInf;
-  SampleParams& p = row.params;
-  p.temperature = one_in(random, 4) ? 0 : std::exp(uniform(random, -3, 3));
-  if (one_in(random, 2)) p.top_k = static_cast<int32_t>(random_int(random, -1, vocab_size + 3));
-  if (one_in(random, 2)) p.top_p = uniform(random, 0.01, 1);
-  if (one_in(random, 3)) p.min_p = uniform(random, 0, one_in(random, 2) ? 1 : 0.05);
-  if (one_in(random, 3)) p.repetition_penalty = uniform(random, 0.5, 2);
-  if (one_in(random, 3)) p.frequency_penalty = uniform(random, -1, 1);
-  if (one_in(random, 3)) p.presence_penalty = uniform(random, -2, 2);
-  p.seed = (uint64_t{random()} << 32) | random();
-  p.position = static_cast<uint64_t>(random_int(random, 0, 5000));
-  p.random_stream = static_cast<uint32_t>(random_int(random, 0, 3));
-  if (one_in(random, 2)) p.num_top = static_cast<int32_t>(random_int(random, 0, 20));
-  if (one_in(random, 8)) p.given_token = any_token();
-  if (one_in(random, 3)) {
-    for (int i = 0; i < 6; ++i)
-      row.bias.emplace_back(any_token(), one_in(random, 3) ? -kInf : uniform(random, -3, 3));
-  }
-  std::set<int32_t> counted;
-  for (int i = 0; i < 12; ++i) counted.insert(any_token());
-  for (const int32_t token : counted)
-    row.counts.emplace_back(token, static_cast<int32_t>(random_int(random, 0, 4)));
-  if (one_in(random, 3)) {
-    p.is_masked = 1;
-    const auto density = random_int(random, 0, 3);  // 0: nothing is left
-    for (int64_t t = 0; t < vocab_size; ++t) row.allowed.push_back(random_int(random, 1, 3) <= density);
-  }
-  return row;
-}
-
-std::vector<SampleRow> random_rows(Random& random, int64_t count, int64_t vocab_size) {
-  std::vector<SampleRow> rows;
-  for (int64_t i = 0; i < count; ++i) rows.push_back(random_row(random, vocab_size));
-  return rows;
 }
 
 TEST(Sample, HasTheBitsOfTheReference) {

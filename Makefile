@@ -14,7 +14,7 @@ help:
 	@echo 'make run      build a release and serve MODEL on 127.0.0.1:PORT; Ctrl-C ends it'
 	@echo '              MODEL=DIR (models/tales-moe)  PORT=N (30000)  ARGS="more flags of chorale serve"'
 	@echo 'make build    build the release: build/chorale'
-	@echo '              CUDA=1, here and below: with the backend for Hopper GPUs (in preparation, docs/gpu.md)'
+	@echo '              CUDA=1, here and below: with the backend for Hopper GPUs (docs/gpu.md)'
 	@echo 'make package  build, then make a Debian package: build-release/chorale_*.deb'
 	@echo 'make test     build, then run every test'
 	@echo 'make unit     build, then run the unit tests alone'

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Runs the tests on a GPU, from a bundle (scripts/gpu_bundle.sh) or from a checkout that was built with CUDA:
-#   gpu_tests.sh [--ops] [--sanitizers] [--bench] [--filter PATTERN] [--results FOLDER]
-#   --ops         every op against its reference (the default)
+#   gpu_tests.sh [--ops] [--numerics] [--e2e] [--bench] [--sanitizers] [--filter PATTERN] [--device DEVICE] [--results FOLDER]
+# All but the sanitizers by default.
+#   --ops         every op against its reference
+#   --numerics    the numerics contract and the accuracy of served models (tests/gpu/numerics.py)
+#   --e2e         the end-to-end tests, their servers with --device DEVICE; needs the Python packages of
+#                 tests/e2e/requirements.txt, of which those that are missing are installed from the bundle's wheels into the results
 #   --sanitizers  the same under compute-sanitizer: memcheck, racecheck and initcheck
 #   --bench       what the ops take, beside what their bytes and products would; each program counts as one test
 #   --filter      of GoogleTest, for --ops and --sanitizers
-#   --numerics and --e2e are not there yet: no model runs on a GPU yet.
+#   --device      for --numerics and --e2e (cuda); with cpu they can be tried on a machine without a GPU
 # Reports, JSON of GoogleTest, and logs go to FOLDER (gpu-results). The last line is "N passed, N failed"; the exit status is 0
 # when none failed.
 set -uo pipefail
@@ -14,27 +18,29 @@ cd "$(dirname "$0")" || exit
 readonly limit_s=240  # of one program; a kernel that hangs is a failure
 modes=()
 filter='*'
+device=cuda
 results=$PWD/gpu-results
 while (($#)); do
   case $1 in
-    --ops | --sanitizers | --bench) modes+=("${1#--}") ;;
-    --numerics | --e2e)
-      echo "gpu_tests: $1 is not there yet" >&2
-      exit 2
-      ;;
+    --ops | --numerics | --e2e | --bench | --sanitizers) modes+=("${1#--}") ;;
+    --device) device=${2:?} && shift ;;
     --filter) filter=${2:?} && shift ;;
     --results) results=$(realpath -m "${2:?}") && shift ;;
     *)
-      sed -n '3,9s/^# *//p' "$0" >&2
+      sed -n '3,15s/^# *//p' "$0" >&2
       exit 2
       ;;
   esac
   shift
 done
-((${#modes[@]})) || modes=(ops)
+((${#modes[@]})) || modes=(ops numerics e2e bench)
 
-programs=bin
-if [[ ! -d bin ]]; then programs=../build-cuda; fi  # in a checkout
+programs=$PWD/bin
+root=$PWD
+if [[ ! -d bin ]]; then  # in a checkout
+  root=$(realpath ..)
+  programs=$root/build-cuda
+fi
 export LD_LIBRARY_PATH=$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 mkdir -p "$results"
 passed=0
@@ -66,8 +72,76 @@ except (OSError, ValueError):
   echo "== $name: $ok passed, $bad failed, exit status $status, $((SECONDS - start)) s"
 }
 
+add_counts() {  # LOG: of a program whose last line is "N passed, N failed"
+  local ok bad
+  if read -r ok _ bad _ < <(tail -n 1 "$1") && [[ $ok =~ ^[0-9]+$ && $bad =~ ^[0-9]+$ ]]; then
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+  else
+    failed=$((failed + 1))
+  fi
+}
+
+run_numerics() {
+  local more=()
+  [[ $device != cpu ]] || more=(--small)
+  timeout 900 python3 "$root/tests/gpu/numerics.py" --binary "$programs/chorale" --models "$root/models" \
+    --golden "$root/tests/golden" --device "$device" --results "$results" "${more[@]}" 2>&1 | tee "$results/numerics.log"
+  add_counts "$results/numerics.log"
+}
+
+# What such a machine cannot have: the clients of tests/conformance come from npm. Tests that need MPI, or ranks where a device
+# has none, are skipped by themselves and named in the log.
+readonly e2e_without=(test_conformance.py)
+
+run_e2e() {
+  local packages=$results/python report=$results/e2e.xml name line more=()
+  local missing=()
+  while IFS= read -r line; do
+    name=${line%%==*}
+    [[ $line == *==* ]] || continue
+    PYTHONPATH=$packages python3 -c "import $name" 2>/dev/null || missing+=("$line")
+  done <"$root/tests/e2e/requirements.txt"
+  if ((${#missing[@]})); then
+    echo "installing ${missing[*]}"
+    python3 -m pip install --quiet --disable-pip-version-check --no-index --find-links "$root/wheels" --target "$packages" \
+      "${missing[@]}" || echo "gpu_tests: the bundle has no wheels of them for this Python" >&2
+  fi
+  for name in "${e2e_without[@]}"; do more+=(--ignore "$root/tests/e2e/$name"); done
+  rm -f "$report"
+  echo "without ${e2e_without[*]}"
+  CHORALE_BINARY=$programs/chorale CHORALE_E2E_ARGS="--device $device" PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1 \
+    timeout 1200 python3 -m pytest -v -rs -p no:cacheprovider -o junit_family=xunit2 --junitxml "$report" "${more[@]}" \
+    "$root/tests/e2e" >"$results/e2e.log" 2>&1
+  local status=$?
+  grep -E '^(SKIPPED|FAILED|ERROR) ' "$results/e2e.log" || tail -n 20 "$results/e2e.log"
+  python3 - "$report" "$status" "$results/e2e.json" <<'EOF' | tee "$results/e2e-counts.log"
+import json, sys
+import xml.etree.ElementTree as ElementTree
+report, status, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+tests = []
+try:
+    for case in ElementTree.parse(report).iter("testcase"):
+        bad = case.find("failure") is not None or case.find("error") is not None
+        result = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
+        tests.append({"name": f"{case.get('classname')}.{case.get('name')}", "result": result, "seconds": float(case.get("time"))})
+except (OSError, ElementTree.ParseError):
+    pass
+count = {result: sum(test["result"] == result for test in tests) for result in ("passed", "failed", "skipped")}
+if status != 0 and count["failed"] == 0:
+    count["failed"] = 1  # stopped, or never begun
+json.dump(count | {"exit_status": status, "tests": tests}, open(out, "w"), indent=1)
+print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped")
+EOF
+  add_counts "$results/e2e-counts.log"
+}
+
 for mode in "${modes[@]}"; do
   case $mode in
+    numerics | e2e)
+      echo "== $mode"
+      "run_$mode"
+      ;;
     ops)
       rm -f "$results/ops.json"
       run_ops ops env

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds the release and runs the tests: scripts/test.sh [unit].
-# Without an argument all of them. The last line is "N passed, N failed"; the exit status is 0 when none failed.
+# Builds the release and runs the tests: scripts/test.sh [unit [SUITE...]].
+# Without an argument all of them; of the unit tests all, or those of the layers that are named. The last line is "N passed, N failed"; the exit status is 0 when none failed.
 # CHORALE_RESULTS names the folder for the XML reports (default build-release/test-results, emptied first).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 what=${1:-all}
+suites=("${@:2}")
 readonly build=build-release
 results=${CHORALE_RESULTS:-$PWD/$build/test-results}
 
@@ -30,16 +31,21 @@ run_ctest() {  # extra ctest arguments; GoogleTest writes one XML report per bin
 scripts/setup.sh test || die "the set-up failed"
 scripts/fetch_qwen3_tokenizer.sh || die "the Qwen3 tokenizer could not be fetched"  # the unit tests of text read it
 make --no-print-directory build || die "the build failed"
-target=all
-[[ $what != unit ]] || target=unit_tests
-cmake --build "$build" --target "$target" || die "the build of the tests failed"
+targets=(all)
+[[ $what != unit ]] || targets=(unit_tests)
+((${#suites[@]} == 0)) || targets=("${suites[@]/%/_tests}")
+cmake --build "$build" --target "${targets[@]}" || die "the build of the tests failed"
 
 rm -rf "$results"
 mkdir -p "$results/gtest"
 
 case $what in
   unit)
-    run_ctest -L unit
+    if ((${#suites[@]} > 0)); then
+      run_ctest -R "^($(IFS='|' && echo "${suites[*]}"))\$"
+    else
+      run_ctest -L unit
+    fi
     ;;
   all)
     make_venv || die "the Python packages of tests/e2e/requirements.txt could not be installed"

@@ -106,8 +106,7 @@ Command add_bench(CLI::App& root, const std::string& version) {
   CLI::App* app = root.add_subcommand(
       "bench", "Measure a model's speed beside this machine's ceilings; bench serve: a server's");
   app->group(kOffline);
-  add_model_flags(*app, flags->load);
-  app->get_option("--model-path")->required(false)->option_text("DIR");
+  add_model_flags(*app, flags->load, ModelArgument::optional);
   app->add_option("--preset", flags->preset,
                   fmt::format("A model's shape with random weights, in place of --model-path: {}",
                               fmt::join(bench::preset_names(), ", ")))

@@ -309,7 +309,7 @@ Command add_bench_serve(CLI::App& bench, const std::string& version) {
   auto flags = std::make_shared<BenchServeFlags>();
   flags->version = version;
   CLI::App* app = bench.add_subcommand(
-      "serve", "Put a load on a running server of OpenAI's API, and measure latencies and throughput");
+      "serve", "Put a load on a running server of OpenAI's API: latencies and throughput");
   add_server_flags(*app, *flags);
   add_dataset_flags(*app, *flags);
   add_load_flags(*app, *flags);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -13,6 +15,7 @@
 #include "base/log.h"
 #include "base/memory_info.h"
 #include "base/thread_pool.h"
+#include "io/model_folder.h"
 
 namespace chorale::apps {
 namespace {
@@ -43,6 +46,9 @@ nlohmann::ordered_json to_json(const tools::CheckReport& report, const std::stri
                       {"vocab_size", config.vocab_size},
                       {"max_position_embeddings", config.max_position_embeddings}};
   }
+  json["end_tokens"] = nlohmann::ordered_json::array();
+  for (const tools::EndToken& token : report.end_tokens)
+    json["end_tokens"].push_back({{"id", token.id}, {"text", token.text}});
   return json;
 }
 
@@ -59,6 +65,12 @@ void print_report(const tools::CheckReport& report, const std::string& directory
                static_cast<double>(report.num_parameters) / 1e6, format_bytes(report.weight_bytes));
   }
   if (report.tokenizer_vocab_size > 0) fmt::print("  tokenizer  {} tokens\n", report.tokenizer_vocab_size);
+  if (!report.end_tokens.empty()) {
+    std::vector<std::string> tokens;
+    for (const tools::EndToken& token : report.end_tokens)
+      tokens.push_back(fmt::format("{} ({})", log::escape(token.text), token.id));
+    fmt::print("  answers    end with {}\n", fmt::join(tokens, ", "));
+  }
   if (report.has_chat_template) fmt::print("  chat       the template works\n");
   for (const std::string& warning : report.warnings) fmt::print("warning: {}\n", log::escape(warning));
   for (const std::string& error : report.errors) fmt::print("error: {}\n", log::escape(error));
@@ -67,7 +79,7 @@ void print_report(const tools::CheckReport& report, const std::string& directory
 
 int run_check(const CheckFlags& flags) {
   ThreadPool pool(flags.threads > 0 ? flags.threads : available_cores());
-  const tools::CheckReport report = tools::check_checkpoint(flags.directory, pool);
+  const tools::CheckReport report = tools::check_checkpoint(io::checkpoint_folder(flags.directory), pool);
   if (flags.json) {
     fmt::print(
         "{}\n",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -37,14 +38,20 @@ Command add_bench_serve(CLI::App& bench, const std::string& version);
 inline constexpr const char* kServing = "Serving";
 inline constexpr const char* kOffline = "Without a server";
 
-// Where the descriptions start in the help.
-inline constexpr size_t kHelpColumn = 42;
+// Where the descriptions start in the help, and where its lines end.
+inline constexpr size_t kHelpColumn = 32;
+inline constexpr size_t kHelpWidth = 80;
 
 // Flags that several subcommands share. Each registers its flags under a group of the help and binds them to
 // the options given, which must outlive the app; the values there are the defaults.
-void add_model_flags(CLI::App& app, engine::LoadOptions& options);      // Model: the path, formats, context
+enum class ModelArgument { required, optional };  // optional: a flag alone, which may be absent
+// Model: the path, which may stand by itself or after --model-path; formats; context.
+void add_model_flags(CLI::App& app, engine::LoadOptions& options,
+                     ModelArgument argument = ModelArgument::required);
 void add_execution_flags(CLI::App& app, engine::LoadOptions& options);  // Execution: threads, instruction set
 void add_parallel_flags(CLI::App& app, engine::LoadOptions& options);   // Parallel strategy
+// The path alone, of commands that do not take the rest.
+void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument argument);
 CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options);
 CLI::Option* add_log_level_flag(CLI::App& app, std::string& level);
 CLI::Option* add_json_flag(CLI::App& app, bool& json);

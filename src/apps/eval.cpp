@@ -61,6 +61,7 @@ int run_eval(const EvalFlags& flags) {
                                          {"dtype", info.dtype_name()},
                                          {"quantization", info.quantization_name()},
                                          {"kv_cache_dtype", name_of(info.kv_dtype)},
+                                         {"device", info.device},
                                          {"instruction_set", info.instruction_set_name()}};
     fmt::print("{}\n", json.dump());
   } else {

@@ -1,10 +1,14 @@
 #include <cstdio>
+#include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
 #include "apps/command.h"
+#include "io/model_folder.h"
 
 namespace chorale::apps {
 namespace {
@@ -15,11 +19,28 @@ constexpr int64_t kMaxTokens = int64_t{1} << 40;
 
 }  // namespace
 
-void add_model_flags(CLI::App& app, engine::LoadOptions& options) {
-  app.add_option("--model-path", options.model_path, "Folder of a Hugging Face checkpoint")
-      ->option_text("DIR (required)")
-      ->required()
+void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument argument) {
+  const bool required = argument == ModelArgument::required;
+  app.add_option("--model-path", path, "Folder of a Hugging Face checkpoint")
+      ->option_text("DIR")
       ->group(kModel);
+  const auto folder = std::make_shared<std::string>();
+  if (required)
+    app.add_option("DIR", *folder, "Folder of a Hugging Face checkpoint, or --model-path DIR")
+        ->option_text(" ");
+  app.callback([&path, folder, required] {
+    if (!folder->empty() && !path.empty()) {
+      throw CLI::ValidationError(
+          "--model-path", fmt::format("the model is given twice, as {} and as {}", path.string(), *folder));
+    }
+    if (!folder->empty()) path = *folder;
+    if (path.empty() && required) throw CLI::RequiredError("--model-path");
+    if (!path.empty()) path = io::checkpoint_folder(path);
+  });
+}
+
+void add_model_flags(CLI::App& app, engine::LoadOptions& options, ModelArgument argument) {
+  add_model_path(app, options.model_path, argument);
   app.add_option("--load-format", options.load_format,
                  "auto: the checkpoint's files; dummy: seeded random weights")
       ->option_text("auto|dummy")
@@ -142,7 +163,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
          },
          "For tests: this rank fails at the start of this step")
       ->option_text("RANK:STEP")
-      ->group(kGroup);
+      ->group("");  // not in the help
 }
 
 CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options) {

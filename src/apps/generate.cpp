@@ -3,6 +3,8 @@
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
+#include <iostream>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,18 +22,23 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
+#include "io/file_access.h"
 #include "server/generation/text_generation.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "tools/load_tokenizer.h"
 
 namespace chorale::apps {
 namespace {
 
 constexpr const char* kRequestId = "generate";
+constexpr uint64_t kMaxPromptBytes = uint64_t{64} << 20;
 
 struct GenerateFlags {
   engine::LoadOptions load;
-  std::string prompt;
+  std::optional<std::string> given_prompt;
+  std::string prompt_file;  // empty: none; "-": standard input
+  std::string prompt;       // as given or read
   bool chat = false;
   bool no_thinking = false;
   // Where absent, generation_config.json decides, then the engine's default.
@@ -74,8 +81,40 @@ struct Answer {
   server::TextPiece last;  // the one with the finish reason
 };
 
+// A file's text as it is, but for a line break at its end, which editors put there.
+std::string read_prompt(const std::string& file) {
+  std::string text;
+  if (file == "-") {
+    text.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+    if (std::cin.bad()) throw_error("--prompt-file -: standard input cannot be read");
+  } else {
+    text = io::read_text_file(file, kMaxPromptBytes);
+  }
+  if (text.size() > kMaxPromptBytes)
+    throw_error("--prompt-file {}: expected at most {} bytes, found more", file, kMaxPromptBytes);
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
+// Without a flag it is what comes on standard input, unless a person sits there.
+void take_prompt(GenerateFlags& flags) {
+  if (flags.given_prompt) {
+    flags.prompt = *flags.given_prompt;
+    return;
+  }
+  if (!flags.prompt_file.empty()) {
+    flags.prompt = read_prompt(flags.prompt_file);
+    return;
+  }
+  if (isatty(STDIN_FILENO) == 0) flags.prompt = read_prompt("-");
+  if (flags.prompt.empty()) {
+    throw_error("--prompt is required, or --prompt-file, or a text on standard input");
+  }
+}
+
 std::string render_prompt(const GenerateFlags& flags) {
-  require_utf8(flags.prompt, "--prompt");
+  require_utf8(flags.prompt, flags.prompt_file.empty() ? "--prompt" : "--prompt-file " + flags.prompt_file);
   for (const std::string& stop : flags.stop) require_utf8(stop, "--stop");
   if (!flags.chat) return flags.prompt;
   const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
@@ -144,8 +183,9 @@ void print_json(const Answer& answer, const std::string& prompt) {
   fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-int run_generate(const GenerateFlags& flags) {
+int run_generate(GenerateFlags flags) {
   log::set_level(log::parse_level(flags.log_level));
+  take_prompt(flags);
   InterruptWatcher interrupt;
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
@@ -179,7 +219,7 @@ int run_generate(const GenerateFlags& flags) {
   options.chunked_prefill_size = load.chunked_prefill_size;
   options.max_running_requests = 1;
   options.max_context_len = model.info().max_context_len;
-  options.eos_token_ids = model.info().eos_token_ids;
+  options.eos_token_ids = tools::end_tokens(load.model_path, model.info().eos_token_ids, tokenizer);
   engine::Engine engine(model.runner(), options);
   const auto armed = interrupt.on_interrupt([&engine] { engine.abort(kRequestId); });
   const Answer answer = run_request(engine, tokenizer, std::move(request), flags.stop, flags.json);
@@ -195,13 +235,20 @@ void add_sampling_flags(CLI::App& app, GenerateFlags& flags) {
       ->group(kGroup);
   app.add_option("--temperature", flags.temperature, "0: always the most likely token; default: the model's")
       ->option_text("T")
+      ->check(CLI::Range(0.0, 1e6))
       ->group(kGroup);
   app.add_option("--top-p", flags.top_p,
                  "Sample from the likeliest tokens that sum up to P; default: the model's")
       ->option_text("P")
+      ->check([](const std::string& text) {
+        double p = 0;
+        const bool is_share = CLI::detail::lexical_cast(text, p) && p > 0 && p <= 1;
+        return is_share ? std::string() : fmt::format("top_p must be above 0 and at most 1, but is {}", text);
+      })
       ->group(kGroup);
   app.add_option("--top-k", flags.top_k, "Sample from the K likeliest tokens, 0: all; default: the model's")
       ->option_text("K")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 31))
       ->group(kGroup);
   app.add_option("--seed", flags.seed, "The same seed gives the same text; default: a fresh one")
       ->option_text("S")
@@ -221,9 +268,13 @@ Command add_generate(CLI::App& root) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* app = root.add_subcommand("generate", "Continue a prompt, streaming to the terminal");
   app->group(kOffline);
-  app->add_option("--prompt", flags->prompt, "Text to continue")
-      ->option_text("TEXT (required)")
-      ->required()
+  CLI::Option* prompt = app->add_option("--prompt", flags->given_prompt, "Text to continue")
+                            ->option_text("TEXT")
+                            ->group("Input");
+  app->add_option("--prompt-file", flags->prompt_file,
+                  "File with the text to continue; - or neither of both: standard input")
+      ->option_text("FILE")
+      ->excludes(prompt)
       ->group("Input");
   auto* chat =
       app->add_flag("--chat", flags->chat, "Put the prompt into the model's chat template")->group("Input");

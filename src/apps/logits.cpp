@@ -67,6 +67,7 @@ int run_logits(const LogitsFlags& flags) {
                                            {"dtype", info.dtype_name()},
                                            {"quantization", info.quantization_name()},
                                            {"kv_cache_dtype", name_of(info.kv_dtype)},
+                                           {"device", info.device},
                                            {"instruction_set", info.instruction_set_name()}};
     fmt::print("{}\n", result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {

@@ -4,11 +4,14 @@
 //   2  a mistake in the command line
 //   130  interrupted, where a command ends its work in order (prune)
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <exception>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -51,6 +54,78 @@ std::vector<std::string> command_names(const CLI::App& root) {
   return names;
 }
 
+// What users of llama.cpp, vLLM and SGLang write, and what does the same here.
+constexpr auto kForeignFlags = std::to_array<std::pair<std::string_view, std::string_view>>({
+    {"-m", "--model-path"},
+    {"--model", "--model-path"},
+    {"-a", "--served-model-name"},
+    {"--alias", "--served-model-name"},
+    {"-c", "--context-length"},
+    {"--ctx-size", "--context-length"},
+    {"--n-ctx", "--context-length"},
+    {"--max-model-len", "--context-length"},
+    {"--max-seq-len", "--context-length"},
+    {"--gpu-memory-utilization", "--mem-fraction-static"},
+    {"--mem-fraction", "--mem-fraction-static"},
+    {"-np", "--max-running-requests"},
+    {"--parallel", "--max-running-requests"},
+    {"--max-num-seqs", "--max-running-requests"},
+    {"--max-num-batched-tokens", "--chunked-prefill-size"},
+    {"-b", "--chunked-prefill-size"},
+    {"-ub", "--chunked-prefill-size"},
+    {"--batch-size", "--chunked-prefill-size"},
+    {"--ubatch-size", "--chunked-prefill-size"},
+    {"-t", "--threads"},
+    {"-ctk", "--kv-cache-dtype"},
+    {"-ctv", "--kv-cache-dtype"},
+    {"--cache-type-k", "--kv-cache-dtype"},
+    {"--cache-type-v", "--kv-cache-dtype"},
+    {"-q", "--quantization"},
+    {"-tp", "--tp-size"},
+    {"-dp", "--dp-size"},
+    {"-ep", "--ep-size"},
+    {"--enable-expert-parallel", "--enable-ep-moe"},
+    {"--no-enable-prefix-caching", "--disable-radix-cache"},
+    {"--no-cache-prompt", "--disable-radix-cache"},
+    {"--allowed-origins", "--cors-origins"},
+    {"--timeout", "--body-timeout"},
+    {"-p", "--prompt"},
+    {"-f", "--prompt-file"},
+    {"--file", "--prompt-file"},
+    {"-n", "--max-new-tokens"},
+    {"--n-predict", "--max-new-tokens"},
+    {"--predict", "--max-new-tokens"},
+    {"--max-tokens", "--max-new-tokens"},
+    {"--temp", "--temperature"},
+    {"-s", "--seed"},
+});
+
+// Flags of these programs that have no counterpart, and why none is needed.
+constexpr auto kNeedlessFlags = std::to_array<std::pair<std::string_view, std::string_view>>({
+    {"-ngl", "this version runs on the CPU"},
+    {"--n-gpu-layers", "this version runs on the CPU"},
+    {"--gpu-layers", "this version runs on the CPU"},
+    {"-fa", "attention has one implementation"},
+    {"--flash-attn", "attention has one implementation"},
+    {"-hf", "download the model with \"hf download\" and give its folder"},
+    {"--hf-repo", "download the model with \"hf download\" and give its folder"},
+    {"--trust-remote-code", "no code of a model is run"},
+    {"--jinja", "the model's chat template is always used"},
+    {"--enable-auto-tool-choice", "tools can always be called"},
+    {"--tool-call-parser", "the chat template tells the form of tool calls"},
+    {"--reasoning-parser", "reasoning is always told apart"},
+    {"--enable-prefix-caching", "prefixes are always cached, but with --disable-radix-cache"},
+    {"--enable-chunked-prefill", "prefill is always chunked"},
+    {"--cont-batching", "requests are always batched"},
+    {"-cb", "requests are always batched"},
+});
+
+template <typename Table>
+std::string_view find_in(const Table& table, std::string_view name) {
+  const auto found = std::ranges::find(table, name, [](const auto& row) { return row.first; });
+  return found == table.end() ? std::string_view() : found->second;
+}
+
 std::string did_you_mean(const std::optional<std::string>& suggestion, const char* prefix) {
   return suggestion ? fmt::format("; did you mean {}{}?", prefix, *suggestion) : "";
 }
@@ -79,8 +154,14 @@ std::string explain(const CLI::App& root, const CLI::App& command, const CLI::Pa
   }
   if (const auto flag = std::find_if(extras.begin(), extras.end(), is_flag); flag != extras.end()) {
     const std::string name = flag->substr(0, flag->find('='));
+    const std::vector<std::string> flags = flag_names(command);
+    const std::string_view here = find_in(kForeignFlags, name);
+    if (!here.empty() && std::ranges::find(flags, here.substr(2)) != flags.end())
+      return fmt::format("unknown flag {}; did you mean {}?", name, here);
+    if (const std::string_view why = find_in(kNeedlessFlags, name); !why.empty())
+      return fmt::format("unknown flag {}, which is not needed: {}", name, why);
     const size_t dashes = std::min(name.find_first_not_of('-'), name.size());
-    const auto suggestion = nearest(name.substr(dashes), flag_names(command));
+    const auto suggestion = nearest(name.substr(dashes), flags);
     return fmt::format("unknown flag {}{}", name, did_you_mean(suggestion, "--"));
   }
   if (!extras.empty()) return fmt::format("unexpected argument \"{}\"", extras.front());
@@ -88,12 +169,35 @@ std::string explain(const CLI::App& root, const CLI::App& command, const CLI::Pa
   return error.what();
 }
 
-// CLI11's help with one blank line between groups, not two.
+// The text in lines that end before kHelpWidth when they begin at kHelpColumn.
+std::string wrapped(std::string_view text) {
+  std::string out;
+  size_t length = 0;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    const bool fits = length == 0 || length + 1 + end <= kHelpWidth - kHelpColumn;
+    if (length > 0) out += fits ? ' ' : '\n';
+    length = fits && length > 0 ? length + 1 + end : end;
+    out += text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out;
+}
+
+// CLI11's help in lines of bounded length, with one blank line between groups, not two.
 class HelpFormatter : public CLI::Formatter {
  public:
   HelpFormatter() {
     column_width(kHelpColumn);
     label("SUBCOMMAND", "COMMAND");
+  }
+  std::string make_option_desc(const CLI::Option* option) const override {
+    return wrapped(CLI::Formatter::make_option_desc(option));
+  }
+  std::string make_subcommand(const CLI::App* command) const override {
+    std::ostringstream out;
+    CLI::detail::format_help(out, command->get_name(), wrapped(command->get_description()), kHelpColumn);
+    return out.str();
   }
   std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
     std::string text = CLI::Formatter::make_help(app, std::move(name), mode);
@@ -102,15 +206,22 @@ class HelpFormatter : public CLI::Formatter {
   }
 };
 
-// The flags of `serve` by group, for the help of the program itself.
-std::string serve_flags(const CLI::App& serve) {
-  return "Flags of chorale serve:\n" + HelpFormatter().make_groups(&serve, CLI::AppFormatMode::Sub) +
-         "\nchorale COMMAND --help shows the flags of each command.";
+// "help COMMAND" asks for what "COMMAND --help" shows.
+void take_help_command(std::vector<std::string>& arguments, const CLI::App& root) {
+  if (arguments.empty() || arguments.front() != "help") return;
+  arguments.erase(arguments.begin());
+  const CLI::App* command = &root;
+  for (const std::string& name : arguments) {
+    const auto known = command_names(*command);
+    if (std::ranges::find(known, name) == known.end()) return;  // which is told of as any other mistake
+    command = command->get_subcommand(name);
+  }
+  arguments.emplace_back("--help");
 }
 
 // In the order in which CLI11 takes them: the last one first. It would give "--name=" the next argument as
 // its value, where the empty text is meant.
-std::vector<std::string> reversed_arguments(int argc, char** argv) {
+std::vector<std::string> reversed_arguments(int argc, char** argv, const CLI::App& root) {
   std::vector<std::string> arguments;
   for (int i = 1; i < argc; ++i) {
     std::string argument = argv[i];
@@ -119,8 +230,31 @@ std::vector<std::string> reversed_arguments(int argc, char** argv) {
     arguments.push_back(std::move(argument));
     if (is_empty) arguments.emplace_back();
   }
+  take_help_command(arguments, root);
   std::reverse(arguments.begin(), arguments.end());
   return arguments;
+}
+
+int usage_error(const std::string& message, const CLI::App& command) {
+  print_error(message);
+  if (log::format() == log::Format::text)
+    fmt::print(stderr, "{} --help shows what there is\n", full_name(command));
+  return kUsageError;
+}
+
+// Messages about a flag begin with its name. Where that flag names a file or an address, what is wrong is
+// most likely there.
+bool is_about_a_flag(std::string_view message) {
+  constexpr auto kElsewhere = std::to_array<std::string_view>(
+      {"--init-expert-location", "--output", "--output-file", "--html", "--trace", "--tokenizer", "--chat",
+       "--host", "--port", "--flush-cache", "--model-path"});
+  constexpr auto kFiles = std::to_array<std::string_view>(
+      {"--report", "--calibration-file", "--heldout-file", "--dataset-path", "--text-file", "--prompt-file"});
+  if (!message.starts_with("--")) return false;
+  const std::string_view flag = message.substr(0, message.find_first_of(": "));
+  if (std::ranges::find(kElsewhere, flag) != kElsewhere.end()) return false;
+  const bool names_a_file = message.substr(flag.size()).starts_with(' ');
+  return !(names_a_file && std::ranges::find(kFiles, flag) != kFiles.end());
 }
 
 int run(int argc, char** argv) {
@@ -138,20 +272,24 @@ int run(int argc, char** argv) {
                                          add_compare(root, CHORALE_VERSION),
                                          add_prune(root, CHORALE_VERSION),
                                          add_bench(root, CHORALE_VERSION)};
-  root.footer([&] { return serve_flags(*commands.front().app); });
+  root.footer("chorale COMMAND --help shows the flags of a command.");
 
   try {
-    root.parse(reversed_arguments(argc, argv));
+    root.parse(reversed_arguments(argc, argv, root));
   } catch (const CLI::Success& success) {  // --help, --version
     return root.exit(success);
   } catch (const CLI::ParseError& error) {
     const CLI::App& command = chosen_command(root);
-    print_error(explain(root, command, error));
-    fmt::print(stderr, "{} --help shows what there is\n", full_name(command));
-    return kUsageError;
+    return usage_error(explain(root, command, error), command);
   }
   for (const Command& command : commands) {
-    if (command.app->parsed()) return command.run();
+    if (!command.app->parsed()) continue;
+    try {
+      return command.run();
+    } catch (const Error& error) {
+      if (!is_about_a_flag(error.what())) throw;
+      return usage_error(error.what(), chosen_command(root));
+    }
   }
   return kUsageError;
 }

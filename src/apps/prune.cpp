@@ -143,10 +143,7 @@ Command add_prune(CLI::App& root, const std::string& version) {
   tools::PruneOptions& options = flags->options;
   CLI::App* app = root.add_subcommand("prune", "Make a model with fewer experts, down to one");
   app->group(kOffline);
-  app->add_option("--model-path", options.model_path, "Folder of the checkpoint")
-      ->option_text("DIR (required)")
-      ->required()
-      ->group("Model");
+  add_model_path(*app, options.model_path, ModelArgument::required);
   auto* output = app->add_option("--output", flags->output, "Folder of the result, which must not exist")
                      ->option_text("DIR (required, or --report)")
                      ->group("Model");

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,10 +17,12 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
+#include "server/http/cors.h"
 #include "server/server.h"
 #include "text/chat_template.h"
 #include "text/grammar.h"
 #include "text/tokenizer.h"
+#include "tools/load_tokenizer.h"
 
 namespace chorale::apps {
 namespace {
@@ -34,16 +37,48 @@ struct ServeFlags {
   std::string log_level = "info";
   std::string log_format = "text";
   std::vector<std::string> metrics_compat;
+  std::vector<std::string> model_names;
   std::string version;
 };
 
 // As many requests of full length as the KV cache holds, of all data-parallel groups.
-void log_capacity(const engine::ModelInfo& model) {
+void log_capacity(const engine::ModelInfo& model, int64_t wanted_length) {
   const int64_t length = model.max_context_len;
+  if (length < wanted_length) {
+    log::warn(
+        "a request may have {} tokens, prompt and answer together, not the {} of the context: the KV cache "
+        "holds no more; --kv-cache-dtype int8 nearly doubles it, --context-length {} says that it is meant",
+        length, wanted_length, length);
+  }
   const int64_t blocks = ceil_div(length, model.block_tokens());
   const int64_t per_group = model.max_total_tokens / (blocks * model.block_tokens());
   const int64_t groups = model.kv_tokens_total() / model.max_total_tokens;
   log::info("KV cache: {} tokens, {} requests of {}", model.kv_tokens_total(), groups * per_group, length);
+}
+
+std::function<uint64_t()> free_memory_of(const Device& device) {
+  if (device.is_cpu()) return nullptr;
+  return [driver = device.driver()] { return driver->free_memory(); };
+}
+
+void warn_of_files(const io::ModelConfig& config, const std::optional<text::ChatTemplate>& chat) {
+  if (!chat) log::warn("the model has no chat template: chat is refused, completions work");
+  if (chat && chat->error())
+    log::warn("the chat template cannot be used, chat is refused: {}", *chat->error());
+  if (config.has_dual_chunk_attention) log::warn("{}", io::kDualChunkAttention);
+}
+
+server::ServerOptions server_options(const ServeFlags& flags) {
+  server::ServerOptions options = flags.server;
+  if (!flags.model_names.empty()) {
+    options.served_model_name = flags.model_names.front();
+    options.other_model_names.assign(flags.model_names.begin() + 1, flags.model_names.end());
+  }
+  for (const std::string& name : flags.metrics_compat) {
+    if (name == "sglang") options.sglang_metrics = true;
+    if (name == "vllm") options.vllm_metrics = true;
+  }
+  return options;
 }
 
 int run_serve(const ServeFlags& flags) {
@@ -53,8 +88,7 @@ int run_serve(const ServeFlags& flags) {
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
   const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
-  if (chat && chat->error())
-    log::warn("the chat template cannot be used, chat is refused: {}", *chat->error());
+  warn_of_files(config, chat);
 
   engine::LoadedModel model = engine::LoadedModel::load(flags.load);
   if (!model.is_driver()) return model.serve_steps();
@@ -66,22 +100,18 @@ int run_serve(const ServeFlags& flags) {
   engine_options.max_running_requests = flags.load.max_running_requests;
   engine_options.max_context_len = info.max_context_len;
   engine_options.enable_prefix_cache = !flags.disable_radix_cache;
-  engine_options.eos_token_ids = info.eos_token_ids;
+  engine_options.eos_token_ids = tools::end_tokens(flags.load.model_path, info.eos_token_ids, tokenizer);
   engine::Engine engine(model.runner(), engine_options);
-  log_capacity(info);
+  log_capacity(info,
+               flags.load.context_length > 0 ? flags.load.context_length : config.max_position_embeddings);
 
-  server::ServerOptions server_options = flags.server;
-  for (const std::string& name : flags.metrics_compat) {
-    if (name == "sglang") server_options.sglang_metrics = true;
-    if (name == "vllm") server_options.vllm_metrics = true;
-  }
   std::optional<text::GrammarCompiler> grammars;
   if (engine_options.eos_token_ids.empty()) {
     log::warn("the model names no token that ends its output, so structured output is refused");
   } else {
     grammars.emplace(tokenizer, config.vocab_size, engine_options.eos_token_ids);
   }
-  server::Server server(server_options,
+  server::Server server(server_options(flags),
                         {.engine = engine,
                          .tokenizer = tokenizer,
                          .chat = chat ? &*chat : nullptr,
@@ -93,6 +123,9 @@ int run_serve(const ServeFlags& flags) {
                          .placement = config.num_experts > 0 ? &info.parallel.placement : nullptr,
                          .dtype = info.dtype_name(),
                          .quantization = info.quantization_name(),
+                         .device = info.device,
+                         .device_description = info.device_description,
+                         .free_device_memory = free_memory_of(model.device()),
                          .instruction_set = info.instruction_set_name(),
                          .version = flags.version,
                          .strategy = parallel::to_string(info.parallel.strategy),
@@ -103,7 +136,9 @@ int run_serve(const ServeFlags& flags) {
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
   // order.
-  log::critical("the server ends because the model has failed");
+  log::critical(
+      "the server ends because the model has failed{}",
+      info.device_description.empty() ? "" : fmt::format(" on {}, {}", info.device, info.device_description));
   log::flush();
   std::_Exit(kModelFailed);
 }
@@ -150,6 +185,9 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
       ->option_text("SECONDS")
       ->check(CLI::Range(0.0, 86400.0))
       ->group(kGroup);
+  app.add_flag("--clip-max-tokens", flags.server.clip_max_tokens,
+               "Answer a request whose max_tokens exceeds the context with what is left of it, not with 400")
+      ->group(kGroup);
   app.add_option("--health-check-timeout", flags.server.health_check_timeout_seconds,
                  "Seconds in which /health_generate wants a token, else it answers 503 (20)")
       ->option_text("SECONDS")
@@ -194,6 +232,15 @@ void add_http_flags(CLI::App& app, server::HttpOptions& options) {
         return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
       })
       ->group(kGroup);
+  app.add_option("--cors-origins", options.cors_origins,
+                 "Origins of web pages that may use the server, as https://example.org; *: all (none)")
+      ->option_text("ORIGIN ...")
+      ->delimiter(',')
+      ->check([](const std::string& origin) {
+        return server::is_cors_origin(origin) ? std::string()
+                                              : "expected an origin, as https://example.org:8443, or *";
+      })
+      ->group(kGroup);
   const auto add_count = [&](const char* name, auto& value, const char* text, int64_t least, int64_t most) {
     app.add_option(name, value, text)->option_text("N")->check(CLI::Range(least, most))->group(kGroup);
   };
@@ -205,7 +252,8 @@ void add_http_flags(CLI::App& app, server::HttpOptions& options) {
             256, 1 << 20);
   add_count("--max-buffered-bytes", options.max_buffered_bytes,
             "Most bytes of all requests that are still being read; more get 503 (268435456)", 1, 1LL << 50);
-  const auto add_seconds = [&](const char* name, std::chrono::milliseconds& value, const char* text) {
+  const auto add_seconds = [&](const char* name, std::chrono::milliseconds& value, const char* text,
+                               double least = 0.001) {
     app.add_option_function<double>(
            name,
            [&value](double seconds) {
@@ -213,7 +261,7 @@ void add_http_flags(CLI::App& app, server::HttpOptions& options) {
            },
            text)
         ->option_text("SECONDS")
-        ->check(CLI::Range(0.001, 86400.0))
+        ->check(CLI::Range(least, 86400.0))
         ->group(kGroup);
   };
   add_seconds("--header-timeout", options.header_timeout, "For a request's header, from its first byte (10)");
@@ -222,6 +270,8 @@ void add_http_flags(CLI::App& app, server::HttpOptions& options) {
   add_seconds("--idle-timeout", options.idle_timeout, "For a connection without a request (75)");
   add_seconds("--write-timeout", options.write_timeout,
               "For a client that takes less than 1 KiB per second (30)");
+  add_seconds("--sse-ping-interval", options.ping_interval,
+              "After which a stream that sends nothing sends a comment (15); 0: never", 0);
 }
 
 }  // namespace
@@ -232,9 +282,10 @@ Command add_serve(CLI::App& root, const std::string& version) {
   CLI::App* app = root.add_subcommand("serve", "Serve a model over HTTP: OpenAI's API and a native one");
   app->group(kServing);
   add_model_flags(*app, flags->load);
-  app->add_option("--served-model-name", flags->server.served_model_name,
-                  "Name of the model in the API; the folder's name when not given")
-      ->option_text("NAME")
+  app->add_option("--served-model-name", flags->model_names,
+                  "Name of the model in the API, or several that requests may have; answers have the first "
+                  "(the folder's name)")
+      ->option_text("NAME ...")
       ->group("Model");
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);

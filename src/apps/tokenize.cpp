@@ -11,12 +11,13 @@
 #include "apps/text_model.h"
 #include "base/log.h"
 #include "text/tokenizer.h"
+#include "tools/load_tokenizer.h"
 
 namespace chorale::apps {
 namespace {
 
 struct TokenizeFlags {
-  std::string model_path;
+  std::filesystem::path model_path;
   std::string text;
   bool json = false;
 };
@@ -24,6 +25,7 @@ struct TokenizeFlags {
 // A token may be a part of a character: such bytes become U+FFFD in JSON and \xNN at the terminal.
 int run_tokenize(const TokenizeFlags& flags) {
   require_utf8(flags.text, "--text");
+  tools::check_tokenizer_files(flags.model_path);
   const text::Tokenizer tokenizer = text::Tokenizer::load(flags.model_path);
   const std::vector<int32_t> ids = tokenizer.encode(flags.text, true);
   if (flags.json) {
@@ -44,10 +46,7 @@ Command add_tokenize(CLI::App& root) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* app = root.add_subcommand("tokenize", "Show the token ids of a text");
   app->group(kOffline);
-  app->add_option("--model-path", flags->model_path, "Folder of a Hugging Face checkpoint")
-      ->option_text("DIR (required)")
-      ->required()
-      ->group("Model");
+  add_model_path(*app, flags->model_path, ModelArgument::required);
   app->add_option("--text", flags->text, "Text to tokenize")
       ->option_text("TEXT (required)")
       ->required()

@@ -33,6 +33,7 @@ template <typename... Args>
 struct RequestError {
   enum class Kind {
     invalid,      // what it asks for cannot be had, however often it is tried
+    too_long,     // so it is, because the prompt and what is to follow it have too many tokens
     overloaded,   // too much waits already: it may be tried again
     unavailable,  // what would serve it is stopping, or has failed before: nothing new is taken
     failed,       // what served it has failed

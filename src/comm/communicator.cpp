@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "base/copy.h"
 #include "base/error.h"
 
 namespace chorale::comm {
@@ -34,7 +35,9 @@ int64_t total(std::span<const int64_t> counts) {
   return std::accumulate(counts.begin(), counts.end(), int64_t{0});
 }
 
-void copy_rows(const Tensor& from, const Tensor& to, int64_t rows) {
+void copy_rows(const Stream& stream, const Tensor& from, const Tensor& to, int64_t rows) {
+  if (!from.device().is_host_memory() || !to.device().is_host_memory())
+    return copy(stream, from.first_rows(rows), to.first_rows(rows));
   const std::span<std::byte> source = bytes_of(from, rows);
   if (!source.empty()) std::memmove(to.bytes(), source.data(), source.size());
 }
@@ -59,7 +62,46 @@ int64_t row_bytes(const Tensor& t) {
   return t.row_stride() * static_cast<int64_t>(size_of(t.dtype()));
 }
 
+// A tensor of the same shape and distance of rows, in memory that grows to the largest asked for.
+Tensor room_for(const Tensor& tensor, Buffer& memory) {
+  const auto bytes = static_cast<size_t>(tensor.rows() * row_bytes(tensor));
+  const Device device = tensor.device().staging();
+  if (memory.size() < bytes || memory.device() != device) memory = Buffer(bytes, device);
+  return Tensor(memory.data(), tensor.dtype(), tensor.rows(), tensor.columns(), tensor.row_stride(), device);
+}
+
 }  // namespace
+
+struct Communicator::Staging {
+  Buffer input, output;
+};
+
+Communicator::Communicator(std::shared_ptr<Transport> transport, Traffic* traffic)
+    : transport_(std::move(transport)), staging_(std::make_shared<Staging>()), traffic_(traffic) {}
+
+bool Communicator::stages(const Tensor& tensor) const {
+  return !tensor.device().is_host_memory() && transport_->needs_host_memory();
+}
+
+// The tensor as the transport can read it, with its first rows. What was given to the stream before is done
+// then, and so is all that still read the memory of an earlier output.
+Tensor Communicator::staged_input(const Stream& stream, const Tensor& tensor, int64_t rows) const {
+  if (!stages(tensor)) return tensor;
+  const Tensor staged = room_for(tensor.first_rows(rows), staging_->input);
+  copy(stream, tensor.first_rows(rows), staged);
+  stream.synchronize();
+  return staged;
+}
+
+// Where the transport can write what belongs to the tensor. After staged_input().
+Tensor Communicator::staged_output(const Tensor& tensor) const {
+  return stages(tensor) ? room_for(tensor, staging_->output) : tensor;
+}
+
+void Communicator::finish_output(const Stream& stream, const Tensor& staged, const Tensor& tensor,
+                                 int64_t rows) const {
+  if (stages(tensor)) copy(stream, staged.first_rows(rows), tensor.first_rows(rows));
+}
 
 CollectiveError rank_failure(int world_rank, std::string_view reason) {
   return {world_rank, world_rank < 0 ? fmt::format("a rank failed: {}", reason)
@@ -111,43 +153,58 @@ void Communicator::await_broadcast(const Stream&, std::span<std::byte> data, int
   count(purpose, rank() == root ? static_cast<int64_t>(data.size()) * (size() - 1) : 0);
 }
 
-void Communicator::all_reduce_sum(const Stream&, const Tensor& sums, Purpose purpose) const {
+void Communicator::all_reduce_sum(const Stream& stream, const Tensor& sums, Purpose purpose) const {
   if (size() == 1) return;
-  const std::span<int64_t> values = values_of(sums, sums.rows());
+  const Tensor staged = staged_input(stream, sums, sums.rows());
+  const std::span<int64_t> values = values_of(staged, sums.rows());
   transport_->all_reduce_sum(values);
+  if (stages(sums)) {
+    copy(stream, staged, sums);
+    stream.synchronize();  // the next input takes the same memory
+  }
   count(purpose, 2 * static_cast<int64_t>(values.size_bytes()) * (size() - 1) / size());
 }
 
-void Communicator::reduce_scatter_sum(const Stream&, const Tensor& sums, std::span<const int64_t> rows_of,
-                                      const Tensor& mine, Purpose purpose) const {
+void Communicator::reduce_scatter_sum(const Stream& stream, const Tensor& sums,
+                                      std::span<const int64_t> rows_of, const Tensor& mine,
+                                      Purpose purpose) const {
   check_alike(sums, mine);
   const auto me = static_cast<size_t>(rank());
-  if (size() == 1) return copy_rows(sums, mine, rows_of[me]);
+  if (size() == 1) return copy_rows(stream, sums, mine, rows_of[me]);
   Sizes sizes(rows_of, sums.row_stride());
-  const std::span<int64_t> values = values_of(sums, total(rows_of));
-  transport_->reduce_scatter_sum(values, sizes.span(), values_of(mine, rows_of[me]));
+  const Tensor input = staged_input(stream, sums, total(rows_of));
+  const Tensor output = staged_output(mine);
+  const std::span<int64_t> values = values_of(input, total(rows_of));
+  transport_->reduce_scatter_sum(values, sizes.span(), values_of(output, rows_of[me]));
+  finish_output(stream, output, mine, rows_of[me]);
   count(purpose, static_cast<int64_t>(values.size_bytes()) - rows_of[me] * row_bytes(sums));
 }
 
-void Communicator::all_gather_rows(const Stream&, const Tensor& mine, std::span<const int64_t> rows_of,
+void Communicator::all_gather_rows(const Stream& stream, const Tensor& mine, std::span<const int64_t> rows_of,
                                    const Tensor& all, Purpose purpose) const {
   check_alike(mine, all);
   const auto me = static_cast<size_t>(rank());
-  if (size() == 1) return copy_rows(mine, all, rows_of[me]);
+  if (size() == 1) return copy_rows(stream, mine, all, rows_of[me]);
   Sizes sizes(rows_of, row_bytes(mine));
-  transport_->all_gather(bytes_of(mine, rows_of[me]), sizes.span(), bytes_of(all, total(rows_of)));
+  const Tensor input = staged_input(stream, mine, rows_of[me]);
+  const Tensor output = staged_output(all);
+  transport_->all_gather(bytes_of(input, rows_of[me]), sizes.span(), bytes_of(output, total(rows_of)));
+  finish_output(stream, output, all, total(rows_of));
   count(purpose, sizes[me] * (size() - 1));
 }
 
-void Communicator::gather_rows(const Stream&, const Tensor& mine, std::span<const int64_t> rows_of,
+void Communicator::gather_rows(const Stream& stream, const Tensor& mine, std::span<const int64_t> rows_of,
                                const Tensor& all, int root, Purpose purpose) const {
   const auto me = static_cast<size_t>(rank());
-  if (size() == 1) return copy_rows(mine, all, rows_of[me]);
+  if (size() == 1) return copy_rows(stream, mine, all, rows_of[me]);
   const bool is_root = rank() == root;
   if (is_root) check_alike(mine, all);
   Sizes sizes(rows_of, row_bytes(mine));
-  transport_->gather(bytes_of(mine, rows_of[me]), sizes.span(),
-                     is_root ? bytes_of(all, total(rows_of)) : std::span<std::byte>{}, root);
+  const Tensor input = staged_input(stream, mine, rows_of[me]);
+  const Tensor output = is_root ? staged_output(all) : Tensor();
+  transport_->gather(bytes_of(input, rows_of[me]), sizes.span(),
+                     is_root ? bytes_of(output, total(rows_of)) : std::span<std::byte>{}, root);
+  if (is_root) finish_output(stream, output, all, total(rows_of));
   count(purpose, is_root ? 0 : sizes[me]);
 }
 
@@ -158,20 +215,23 @@ void Communicator::gather_equal_rows(const Stream& stream, const Tensor& mine, c
   gather_rows(stream, mine, {rows, static_cast<size_t>(size())}, all, root, purpose);
 }
 
-int64_t Communicator::all_to_all_rows(const Stream&, const Tensor& send, std::span<const int64_t> sent_rows,
-                                      const Tensor& receive, std::span<int64_t> received_rows,
-                                      Purpose purpose) const {
+int64_t Communicator::all_to_all_rows(const Stream& stream, const Tensor& send,
+                                      std::span<const int64_t> sent_rows, const Tensor& receive,
+                                      std::span<int64_t> received_rows, Purpose purpose) const {
   check_alike(send, receive);
   const auto me = static_cast<size_t>(rank());
   if (size() == 1) {
-    copy_rows(send, receive, sent_rows[0]);
+    copy_rows(stream, send, receive, sent_rows[0]);
     return received_rows[0] = sent_rows[0];
   }
   Sizes sent(sent_rows, row_bytes(send));
   Sizes received(sent_rows.size());
-  transport_->all_to_all(bytes_of(send, total(sent_rows)), sent.span(), bytes_of(receive, receive.rows()),
+  const Tensor input = staged_input(stream, send, total(sent_rows));
+  const Tensor output = staged_output(receive);
+  transport_->all_to_all(bytes_of(input, total(sent_rows)), sent.span(), bytes_of(output, receive.rows()),
                          received.span());
   for (size_t r = 0; r < received_rows.size(); ++r) received_rows[r] = received[r] / row_bytes(send);
+  finish_output(stream, output, receive, total(received_rows));
   count(purpose, (total(sent_rows) - sent_rows[me]) * row_bytes(send));
   return total(received_rows);
 }

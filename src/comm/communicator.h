@@ -2,8 +2,12 @@
 //
 // Every rank of the group calls the same operations in the same order with shapes that agree; when a call
 // returns on the CPU, its outputs are there and its inputs may be reused; the two do not overlap. A group of
-// one is the identity, so code that is written for ranks runs on one. A communicator is used by one thread at
-// a time.
+// one is the identity, so code that is written for ranks runs on one. A communicator and its copies are used
+// by one thread at a time.
+//
+// Tensors lie on the stream's device, or on the host. Outputs on a device are there in the stream's order.
+// Where the transport needs memory of the host, the operation waits for the stream, and goes through buffers
+// there, which grow to the largest operation and are kept.
 //
 // A rank that has failed, or does not answer within the group's time limit, ends the operation on all others
 // with CollectiveError, which names the rank. After that the group is of no further use.
@@ -61,6 +65,8 @@ class Transport {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual int world_rank() const = 0;
+  // Whether it can only move memory of the host; tensors of other devices are then staged there.
+  virtual bool needs_host_memory() const = 0;
 
   virtual void barrier() = 0;
   // `data` of the root becomes everyone's.
@@ -90,8 +96,7 @@ class Communicator {
   // The group of one.
   Communicator() = default;
   // Counts into `traffic`, which must outlive it, when that is given.
-  explicit Communicator(std::shared_ptr<Transport> transport, Traffic* traffic = nullptr)
-      : transport_(std::move(transport)), traffic_(traffic) {}
+  explicit Communicator(std::shared_ptr<Transport> transport, Traffic* traffic = nullptr);
 
   int size() const { return transport_ ? transport_->size() : 1; }
   int rank() const { return transport_ ? transport_->rank() : 0; }
@@ -128,9 +133,16 @@ class Communicator {
                           const Tensor& receive, std::span<int64_t> received_rows, Purpose purpose) const;
 
  private:
+  struct Staging;
+
   void count(Purpose purpose, int64_t bytes) const;
+  bool stages(const Tensor& tensor) const;
+  Tensor staged_input(const Stream& stream, const Tensor& tensor, int64_t rows) const;
+  Tensor staged_output(const Tensor& tensor) const;
+  void finish_output(const Stream& stream, const Tensor& staged, const Tensor& tensor, int64_t rows) const;
 
   std::shared_ptr<Transport> transport_;  // null: a group of one
+  std::shared_ptr<Staging> staging_;      // likewise; copies share it
   Traffic* traffic_ = nullptr;
 };
 

@@ -23,7 +23,7 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
                 options.max_context_len);
   }
-  if (options.block_tokens == 0) options.block_tokens = runner.block_tokens();
+  options.block_tokens = runner.block_tokens();
   if (options.max_total_tokens % options.block_tokens != 0) {
     throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}",
                 options.block_tokens, options.max_total_tokens);
@@ -48,17 +48,18 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
 std::optional<RequestError> check_length(const EngineOptions& options, const Sequence& sequence) {
   if (sequence.num_prompt >= options.max_context_len) {
     return RequestError{
-        .kind = RequestError::Kind::invalid,
-        .message = fmt::format("the prompt has {} tokens, but the context length is {} tokens, of which at "
-                               "least one must be left for the output",
-                               sequence.num_prompt, options.max_context_len),
+        .kind = RequestError::Kind::too_long,
+        .message = fmt::format("this model's maximum context length is {} tokens, of which at least one must "
+                               "be left for the output, but the prompt has {} tokens",
+                               options.max_context_len, sequence.num_prompt),
         .param = "prompt"};
   }
   if (sequence.num_prompt > options.max_total_tokens) {
     return RequestError{
-        .kind = RequestError::Kind::invalid,
-        .message = fmt::format("the prompt has {} tokens, but the KV cache has room for {} tokens",
-                               sequence.num_prompt, options.max_total_tokens),
+        .kind = RequestError::Kind::too_long,
+        .message = fmt::format("this model's maximum context length is {} tokens here, which is what the KV "
+                               "cache has room for, but the prompt has {} tokens",
+                               options.max_total_tokens, sequence.num_prompt),
         .param = "prompt"};
   }
   return std::nullopt;

@@ -254,7 +254,8 @@ void Engine::Impl::append_token(Sequence& sequence, Choice choice) {
   event.token_ids.push_back(token);
   if (choice.logprobs) event.logprobs.push_back(std::move(*choice.logprobs));
   const std::vector<int32_t>& eos = options_.eos_token_ids;
-  const bool is_end = sequence.mask && std::ranges::find(eos, token) != eos.end();
+  const bool is_end =
+      sequence.mask && sequence.request.constraint_ends && std::ranges::find(eos, token) != eos.end();
   if (is_end || is_stop_token(token, sequence.request.sampling, eos)) {
     event.matched_stop_token = token;
     finish(sequence, event, FinishReason::stop);

@@ -22,9 +22,9 @@ namespace chorale::engine {
 struct EngineOptions {
   // KV cache capacity of each data-parallel group in tokens, a multiple of the block size; required
   int64_t max_total_tokens = 0;
-  int64_t block_tokens = 0;            // of the runner's KV blocks; 0: what it says
-  int64_t chunked_prefill_size = 512;  // most prompt tokens of one step of a group, over all sequences
-  int64_t max_running_requests = 256;  // over all groups, which share it evenly
+  int64_t block_tokens = kBlockTokens;  // the runner's; the engine sets it
+  int64_t chunked_prefill_size = 512;   // most prompt tokens of one step of a group, over all sequences
+  int64_t max_running_requests = 256;   // over all groups, which share it evenly
   int64_t max_queued_requests = 4096;
   int64_t max_context_len = 0;  // prompt plus output; required (the model's max_position_embeddings or less)
   // Most logits rows of one step of a group; 0: its part of max_running_requests; not less than that.

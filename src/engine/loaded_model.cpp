@@ -158,7 +158,8 @@ void log_plan(const Resolved& resolved, const LoadPlan& plan, bool over_mpi) {
       log::info("{}", line);
     }
   }
-  log::info("memory{}:", over_mpi ? " of rank 0" : "");
+  log::info("memory{}{}:", over_mpi ? " of rank 0" : "",
+            resolved.driver == nullptr ? "" : " of " + resolved.driver->name());
   for (const std::string& line : plan.memory.table()) log::info("{}", line);
 }
 

@@ -1,6 +1,7 @@
 #include "engine/memory_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -21,12 +22,31 @@ int64_t blocks_of(int64_t tokens, DeviceKind device) {
   return ceil_div(tokens, backend_of(device).kv_block_tokens);
 }
 
-std::string shortage(const MemoryPlan& plan, uint64_t needed, const char* advice) {
+std::string shortage(const MemoryPlan& plan, uint64_t needed, const std::string& advice) {
   return fmt::format(
       "the model does not fit: weights {}, activations {} and at least {} for the KV cache are needed, {} is "
       "free; {}",
       format_bytes(plan.weights), format_bytes(plan.activations), format_bytes(needed),
       format_bytes(plan.available), advice);
+}
+
+// The forms of the weights in which the rest would fit beside them, with the bytes that are needed in all.
+std::string smaller_weights(const io::ModelConfig& config, const model::WeightFormats& formats,
+                            const ParallelPlan& parallel, std::span<const int> here, uint64_t others,
+                            uint64_t available) {
+  if (formats.dtype != DType::bf16 || formats.quantizes()) return "";
+  std::string advice;
+  for (const auto& [name, format] :
+       {std::pair("int8", WeightFormat::int8), std::pair("int4", WeightFormat::int4)}) {
+    model::WeightFormats smaller = formats;
+    smaller.linear = smaller.head = format;
+    const uint64_t needed =
+        others + model::plan_weights(config, smaller, stored_shard(config, parallel, here)).bytes;
+    if (needed > available) continue;
+    advice += fmt::format("{}--quantization {} ({} in all)", advice.empty() ? "use " : " or ", name,
+                          format_bytes(needed));
+  }
+  return advice.empty() ? "" : advice + ", or ";
 }
 
 // Blocks for the cache when the user does not say: a part of what is free, but no more than all running
@@ -110,10 +130,12 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
   plan.kv_tokens = blocks * backend_of(formats.device).kv_block_tokens;
   plan.kv_cache = static_cast<uint64_t>(blocks) * block_bytes;
   if (blocks == 0 || plan.weights + plan.activations + plan.kv_cache > available) {
-    throw Error(
-        shortage(plan, std::max<uint64_t>(plan.kv_cache, block_bytes),
-                 fixed ? "lower --max-total-tokens, --max-running-requests or --chunked-prefill-size"
-                       : "lower --max-running-requests or --chunked-prefill-size, or use a larger machine"));
+    const uint64_t cache = std::max<uint64_t>(plan.kv_cache, block_bytes);
+    throw Error(shortage(
+        plan, cache,
+        smaller_weights(config, formats, parallel, here, plan.activations + cache, available) +
+            (fixed ? "lower --max-total-tokens, --max-running-requests or --chunked-prefill-size"
+                   : "lower --max-running-requests or --chunked-prefill-size, or use a larger machine")));
   }
   return plan;
 }
@@ -123,11 +145,14 @@ std::vector<std::string> MemoryPlan::table() const {
   const auto row = [](const char* what, uint64_t bytes, const std::string& detail) {
     return fmt::format("  {:<12} {:>10}{}{}", what, format_bytes(bytes), detail.empty() ? "" : "  ", detail);
   };
+  const std::string requests =
+      kv_tokens < context_length
+          ? fmt::format("less than one request of {}", context_length)
+          : fmt::format("{} requests of {}", kv_tokens / context_length, context_length);
   const std::string groups = num_dp_groups > 1 ? fmt::format("{} groups of ", num_dp_groups) : "";
   return {row("weights", weights, ""),
           row("KV cache", kv_cache,
-              fmt::format("{}{} tokens in {}, {} requests of {}", groups, kv_tokens, name_of(kv_dtype),
-                          kv_tokens / context_length, context_length)),
+              fmt::format("{}{} tokens in {}, {}", groups, kv_tokens, name_of(kv_dtype), requests)),
           row("activations", activations, fmt::format("steps of up to {} tokens", step_tokens)),
           row("free after", available - std::min(available, taken),
               fmt::format("of {} now", format_bytes(available)))};

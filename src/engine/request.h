@@ -62,6 +62,7 @@ struct GenerationRequest {
   // What the output must look like; null: anything. The end-of-sequence tokens end it even under ignore_eos,
   // because nothing can follow.
   ConstraintFactory constraint;
+  bool constraint_ends = true;  // false: it never ends, and ignore_eos holds
 
   // As SamplingParams::validate, and the fields above; a prompt must have at least one token.
   std::optional<RequestError> validate(int64_t vocab_size) const;

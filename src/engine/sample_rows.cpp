@@ -1,6 +1,7 @@
 #include "engine/sample_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 namespace chorale::engine {
@@ -9,6 +10,21 @@ namespace {
 void add_row(const SampleParams& params, SamplePlan& plan) {
   plan.params.push_back(params);
   plan.bias_offsets.push_back(static_cast<int32_t>(plan.biases.size()));
+}
+
+// Whether a constraint allows stop tokens alone: its end wins over min_new_tokens.
+bool must_end(const ChoiceRow& row) {
+  if (row.allowed.empty()) return false;
+  const auto is_in = [](int32_t token, std::span<const int32_t> tokens) {
+    return std::ranges::find(tokens, token) != tokens.end();
+  };
+  for (size_t word = 0; word < row.allowed.size(); ++word) {
+    for (uint32_t bits = row.allowed[word]; bits != 0; bits &= bits - 1) {
+      const auto token = static_cast<int32_t>(word * 32) + std::countr_zero(bits);
+      if (!is_in(token, row.params.stop_token_ids) && !is_in(token, row.eos_token_ids)) return false;
+    }
+  }
+  return true;
 }
 
 // The request's, and the stop tokens before min_new_tokens.
@@ -20,7 +36,7 @@ void add_biases(const ChoiceRow& row, int64_t vocab_size, SamplePlan& plan) {
     plan.biases.push_back(bias);
   };
   for (const auto& [token, bias] : p.logit_bias) add(token, bias);
-  if (static_cast<int64_t>(row.output.size()) >= p.min_new_tokens) return;
+  if (static_cast<int64_t>(row.output.size()) >= p.min_new_tokens || must_end(row)) return;
   for (const int32_t token : p.stop_token_ids) add(token, kForbidden);
   if (p.ignore_eos) return;
   for (const int32_t token : row.eos_token_ids) {

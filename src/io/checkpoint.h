@@ -27,6 +27,8 @@ struct TensorEntry {
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
   std::string file;  // file name within the directory, for messages
+  bool is_listed =
+      true;  // false: there is an index, and it does not know this tensor, which may be of no use
 };
 
 // One parsed header: where each tensor lies relative to the data section.
@@ -56,9 +58,11 @@ class MappedFile;
 // lives.
 class Checkpoint {
  public:
-  // Opens `directory`/model.safetensors.index.json with its shards, or the single model.safetensors, or all
-  // *.safetensors files when there is no index. An index may only name files inside the directory; a tensor
-  // that the index and the shards disagree about, or that stands in two shards, is an error.
+  // Opens `directory`/model.safetensors, else the shards of model.safetensors.index.json, or all
+  // *.safetensors files when there is no index. As in transformers the index tells the files, which it may
+  // only name inside the directory, and these tell the tensors: one that it does not list is there
+  // nevertheless, and of one that stands in two shards the listed one counts. One that it lists and no shard
+  // has is an error. Experts that are fused into one tensor of a layer appear as tensors of their own.
   static Checkpoint open(const std::filesystem::path& directory);
 
   // Opens a single safetensors file.
@@ -80,7 +84,11 @@ class Checkpoint {
 
  private:
   const MappedFile* file_of(const TensorEntry& tensor) const;
-  void add_file(const std::filesystem::path& path);
+  // Tensor name -> file name, as the index says.
+  using WeightMap = std::map<std::string, std::string, std::less<>>;
+  static WeightMap read_weight_map(const std::filesystem::path& index);
+  void add_file(const std::filesystem::path& path, const WeightMap* index = nullptr);
+  void split_fused_experts();
   void add_indexed_files(const std::filesystem::path& index);
 
   std::filesystem::path path_;

@@ -1,6 +1,7 @@
 #include "io/file_access.h"
 
 #include <cerrno>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "io/foreign_file.h"
 
 namespace chorale::io {
 namespace {
@@ -105,6 +107,12 @@ std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes
     done += static_cast<size_t>(got);
   }
   text.resize(done);
+  return text;
+}
+
+std::string read_checkpoint_text(const std::filesystem::path& path, uint64_t max_bytes) {
+  std::string text = read_text_file(path, max_bytes);
+  refuse_foreign_file(std::as_bytes(std::span(text)), path.string());
   return text;
 }
 

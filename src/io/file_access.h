@@ -61,4 +61,7 @@ class MappedFile {
 // The contents of a regular file of at most `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes);
 
+// The same of a file of a checkpoint: what downloads leave in its place (foreign_file.h) is refused.
+std::string read_checkpoint_text(const std::filesystem::path& path, uint64_t max_bytes);
+
 }  // namespace chorale::io

@@ -23,12 +23,7 @@ std::string to_text(NumberRange range) {
 
 const json* JsonFields::find(std::string_view name) const {
   const auto position = object_.find(name);
-  return position == object_.end() ? nullptr : &*position;
-}
-
-const json* JsonFields::find_value(std::string_view name) const {
-  const json* value = find(name);
-  return value == nullptr || value->is_null() ? nullptr : value;
+  return position == object_.end() || position->is_null() ? nullptr : &*position;
 }
 
 int64_t JsonFields::integer(std::string_view name, IntegerRange range) const {
@@ -59,32 +54,32 @@ bool JsonFields::boolean_or(std::string_view name, bool absent) const {
 }
 
 std::optional<int64_t> JsonFields::optional_integer(std::string_view name, IntegerRange range) const {
-  const json* value = find_value(name);
+  const json* value = find(name);
   if (value == nullptr) return std::nullopt;
   return to_integer(name, *value, range);
 }
 
 std::optional<double> JsonFields::optional_number(std::string_view name, NumberRange range) const {
-  const json* value = find_value(name);
+  const json* value = find(name);
   if (value == nullptr) return std::nullopt;
   return to_number(name, *value, range);
 }
 
 std::optional<bool> JsonFields::optional_boolean(std::string_view name) const {
-  const json* value = find_value(name);
+  const json* value = find(name);
   if (value == nullptr) return std::nullopt;
   return to_boolean(name, *value);
 }
 
 std::optional<std::string> JsonFields::optional_string(std::string_view name) const {
-  const json* value = find_value(name);
+  const json* value = find(name);
   if (value == nullptr) return std::nullopt;
   if (!value->is_string()) fail_value(name, "a string", *value);
   return value->get<std::string>();
 }
 
 std::vector<int64_t> JsonFields::integers(std::string_view name, IntegerRange range) const {
-  const json* value = find_value(name);
+  const json* value = find(name);
   if (value == nullptr) return {};
   if (!value->is_array()) fail_value(name, "an array of integers", *value);
   std::vector<int64_t> out;
@@ -93,7 +88,7 @@ std::vector<int64_t> JsonFields::integers(std::string_view name, IntegerRange ra
 }
 
 std::vector<int64_t> JsonFields::integer_or_list(std::string_view name, IntegerRange range) const {
-  const json* value = find_value(name);
+  const json* value = find(name);
   if (value == nullptr) return {};
   if (value->is_array()) return integers(name, range);
   return {to_integer(name, *value, range)};
@@ -108,7 +103,7 @@ void JsonFields::fail_value(std::string_view name, std::string_view expected, co
 }
 
 void JsonFields::fail_missing(std::string_view name, std::string_view expected) const {
-  fail(name, expected, "no such field");
+  fail(name, expected, object_.contains(name) ? "null" : "no such field");
 }
 
 int64_t JsonFields::to_integer(std::string_view name, const json& value, IntegerRange range) const {

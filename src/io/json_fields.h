@@ -33,9 +33,8 @@ class JsonFields {
   JsonFields(const nlohmann::json& object, std::string_view source, std::string_view prefix = "")
       : object_(object), source_(source), prefix_(prefix) {}
 
-  // nullptr when absent; find_value: also when null.
+  // nullptr when absent. A field that is null is absent, here and below.
   const nlohmann::json* find(std::string_view name) const;
-  const nlohmann::json* find_value(std::string_view name) const;
 
   int64_t integer(std::string_view name, IntegerRange range) const;  // required
   int64_t integer_or(std::string_view name, int64_t absent, IntegerRange range) const;
@@ -43,13 +42,13 @@ class JsonFields {
   double number_or(std::string_view name, double absent, NumberRange range) const;
   bool boolean_or(std::string_view name, bool absent) const;
 
-  // nullopt when absent or null.
+  // nullopt when absent.
   std::optional<int64_t> optional_integer(std::string_view name, IntegerRange range) const;
   std::optional<double> optional_number(std::string_view name, NumberRange range) const;
   std::optional<bool> optional_boolean(std::string_view name) const;
   std::optional<std::string> optional_string(std::string_view name) const;
 
-  // Empty when absent or null.
+  // Empty when absent.
   std::vector<int64_t> integers(std::string_view name, IntegerRange range) const;
   std::vector<int64_t> integer_or_list(std::string_view name, IntegerRange range) const;
 

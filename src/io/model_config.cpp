@@ -8,6 +8,7 @@
 #include "base/math.h"
 #include "io/file_access.h"
 #include "io/json_fields.h"
+#include "io/model_folder.h"
 #include "io/rope_config.h"
 
 namespace chorale::io {
@@ -32,8 +33,8 @@ constexpr IntegerRange kPositionsRange{1, int64_t{1} << 31};
 
 void check_architecture(const JsonFields& fields) {
   const std::string supported = fmt::format("\"{}\" (model_type \"{}\")", kArchitecture, kModelType);
-  const json* architectures = fields.find_value("architectures");
-  const json* model_type = fields.find_value("model_type");
+  const json* architectures = fields.find("architectures");
+  const json* model_type = fields.find("model_type");
   if (architectures == nullptr && model_type == nullptr) fields.fail_missing("architectures", supported);
   if (architectures != nullptr && !architectures->is_array()) {
     fields.fail_value("architectures", fmt::format("an array with {}", supported), *architectures);
@@ -56,7 +57,7 @@ void refuse_unsupported(const JsonFields& fields) {
   if (fields.optional_boolean("use_sliding_window").value_or(false)) {
     fields.fail("use_sliding_window", "false (sliding-window attention is not supported)", "true");
   }
-  if (const json* types = fields.find_value("layer_types"); types != nullptr) {
+  if (const json* types = fields.find("layer_types"); types != nullptr) {
     if (!types->is_array()) fields.fail_value("layer_types", "an array", *types);
     for (const json& type : *types) {
       if (type != "full_attention")
@@ -108,6 +109,7 @@ void read_attention(const JsonFields& fields, ModelConfig& config) {
   config.max_position_embeddings =
       fields.integer_or("max_position_embeddings", config.max_position_embeddings, kPositionsRange);
   read_rope(fields, config);
+  config.has_dual_chunk_attention = fields.find("dual_chunk_attention_config") != nullptr;
 }
 
 // The dense and the sparse layers: which is which, and the sizes that the kinds present need.
@@ -189,8 +191,9 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view sour
 }
 
 ModelConfig load_model_config(const std::filesystem::path& directory) {
+  require_checkpoint_folder(directory);
   const std::filesystem::path file = directory / "config.json";
-  return parse_model_config(read_text_file(file, kMaxConfigBytes), file.string());
+  return parse_model_config(read_checkpoint_text(file, kMaxConfigBytes), file.string());
 }
 
 GenerationDefaults parse_generation_defaults(std::string_view json_text, std::string_view source) {
@@ -211,7 +214,7 @@ GenerationDefaults parse_generation_defaults(std::string_view json_text, std::st
 GenerationDefaults load_generation_defaults(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "generation_config.json";
   if (!has_entry(file)) return {};
-  return parse_generation_defaults(read_text_file(file, kMaxConfigBytes), file.string());
+  return parse_generation_defaults(read_checkpoint_text(file, kMaxConfigBytes), file.string());
 }
 
 }  // namespace chorale::io

@@ -55,7 +55,10 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
+  // The longest sequence; under yarn original_max_position_embeddings times factor, where the former is
+  // given.
   int64_t max_position_embeddings = 32768;
+  bool has_dual_chunk_attention = false;  // dual_chunk_attention_config is there; it is not used
   DType dtype = DType::bf16;  // the checkpoint's own, from dtype or torch_dtype; bf16 when neither is given
   QuantizationConfig quantization;
   std::optional<int64_t> bos_token_id;  // as config.json gives them; generation_config.json takes precedence
@@ -81,6 +84,12 @@ struct GenerationDefaults {
 
   bool operator==(const GenerationDefaults&) const = default;
 };
+
+// What to tell of has_dual_chunk_attention.
+inline constexpr const char* kDualChunkAttention =
+    "dual_chunk_attention_config is not used: attention is exact over the whole context, which takes time "
+    "and "
+    "memory for the longest ones";
 
 // Parses the text of a config.json. `source` is the name used in error messages (the file's path).
 // Throws Error that names the file and the field, what was expected and what was found; an architecture that

@@ -33,7 +33,7 @@ void expect_boolean(const JsonFields& fields, std::string_view name, bool expect
 std::vector<std::string> read_names(const JsonFields& fields) {
   std::vector<std::string> names;
   for (const std::string_view name : {"modules_to_not_convert", "ignored_layers"}) {
-    const json* value = fields.find_value(name);
+    const json* value = fields.find(name);
     if (value == nullptr) continue;
     if (!value->is_array()) fields.fail_value(name, "an array of strings", *value);
     for (const json& module : *value) {
@@ -67,7 +67,7 @@ void read_groups(const JsonFields& fields, QuantizationConfig& config) {
 // GPTQModel's rules for single modules. Those that begin with "-:" leave modules plain, which the
 // checkpoint's tensors tell as well; all others change a module's bits or groups.
 void refuse_overrides(const JsonFields& fields) {
-  const json* dynamic = fields.find_value("dynamic");
+  const json* dynamic = fields.find("dynamic");
   if (dynamic == nullptr) return;
   if (!dynamic->is_object()) fields.fail_value("dynamic", "an object", *dynamic);
   for (const auto& [rule, changes] : dynamic->items()) {
@@ -130,7 +130,7 @@ bool QuantizationConfig::leaves_plain(std::string_view module) const {
 
 QuantizationConfig read_quantization_config(const JsonFields& config_fields) {
   QuantizationConfig config;
-  const json* object = config_fields.find_value(kField);
+  const json* object = config_fields.find(kField);
   if (object == nullptr) return config;
   if (!object->is_object()) config_fields.fail_value(kField, "an object", *object);
 

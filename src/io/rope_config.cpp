@@ -1,5 +1,7 @@
 #include "io/rope_config.h"
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 
@@ -10,6 +12,7 @@ using nlohmann::json;
 
 constexpr NumberRange kPositive{.min = 0, .above_min = true};
 constexpr double kDefaultTheta = 10000.0;
+constexpr double kMostPositions = 0x1p31;
 
 // The object with the scaling's parameters and its name, if config.json has one that is not empty.
 struct Section {
@@ -20,7 +23,7 @@ struct Section {
 Section find_section(const JsonFields& fields) {
   Section found;
   for (const std::string_view name : {"rope_parameters", "rope_scaling"}) {
-    const json* object = fields.find_value(name);
+    const json* object = fields.find(name);
     if (object == nullptr) continue;
     if (!object->is_object()) fields.fail_value(name, "an object or null", *object);
     if (object->empty()) continue;
@@ -58,24 +61,27 @@ double read_beta(const JsonFields& section, std::string_view name, double replac
   return beta == 0.0 ? replacement : beta;
 }
 
-void read_yarn(const JsonFields& fields, const JsonFields& section, const ModelConfig& config,
-               RopeScaling& rope) {
-  const auto trained = static_cast<double>(config.max_position_embeddings);
-  rope.original_max_position_embeddings =
-      section.optional_number("original_max_position_embeddings", kPositive).value_or(trained);
+void read_yarn(const JsonFields& fields, const JsonFields& section, ModelConfig& config) {
+  RopeScaling& rope = config.rope_scaling;
+  const auto longest = static_cast<double>(config.max_position_embeddings);
   // As in transformers, the outer field wins.
-  if (const auto outer = fields.optional_number("original_max_position_embeddings", kPositive)) {
-    rope.original_max_position_embeddings = *outer;
-  }
-  const json* factor = section.find("factor");
-  rope.factor = factor != nullptr && factor->is_null() ? trained / rope.original_max_position_embeddings
-                                                       : section.number("factor", kPositive);
+  std::optional<double> original = fields.optional_number("original_max_position_embeddings", kPositive);
+  if (!original) original = section.optional_number("original_max_position_embeddings", kPositive);
+  rope.original_max_position_embeddings = original.value_or(longest);
+  const auto factor = section.optional_number("factor", kPositive);
+  if (!factor && !original) section.fail_missing("factor", "a finite number above 0");
+  rope.factor = factor.value_or(longest / rope.original_max_position_embeddings);
   const RopeScaling defaults;
   rope.beta_fast = read_beta(section, "beta_fast", defaults.beta_fast);
   rope.beta_slow = read_beta(section, "beta_slow", defaults.beta_slow);
   if (rope.beta_fast < rope.beta_slow) {
     section.fail("beta_fast", fmt::format("at least beta_slow ({})", rope.beta_slow),
                  fmt::format("{}", rope.beta_fast));
+  }
+  // max_position_embeddings is often the one without the scaling: who adds that leaves the rest as it is.
+  if (original) {
+    config.max_position_embeddings =
+        std::max<int64_t>(1, std::llround(std::min(*original * rope.factor, kMostPositions)));
   }
   rope.attention_factor = section.optional_number("attention_factor", kPositive);
   rope.mscale = section.optional_number("mscale", {});
@@ -103,7 +109,7 @@ void read_rope(const JsonFields& fields, ModelConfig& config) {
   rope.type = read_type(section);
   if (rope.type == RopeScaling::Type::linear) rope.factor = section.number("factor", kPositive);
   if (rope.type == RopeScaling::Type::yarn) {
-    read_yarn(fields, section, config, rope);
+    read_yarn(fields, section, config);
     // Yarn divides by the logarithm of theta.
     if (config.rope_theta <= 1.0)
       section.fail("rope_theta", "a number above 1", fmt::format("{}", config.rope_theta));

@@ -20,7 +20,9 @@ StepBuffers::StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_r
       tokens_of_(static_cast<size_t>(tp_size)),
       logits_rows_of_(static_cast<size_t>(tp_size)),
       arena_(bytes(limits), device),
-      staging_(device.is_host_memory() ? std::nullopt : std::optional<Arena>(bytes(limits))),
+      staging_(device.is_host_memory()
+                   ? std::nullopt
+                   : std::optional<Arena>(std::in_place, bytes(limits), device.staging())),
       token_ids_(take_vector(limits.max_tokens)),
       positions_(take_vector(limits.max_tokens)),
       logits_rows_(take_vector(limits.max_logits_rows)),

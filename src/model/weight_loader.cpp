@@ -172,6 +172,7 @@ uint64_t share(uint64_t bytes, const LoadTask& task) {
 bool may_be_ignored(const io::Checkpoint& checkpoint, const io::TensorEntry& tensor,
                     const io::ModelConfig& config) {
   const std::string_view name = tensor.name;
+  if (!tensor.is_listed) return true;
   if (name.ends_with(".rotary_emb.inv_freq")) return true;  // written by old versions of transformers
   if (io::is_unused_bias(checkpoint, config.quantization, tensor)) return true;
   return config.tie_word_embeddings && name == "lm_head.weight";

@@ -2,14 +2,16 @@
 
 #include <chrono>
 #include <ctime>
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "io/model_folder.h"
+#include "server/path_hint.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/error_answer.h"
 #include "server/wire/json_body.h"
@@ -19,10 +21,14 @@ namespace {
 
 std::string served_name(const ServerOptions& options, const ServerModel& model) {
   if (!options.served_model_name.empty()) return options.served_model_name;
-  std::filesystem::path path(model.model_path);
-  if (!path.has_filename()) path = path.parent_path();  // "models/x/"
-  const std::string name = path.filename().string();
+  const std::string name = io::model_name(model.model_path);
   return name.empty() || name == "." || name == ".." ? "chorale" : name;
+}
+
+std::vector<std::string> all_names(const ServerOptions& options, const ServerModel& model) {
+  std::vector<std::string> names{served_name(options, model)};
+  names.insert(names.end(), options.other_model_names.begin(), options.other_model_names.end());
+  return names;
 }
 
 MetricsOptions metrics_options(const ServerOptions& options, const ServerModel& model,
@@ -35,13 +41,16 @@ MetricsOptions metrics_options(const ServerOptions& options, const ServerModel& 
   return {.model_name = name,
           .build_info = {{"version", model.version},
                          {"compiler", compiler},
-                         {"instruction_set", model.instruction_set}},
+                         {"instruction_set", model.instruction_set},
+                         {"device", model.device},
+                         {"device_name", model.device_description}},
           .model_info = {{"dtype", model.dtype},
                          {"strategy", model.strategy},
                          {"num_layers", std::to_string(model.num_layers)},
                          {"num_experts", std::to_string(model.num_experts)},
                          {"num_experts_per_token", std::to_string(model.num_experts_per_token)},
                          {"max_model_len", std::to_string(model.max_context_len)}},
+          .free_device_memory = model.free_device_memory,
           .sglang_names = options.sglang_metrics,
           .vllm_names = options.vllm_metrics};
 }
@@ -50,7 +59,9 @@ RequestContext request_context(const ServerOptions& options, const ServerModel& 
   return {.limits = options.limits,
           .model = model,
           .model_name = served_name(options, model),
-          .vocab_size = model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size()};
+          .model_names = all_names(options, model),
+          .vocab_size = model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size(),
+          .clip_max_tokens = options.clip_max_tokens};
 }
 
 // For the log.
@@ -86,9 +97,14 @@ void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange)
 
 void Api::dispatch(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   const Route* route = find_route(request.path);
+  if (route == nullptr && request.path.size() > 1 && request.path.ends_with('/')) {
+    request.path.pop_back();
+    route = find_route(request.path);
+  }
   if (route == nullptr) {
-    throw BadRequest(
-        ErrorAnswer{.status = 404, .message = fmt::format("there is no {}", quote(request.path))});
+    throw BadRequest(ErrorAnswer{
+        .status = 404,
+        .message = fmt::format("there is no {}{}", quote(request.path), path_hint(request.path))});
   }
   const std::string allowed = fmt::format("{}{}OPTIONS", route->takes_get() ? "GET, HEAD, " : "",
                                           route->takes_post() ? "POST, " : "");
@@ -124,7 +140,7 @@ void Api::run(Generate generate, HttpRequest request, const std::shared_ptr<Exch
   std::string what = name_of(request);
   work_.generate(std::move(what), exchange, [this, generate, request = std::move(request)] {
     const Json body = parse_json_body(request);
-    AnswerHead head{state_.new_id(generate.id_prefix), std::time(nullptr), state_.context.model_name};
+    AnswerHead head{state_.ids.next(generate.id_prefix), std::time(nullptr), state_.context.model_name};
     AnswerPlan plan = generate.plan(body, std::move(head), state_.context);
     plan.arrival = request.arrival;
     return plan;

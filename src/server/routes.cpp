@@ -41,6 +41,8 @@ std::span<const Route> routes() {
       {"/model_info", Methods::get, &model_info},
       {"/get_server_info", Methods::get, &server_info},
       {"/server_info", Methods::get, &server_info},
+      {"/get_load", Methods::get, &load_info},
+      {"/tokenizer_info", Methods::get, &tokenizer_info},
       {"/v1/chat/completions", Methods::post, Generate{"chatcmpl-", &plan_chat}},
       {"/v1/completions", Methods::post, Generate{"cmpl-", &plan_completions}},
       {"/generate", Methods::post, Generate{"gen-", &plan_generate}},

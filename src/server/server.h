@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "server/generation/request_context.h"
 #include "server/generation/server_model.h"
@@ -19,7 +20,9 @@ namespace chorale::server {
 struct ServerOptions {
   HttpOptions http;  // its io_threads also tells how many threads read JSON and tokenize
   RequestLimits limits;
-  std::string served_model_name;  // empty: the last component of the model's path
+  std::string served_model_name;               // in answers and metrics; empty: that of the model's folder
+  std::vector<std::string> other_model_names;  // that requests may have, too
+  bool clip_max_tokens = false;                // see RequestContext
   double drain_timeout_seconds = 30;
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
   bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program

@@ -33,14 +33,19 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::filesystem::path& dire
   auto impl = std::make_unique<Impl>();
   try {
     const auto jinja = read_file_if_present(directory / "chat_template.jinja", kMaxTemplateBytes);
+    const auto tools_jinja =
+        read_file_if_present(directory / "additional_chat_templates" / "tool_use.jinja", kMaxTemplateBytes);
     const auto config = read_file_if_present(directory / "tokenizer_config.json", kMaxConfigBytes);
     const chorale_text_view jinja_view = view_of(jinja ? std::string_view(*jinja) : std::string_view());
+    const chorale_text_view tools_view =
+        view_of(tools_jinja ? std::string_view(*tools_jinja) : std::string_view());
     const chorale_text_view config_view = view_of(config ? std::string_view(*config) : std::string_view());
 
     chorale_chat_template* chat_template = nullptr;
     chorale_text_bytes error{};
-    const int32_t status = chorale_chat_template_load(
-        jinja ? &jinja_view : nullptr, config ? &config_view : nullptr, &chat_template, &error);
+    const int32_t status =
+        chorale_chat_template_load(jinja ? &jinja_view : nullptr, tools_jinja ? &tools_view : nullptr,
+                                   config ? &config_view : nullptr, &chat_template, &error);
     if (status == CHORALE_TEXT_ABSENT) return std::nullopt;
     impl->handle.reset(chat_template);
     if (status != CHORALE_TEXT_OK) impl->error = (directory / take(error)).string();

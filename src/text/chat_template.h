@@ -16,8 +16,10 @@ namespace chorale::text {
 class ChatTemplate {
  public:
   // Looks for chat_template.jinja, then chat_template of tokenizer_config.json (a string, or a list of named
-  // templates, of which "default" is taken). nullopt when the checkpoint has none. A template that does not
-  // parse is kept and reported by error(): the server goes on without chat.
+  // templates, of which "default" is taken). Where there is one named "tool_use", there or in
+  // additional_chat_templates/tool_use.jinja, chats with tools are rendered by that. nullopt when the
+  // checkpoint has none. A template that does not parse is kept and reported by error(): the server goes on
+  // without chat.
   static std::optional<ChatTemplate> load(const std::filesystem::path& directory);
   // From the template's text; bos and eos become the variables bos_token and eos_token.
   static ChatTemplate from_source(std::string_view source, std::string_view bos_token,

@@ -8,6 +8,11 @@
 #include "base/error.h"
 
 namespace chorale::text {
+namespace {
+
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
+}  // namespace
 
 chorale_text_view view_of(std::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
@@ -34,6 +39,7 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes) {
   std::string text(static_cast<size_t>(size), '\0');
   file.read(text.data(), static_cast<std::streamsize>(size));
   if (!file) throw_error("{}: the file cannot be read", path.string());
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   return text;
 }
 

@@ -19,7 +19,8 @@ std::string_view text_of(chorale_text_view view);
 // Copies the bytes and gives them back to the crate.
 std::string take(chorale_text_bytes bytes);
 
-// The whole file. Throws Error that names it when it cannot be read or has more than max_bytes.
+// The whole file, but for a byte order mark. Throws Error that names it when it cannot be read or has more
+// than max_bytes.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes);
 // nullopt when there is no such file.
 std::optional<std::string> read_file_if_present(const std::filesystem::path& path, size_t max_bytes);

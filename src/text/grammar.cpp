@@ -36,6 +36,10 @@ int32_t to_crate(GrammarKind kind) {
       return CHORALE_GRAMMAR_CHOICE;
     case GrammarKind::kLark:
       return CHORALE_GRAMMAR_LARK;
+    case GrammarKind::kLenientJsonSchema:
+      return CHORALE_GRAMMAR_LENIENT_JSON_SCHEMA;
+    case GrammarKind::kWritten:
+      return CHORALE_GRAMMAR_WRITTEN;
   }
   CHORALE_CHECK(false, "grammar kind {}", static_cast<int>(kind));
 }
@@ -51,6 +55,12 @@ RequestError matcher_error(std::string_view reason) {
 }
 
 }  // namespace
+
+std::optional<std::string> unsupported_pattern(std::string_view pattern) {
+  chorale_text_bytes error{};
+  if (chorale_grammar_check_pattern(view_of(pattern), &error) == CHORALE_TEXT_OK) return std::nullopt;
+  return take(error);
+}
 
 // ---- one grammar
 

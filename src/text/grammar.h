@@ -16,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -25,13 +26,21 @@ namespace chorale::text {
 
 class Tokenizer;
 
+// Why a "pattern" of a JSON schema cannot be enforced (a look-around, \b, a mistake, its size); nullopt: it
+// can. Thread-safe; takes no more than a few milliseconds.
+std::optional<std::string> unsupported_pattern(std::string_view pattern);
+
 enum class GrammarKind {
-  kJsonSchema,  // a JSON schema; at most 256 KiB
-  kJsonObject,  // any JSON object; the text is not read
-  kRegex,       // a regular expression of Rust's `regex`, which the whole text matches; at most 4 KiB
-  kEbnf,        // rules `root ::= ...` as in llama.cpp's GBNF and XGrammar, or Lark; at most 64 KiB
-  kChoice,      // one of these: a JSON array of 1 to 4096 strings
-  kLark,        // Lark in the variant of llguidance; at most 64 KiB
+  kJsonSchema,         // a JSON schema; at most 256 KiB
+  kJsonObject,         // any JSON object; the text is not read
+  kRegex,              // a regular expression of Rust's `regex`, which the whole text matches; at most 4 KiB
+  kEbnf,               // rules `root ::= ...` as in llama.cpp's GBNF and XGrammar, or Lark; at most 64 KiB
+  kChoice,             // one of these: a JSON array of 1 to 4096 strings
+  kLark,               // Lark in the variant of llguidance; at most 64 KiB
+  kLenientJsonSchema,  // the same as kJsonSchema, where parts that cannot be enforced say nothing
+  // Lark that the server itself wrote around schemas of a request: at most 1 MiB and 4,000 properties, and
+  // no bounds on what is not in the schemas. Their key "x-guidance" holds options of llguidance.
+  kWritten,
 };
 
 struct GrammarSource {

@@ -1,7 +1,9 @@
 #include "text/incremental_detokenizer.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <string_view>
+#include <utility>
 
 namespace chorale::text {
 namespace {
@@ -65,11 +67,15 @@ std::string take_complete(std::string& bytes) {
 
 }  // namespace
 
-IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special_tokens)
-    : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens) {}
+IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special_tokens,
+                                               std::vector<int32_t> kept)
+    : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens), kept_(std::move(kept)) {}
 
 std::string IncrementalDetokenizer::push(int32_t token_id) {
-  if (skip_special_tokens_ && tokenizer_->is_special(token_id)) return {};
+  if (skip_special_tokens_ && tokenizer_->is_special(token_id) &&
+      std::ranges::find(kept_, token_id) == kept_.end()) {
+    return {};
+  }
   pending_ += tokenizer_->token_bytes(token_id);
   return take_complete(pending_);
 }

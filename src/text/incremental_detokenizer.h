@@ -1,5 +1,5 @@
 // Turns a growing sequence of token ids into text, piece by piece, holding back bytes that do not yet form
-// whole UTF-8 characters. The pieces concatenated equal Tokenizer::decode of all ids.
+// whole UTF-8 characters. The pieces concatenated equal Tokenizer::decode of all ids, where none is kept.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,9 @@ namespace chorale::text {
 
 class IncrementalDetokenizer {
  public:
-  // The tokenizer must outlive this object.
-  IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special_tokens);
+  // The tokenizer must outlive this object. `kept` are special tokens that are not skipped.
+  IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special_tokens,
+                         std::vector<int32_t> kept = {});
 
   // The text that is complete after this token; often empty in the middle of a character.
   std::string push(int32_t token_id);
@@ -23,6 +24,7 @@ class IncrementalDetokenizer {
  private:
   const Tokenizer* tokenizer_;
   bool skip_special_tokens_;
+  std::vector<int32_t> kept_;
   std::string pending_;  // bytes of an incomplete character
 };
 

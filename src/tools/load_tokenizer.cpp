@@ -1,6 +1,8 @@
 #include "tools/load_tokenizer.h"
 
+#include <algorithm>
 #include <fstream>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -9,6 +11,9 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "io/file_access.h"
+#include "io/foreign_file.h"
+#include "io/tokenizer_config.h"
 
 namespace chorale::tools {
 namespace {
@@ -58,7 +63,26 @@ std::vector<std::string> byte_characters() {
 
 }  // namespace
 
+void check_tokenizer_files(const std::filesystem::path& directory) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
+    const std::filesystem::path file = directory / name;
+    if (std::filesystem::is_regular_file(file)) {
+      io::refuse_foreign_file(io::MappedFile(file).bytes(), file.string());
+    }
+  }
+}
+
+std::vector<int32_t> end_tokens(const std::filesystem::path& directory, std::span<const int32_t> declared,
+                                const text::Tokenizer& tokenizer) {
+  std::vector<int32_t> tokens(declared.begin(), declared.end());
+  const std::optional<std::string> own = io::load_tokenizer_config(directory).eos_token;
+  const std::optional<int32_t> id = own ? tokenizer.token_to_id(*own) : std::nullopt;
+  if (id && std::ranges::find(tokens, *id) == tokens.end()) tokens.push_back(*id);
+  return tokens;
+}
+
 text::Tokenizer load_tokenizer(const std::filesystem::path& directory, const io::ModelConfig& config) {
+  check_tokenizer_files(directory);
   text::Tokenizer tokenizer = text::Tokenizer::load(directory);
   if (tokenizer.vocab_size() > config.vocab_size) {
     throw_error(

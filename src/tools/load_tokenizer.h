@@ -3,13 +3,24 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/model_config.h"
 #include "text/tokenizer.h"
 
 namespace chorale::tools {
+
+// Throws Error where one of the tokenizer's files is known to be something else, as what a download has left;
+// says what it is and what to do.
+void check_tokenizer_files(const std::filesystem::path& directory);
+
+// The tokens that end an answer: those that the configuration declares, and the tokenizer's own end token, as
+// other servers have it. For models that were made from another and kept its generation_config.json.
+std::vector<int32_t> end_tokens(const std::filesystem::path& directory, std::span<const int32_t> declared,
+                                const text::Tokenizer& tokenizer);
 
 // Loads `directory`/tokenizer.json. Throws Error when it cannot be used or has more tokens than the model's
 // embedding has rows.

@@ -4,8 +4,10 @@
 # debootstrap makes the smallest Debian 12 that has make and git, from its main archive alone, so without the newer
 # compilers of its security updates. This checkout's HEAD is cloned into it, to a path with a space in it. Nothing else is
 # reused but downloaded packages, in .cache/bare. Checked are: what a user without root and sudo is told; `make run`, until
-# it has answered README's question and has stopped in order; `make run` again, without a network; `make unit`.
-# Left out is what `make test` covers outside: the layering, MPI, the command line, the end-to-end tests.
+# it has answered README's question and has stopped in order; `make run` again, without a network; the unit tests of the
+# layers whose libraries are Debian's or whose crates its compiler builds, and of what stands between them and the kernels.
+# Left out is what `make test` covers outside: the unit tests of kernels, comm, engine, tools and apps, the layering, MPI,
+# the command line, the end-to-end tests.
 #
 # Needs the package debootstrap, and right to make mounts, which are in a namespace of their own and end with it. Asks
 # the network as this machine does: apt's Acquire settings, proxies, certificates, pip's, npm's and cargo's settings are
@@ -199,7 +201,7 @@ again_without_network() {
 }
 
 unit_tests() {
-  in_root make unit >"$work/unit.log" 2>&1 || tail -n 200 "$work/unit.log"
+  in_root scripts/test.sh unit base io parallel text model server >"$work/unit.log" 2>&1 || tail -n 200 "$work/unit.log"
   [[ $(tail -n 1 "$work/unit.log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]] && ((BASH_REMATCH[1] > 0)) || return
   passed=$((passed + BASH_REMATCH[1]))
   failed=$((failed + BASH_REMATCH[2]))
@@ -215,5 +217,5 @@ check "make run: stops" stop
 check "without root and sudo: told what was installed" told_the_same
 check "without root and sudo: nothing is missing" nothing_is_missing
 check "make run again, without a network" again_without_network
-check "make unit" unit_tests
+check "unit tests" unit_tests
 finish

@@ -73,6 +73,43 @@ def test_the_bundled_model_is_fine(chorale):
     text = chorale("check", MODEL)
     assert text.returncode == 0
     assert text.stdout.endswith("\nok\n")
+    assert {token["text"] for token in report["end_tokens"]} == {"<|im_end|>", "<|endoftext|>"}
+    assert "end with <|im_end|> (4066), <|endoftext|> (4064)" in text.stdout
+
+
+def test_the_tokens_that_end_an_answer(chorale, model_copy):
+    def ends(generation, config, tokenizer):
+        (model_copy / "generation_config.json").write_text(json.dumps({} if generation is None else {"eos_token_id": generation}))
+        edit_json(model_copy / "config.json", lambda value: value.update(eos_token_id=config))
+        edit_json(model_copy / "tokenizer_config.json", lambda value: value.update(eos_token=tokenizer))
+        report = chorale.json("check", model_copy)
+        return [token["id"] for token in report["end_tokens"]], len(report["warnings"])
+
+    assert ends(4064, None, "<|im_end|>") == ([4064, 4066], 0)
+    assert ends(4064, 5, {"content": "<|im_end|>"}) == ([4064, 4066], 0)
+    assert ends(None, 4064, "<|im_end|>") == ([4064, 4066], 0)
+    assert ends([4066, 4064], None, "<|im_end|>") == ([4066, 4064], 0)
+    assert ends(None, None, "<|im_end|>") == ([4066], 0)
+    assert ends(4064, None, None) == ([4064], 0)
+    assert ends(None, None, "no token") == ([], 1)
+
+
+def lfs_pointer(name):
+    def damage(model):
+        (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9437184\n")
+        return [name, "Git LFS", "git lfs pull"]
+
+    damage.__name__ = f"lfs_pointer_{name}"
+    return damage
+
+
+def html_page(name):
+    def damage(model):
+        (model / name).write_text("<!doctype html><html><title>Sign in</title></html>")
+        return [name, "HTML page"]
+
+    damage.__name__ = f"html_page_{name}"
+    return damage
 
 
 def missing_tensor(model):
@@ -269,6 +306,7 @@ ERRORS = [
     absent_shard,
     index_names_an_outside_file,
     tensor_in_two_shards,
+    *(form(name) for form in (lfs_pointer, html_page) for name in ("config.json", SHARD, "tokenizer.json")),
     no_config,
     config_without("hidden_size"),
     config_field("hidden_size", "wide"),
@@ -377,6 +415,63 @@ def test_no_template_is_a_warning(chorale, model_copy):
     assert "no chat template" in report["warnings"][0]
 
 
+def same_answer(chorale, model):
+    prompt = ("--prompt", "Once upon a time", "--temperature", 0, "--max-new-tokens", 8)
+    answers = [chorale.json("generate", "--model-path", folder, *prompt)["output_ids"] for folder in (model, MODEL)]
+    return answers[0] == answers[1]
+
+
+def test_fused_experts(chorale, model_copy):
+    """As transformers 5 keeps them: gate and up projection of all experts of a layer in one tensor."""
+    header, data = {}, b""
+    tensors = {}
+    for file in sorted(model_copy.glob("model-*.safetensors")):
+        part, blob = read_raw(file)
+        part.pop("__metadata__", None)
+        tensors |= {name: (t["dtype"], t["shape"], blob[slice(*t["data_offsets"])]) for name, t in part.items()}
+        file.unlink()
+    (model_copy / "model.safetensors.index.json").unlink()
+    config = json.loads((model_copy / "config.json").read_text(encoding="utf-8"))
+    experts = range(config["num_experts"])
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.mlp.experts."
+
+        def take(expert, name, prefix=prefix):
+            return tensors.pop(f"{prefix}{expert}.{name}.weight")
+
+        parts = [[take(expert, name) for name in ("gate_proj", "up_proj", "down_proj")] for expert in experts]
+        (dtype, (inner, hidden), _), _, _ = parts[0]
+        tensors[prefix + "gate_up_proj"] = (dtype, [len(parts), 2 * inner, hidden], b"".join(g[2] + u[2] for g, u, _ in parts))
+        tensors[prefix + "down_proj"] = (dtype, [len(parts), hidden, inner], b"".join(d[2] for _, _, d in parts))
+    for name, (dtype, shape, blob) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(blob)]}
+        data += blob
+    write_raw(model_copy / "model.safetensors", header, data)
+    report = chorale.json("check", model_copy)
+    assert report["ok"] is True
+    assert report["parameters"] == chorale.json("check", MODEL)["parameters"]
+    assert same_answer(chorale, model_copy)
+
+
+def test_what_the_index_does_not_list_is_left_alone(chorale, model_copy):
+    index = (model_copy / "model.safetensors.index.json").read_bytes()
+    rewrite(model_copy, lambda tensors: tensors.__setitem__("model.layers.0.surprise.weight", ["F32", [2], b"\0" * 8]))
+    (model_copy / "model.safetensors.index.json").write_bytes(index)
+    assert chorale.json("check", model_copy)["ok"] is True
+    # A tensor that is needed is found in its shard, listed or not.
+    edit_json(model_copy / "model.safetensors.index.json", lambda value: value["weight_map"].pop("model.norm.weight"))
+    assert chorale.json("check", model_copy)["ok"] is True
+    assert same_answer(chorale, model_copy)
+
+
+def test_a_byte_order_mark_is_taken_in_all_json_files(chorale, model_copy):
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"):
+        (model_copy / name).write_bytes(b"\xef\xbb\xbf" + (model_copy / name).read_bytes())
+    report = chorale.json("check", model_copy)
+    assert report["ok"] is True and report["warnings"] == []
+    assert same_answer(chorale, model_copy)
+
+
 def test_one_file_without_an_index(chorale, model_copy, tmp_path):
     """The shards merged into model.safetensors are the same model."""
     header, data = {}, b""
@@ -392,7 +487,4 @@ def test_one_file_without_an_index(chorale, model_copy, tmp_path):
     write_raw(model_copy / "model.safetensors", header, data)
     assert chorale.json("check", model_copy)["tensors"] == len(header)
 
-    prompt = ("--prompt", "Once upon a time", "--temperature", 0, "--max-new-tokens", 8)
-    merged = chorale.json("generate", "--model-path", model_copy, *prompt)
-    shards = chorale.json("generate", "--model-path", MODEL, *prompt)
-    assert merged["output_ids"] == shards["output_ids"]
+    assert same_answer(chorale, model_copy)

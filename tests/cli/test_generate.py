@@ -76,8 +76,23 @@ def test_max_new_tokens_is_cut_to_the_context(chorale):
 
 def test_prompt_beyond_the_context(chorale):
     result = chorale("generate", *PROMPT, "--context-length", 4)
-    assert result.returncode == 1
-    assert result.stderr == "chorale: --prompt: the text has 9 tokens; the model's context has 4\n"
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0] == "chorale: --prompt: the text has 9 tokens; the model's context has 4"
+
+
+def test_the_prompt_may_come_from_a_file_or_standard_input(chorale, tmp_path):
+    flags = ("--model-path", MODEL, "--temperature", 0, "--max-new-tokens", 8, "--json")
+    expected = chorale.json("generate", *flags[:-1], "--prompt", "Once upon\na time")
+    file = tmp_path / "prompt.txt"
+    for text in ("Once upon\na time", "Once upon\na time\n", "Once upon\na time\r\n"):
+        file.write_text(text, newline="")
+        assert chorale.json("generate", *flags[:-1], "--prompt-file", file) == expected
+        for command in (["generate", *flags], ["generate", *flags, "--prompt-file", "-"]):
+            result = subprocess.run([BINARY, *map(str, command)], input=text, capture_output=True, text=True, check=True)
+            assert json.loads(result.stdout) == expected
+    nothing = subprocess.run([BINARY, "generate", "--model-path", MODEL], input="", capture_output=True, text=True)
+    assert nothing.returncode == 2
+    assert "--prompt is required" in nothing.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

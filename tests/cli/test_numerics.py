@@ -128,7 +128,7 @@ def test_an_int8_cache_hardly_changes_the_held_out_likelihood(chorale):
 def test_an_int8_cache_needs_bfloat16(chorale, command):
     flags = ("--text-file", GOLDEN / "heldout_excerpt.txt") if command == "eval" else ()
     result = chorale(command, "--model-path", MODEL, *flags, *FLOAT32, "--kv-cache-dtype", "int8")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "--kv-cache-dtype int8 needs --dtype bfloat16, found --dtype float32" in result.stderr
 
 

@@ -167,7 +167,7 @@ def test_a_report_tells_people_the_same(tmp_path):
 def test_a_report_refuses_what_it_cannot_do(tmp_path, flags, words):
     flags = [tmp_path / "report" if flag == "REPORT" else flag for flag in flags]
     result = prune("--model-path", MODEL, *flags, check=False)
-    assert result.returncode == 1
+    assert result.returncode in (1, 2)  # a file or a flag
     for word in words:
         assert word in result.stderr
     assert "\x1b" not in result.stderr
@@ -213,7 +213,7 @@ def test_all_experts_kept_is_the_identity_on_logits(tmp_path):
 )
 def test_refusals_name_what_is_wrong_and_write_nothing(tmp_path, flags, words):
     result = prune("--model-path", MODEL, "--output", tmp_path / "out", *flags, check=False)
-    assert result.returncode == 1
+    assert result.returncode == (1 if os.devnull in flags else 2)
     for word in words:
         assert word in result.stderr
     assert not any(tmp_path.iterdir())

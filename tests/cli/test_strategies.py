@@ -253,15 +253,16 @@ def test_processes_read_a_placement(models, tmp_path, mpi):
     assert_same(case, case.answer(None), [flags], launcher=(*MPIRUN, "2"))
 
 
-def refusal(case, *flags, **more):
-    """The one line that a refused strategy leaves. Nothing is loaded, planned or written before it."""
+def refusal(case, *flags, status=2, **more):
+    """The line that a refused strategy leaves, and after a mistake in a flag the one about the help. Nothing is
+    loaded, planned or written before it."""
     file = case.folder / "refused.safetensors"
     result = case.run("logits", "--input-ids", "1,2,3", "--output", file, *flags, **more)
-    assert result.returncode == 1
+    assert result.returncode == status
     assert result.stdout == ""
     assert not file.exists()
     lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
+    assert len(lines) == status, result.stderr
     assert lines[0].startswith("chorale: ")
     return lines[0]
 
@@ -335,7 +336,7 @@ def test_contradictions_of_single_expert_mode_are_refused(models, tmp_path, mode
 def test_placements_that_do_not_fit_are_refused(models, tmp_path, value, parts):
     file = written(tmp_path / "placement.json", value)
     case = Case(models["bundled"], "bfloat16", tmp_path)
-    line = refusal(case, "--tp-size", 8, "--ep-size", 8, "--init-expert-location", file)
+    line = refusal(case, "--tp-size", 8, "--ep-size", 8, "--init-expert-location", file, status=1)
     for part in (f"--init-expert-location {file}", *parts):
         assert part in line
 

@@ -29,10 +29,37 @@ def test_help_groups_commands_and_flags(chorale):
     assert result.stderr == ""
     for command in COMMANDS:
         assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE), command
-    for group in ("Serving:", "Without a server:", "Model:", "Execution:", "Memory and scheduling:", "Server:"):
+    for group in ("Serving:", "Without a server:"):
         assert f"\n{group}\n" in result.stdout
-    assert "--model-path" in result.stdout
+    assert "--model-path" not in result.stdout  # the flags are the commands' own
     assert "[OPTIONS] COMMAND" in result.stdout
+
+
+def test_help_of_serve_groups_its_flags(chorale):
+    result = chorale("serve", "--help")
+    for group in ("Model:", "Execution:", "Parallel strategy:", "Memory and scheduling:", "Server:", "Logs and metrics:"):
+        assert f"\n{group}\n" in result.stdout
+    for flag in ("--model-path", "--cors-origins", "--sse-ping-interval", "--clip-max-tokens"):
+        assert flag in result.stdout
+
+
+def help_of(chorale, *command):
+    result = chorale(*command)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["prune"], ["bench", "serve"]], ids=" ".join)
+def test_help_fits_a_terminal_and_hides_what_is_for_tests(chorale, command):
+    text = help_of(chorale, *command, "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "For tests" not in text and "--inject-fault" not in text
+    assert help_of(chorale, "help", *command) == text
+
+
+def test_help_of_an_unknown_command(chorale):
+    assert_one_message(chorale("help", "sevre"), 2, 'unknown command "sevre"', "did you mean serve?")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -66,6 +93,33 @@ def test_unknown_flag_suggests_the_nearest(chorale, arguments, flag, suggestion)
     assert_one_message(chorale(*arguments), 2, f"unknown flag {flag};", f"did you mean {suggestion}?")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag", "suggestion"),
+    [
+        (["serve", "-m", "x"], "-m", "--model-path"),
+        (["serve", "--model", "x"], "--model", "--model-path"),
+        (["serve", "x", "--max-model-len", "4096"], "--max-model-len", "--context-length"),
+        (["serve", "x", "--ctx-size=4096"], "--ctx-size", "--context-length"),
+        (["serve", "x", "-c", "4096"], "-c", "--context-length"),
+        (["serve", "x", "--gpu-memory-utilization", "0.9"], "--gpu-memory-utilization", "--mem-fraction-static"),
+        (["serve", "x", "--max-num-seqs", "8"], "--max-num-seqs", "--max-running-requests"),
+        (["serve", "x", "--alias", "y"], "--alias", "--served-model-name"),
+        (["generate", "x", "-p", "Hi"], "-p", "--prompt"),
+        (["generate", "x", "--prompt", "y", "--n-predict", "9"], "--n-predict", "--max-new-tokens"),
+    ],
+)
+def test_other_servers_flags_are_hinted(chorale, arguments, flag, suggestion):
+    assert_one_message(chorale(*arguments), 2, f"unknown flag {flag};", f"did you mean {suggestion}?")
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [("--trust-remote-code", "no code"), ("--jinja", "template"), ("--tool-call-parser", "tool calls"), ("-ngl", "CPU")],
+)
+def test_other_servers_flags_without_a_use_say_why(chorale, flag, why):
+    assert_one_message(chorale("serve", "x", flag), 2, f"unknown flag {flag}, which is not needed", why)
+
+
 def test_unknown_flag_without_a_near_one(chorale):
     result = chorale("serve", "--model-path", "x", "--zzzzzzzz")
     assert_one_message(result, 2, "unknown flag --zzzzzzzz")
@@ -95,6 +149,21 @@ def test_unknown_command_suggests_the_nearest(chorale):
         (["generate", "--model-path", "x"], ["--prompt", "required"]),
         (["generate", "--model-path", "x", "--prompt", "y", "--no-thinking"], ["--no-thinking", "--chat"]),
         (["generate", "--model-path", "x", "--prompt", "y", "--stop", ""], ["--stop"]),
+        (["serve", "x", "--model-path", "y"], ["twice", "x", "y"]),
+        (["serve", "--port", "1"], ["--model-path", "required"]),
+        (["serve", "x", "--cors-origins", "example.org"], ["--cors-origins", "origin"]),
+        (["serve", "x", "--sse-ping-interval", "-1"], ["--sse-ping-interval"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--temperature", "-1"], ["temperature"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--top-p", "7"], ["top_p"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--top-p", "0"], ["top_p"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--top-k", "-2"], ["--top-k"]),
+        (["generate", "--model-path", MODEL, "--prompt", ""], ["--prompt"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--prompt-file", "y"], ["--prompt"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--context-length", 4096], ["--context-length", "2048"]),
+        (["generate", "--model-path", MODEL, "--prompt", "x", "--quantization", "gptq"], ["--quantization gptq"]),
+        (["logits", "--model-path", MODEL, "--output", "/tmp/x", "--input-ids", "1,4096"], ["4096", "0 to 4095"]),
+        (["logits", "--model-path", MODEL, "--output", "/tmp/x", "--input-ids", "1,,2"], ["--input-ids"]),
+        (["plan", MODEL, "--tp-size", 3], ["--tp-size"]),
         (["logits", "--model-path", "x", "--output", "y"], ["--input-ids", "--text"]),
         (["logits", "--model-path", "x", "--output", "y", "--input-ids", "1", "--text", "z"], ["--text"]),
         (["eval", "--model-path", "x", "--text-file", "y", "--window", "1"], ["--window"]),
@@ -108,19 +177,17 @@ def test_wrong_usage_exits_with_2(chorale, arguments, parts):
     ("arguments", "parts"),
     [
         (["serve", "--model-path", "/no/such/model"], ["/no/such/model"]),
+        (["serve", "/no/such/model"], ["/no/such/model"]),
+        (["serve", "Qwen/Qwen3-30B-A3B"], ["hf download Qwen/Qwen3-30B-A3B"]),
         (["generate", "--model-path", "/no/such/model", "--prompt", "x"], ["/no/such/model"]),
+        (["generate", MODEL, "--prompt-file", "/no/such/prompt"], ["/no/such/prompt"]),
         (["tokenize", "--model-path", "/no/such/model", "--text", "x"], ["/no/such/model"]),
         (["eval", "--model-path", MODEL, "--text-file", "/no/such/text"], ["/no/such/text"]),
-        (["logits", "--model-path", MODEL, "--output", "/tmp/x", "--input-ids", "1,4096"], ["4096", "0 to 4095"]),
-        (["logits", "--model-path", MODEL, "--output", "/tmp/x", "--input-ids", "1,,2"], ["--input-ids"]),
         (["logits", "--model-path", MODEL, "--output", "/no/such/folder/x", "--input-ids", "1"], ["/no/such/folder"]),
         (
             ["logits", "--model-path", MODEL, "--output", "/tmp/x", "--context-length", "2", "--input-ids", "1,2,3"],
             ["3 tokens", "context has 2"],
         ),
-        (["generate", "--model-path", MODEL, "--prompt", "x", "--temperature", "-1"], ["temperature"]),
-        (["generate", "--model-path", MODEL, "--prompt", "x", "--top-p", "7"], ["top_p"]),
-        (["generate", "--model-path", MODEL, "--prompt", ""], ["--prompt"]),
     ],
 )
 def test_unusable_files_and_values_exit_with_1(chorale, arguments, parts):
@@ -135,7 +202,7 @@ def test_text_that_is_not_utf8(chorale, tmp_path):
     result = subprocess.run(
         [BINARY, "tokenize", "--model-path", MODEL, "--text", b"caf\xe9"], capture_output=True, check=False
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert b"--text" in result.stderr
 
 

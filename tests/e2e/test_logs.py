@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from conftest import BINARY, MODEL
+from conftest import BINARY, KV_BLOCK, MODEL
 from test_service import connect
 
 REQUEST = re.compile(r"request ended (.*)$")
@@ -29,14 +29,14 @@ def ended(server, count):
 
 def test_a_line_for_each_request(serve):
     server = serve("--log-requests")
-    answer = server.ask("/v1/completions", {"prompt": [258] * 40, "max_tokens": 8, "ignore_eos": True, "n": 2})
+    answer = server.ask("/v1/completions", {"prompt": [258] * (KV_BLOCK + 8), "max_tokens": 8, "ignore_eos": True, "n": 2})
     lines = ended(server, 2)
     assert {line["id"] for line in lines} == {answer["id"] + "-0", answer["id"] + "-1"}
     for line in lines:
-        assert (line["prompt_tokens"], line["output_tokens"], line["finish_reason"]) == ("40", "8", "length")
+        assert (line["prompt_tokens"], line["output_tokens"], line["finish_reason"]) == (str(KV_BLOCK + 8), "8", "length")
         queue, first, whole = (float(line[name]) for name in ("queue_seconds", "ttft_seconds", "duration_seconds"))
         assert 0 <= queue <= first <= whole < 60
-    assert sorted(line["cached_tokens"] for line in lines) == ["0", "32"]
+    assert sorted(line["cached_tokens"] for line in lines) == ["0", str(KV_BLOCK)]
 
     connection = connect(server, {"prompt": "Once", "max_tokens": 1500, "ignore_eos": True, "stream": True})
     connection.recv(1000)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from conftest import ROOT
+from conftest import KV_BLOCK, ROOT
 from raw_http import Connection, post
 
 SAMPLE = re.compile(r'^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$')
@@ -183,7 +183,7 @@ def test_a_scripted_run_is_counted_to_the_token(serve):
     client = Client(server)
     client.check(client.metrics())
 
-    client.completion(list(range(100, 140)), n=3, max_tokens=8, **SEEDED)
+    client.completion(list(range(100, 108 + KV_BLOCK)), n=3, max_tokens=8, **SEEDED)
     client.check(client.metrics())
     client.chat_stream("Tell me of a king.", max_tokens=12, seed=1)
     client.chat_stream("Tell me of a king.", max_tokens=1, seed=1)
@@ -200,8 +200,8 @@ def test_a_scripted_run_is_counted_to_the_token(serve):
     client.check(metrics)
     prefill, decode, mixed = check_steps(metrics)
     assert prefill > 0 and decode > 0
-    # Of the completions' prompts none but the first choice's was computed: 40 tokens are one full block.
-    assert metrics("chorale_cached_prompt_tokens_total") == client.cached + 2 * 32
+    # Of the completions' prompts none but the first choice's was computed: it is one full block and 8 tokens.
+    assert metrics("chorale_cached_prompt_tokens_total") == client.cached + 2 * KV_BLOCK
     assert metrics("chorale_prefix_cache_hits_total") == metrics("chorale_cached_prompt_tokens_total")
     assert metrics("chorale_prefix_cache_queries_total") == sum(p - 1 for p, _ in client.lengths)
 
@@ -296,8 +296,9 @@ def test_choices_of_which_one_finds_no_room_leave_no_trace(serve):
 def test_other_servers_names_have_the_same_values(serve):
     server = serve("--metrics-compat", "sglang,vllm")
     client = Client(server)
-    client.completion(list(range(40)), n=2, max_tokens=20, **SEEDED)
-    client.completion(list(range(40)), max_tokens=20, **SEEDED)
+    prompt = list(range(KV_BLOCK + 8))
+    client.completion(prompt, n=2, max_tokens=20, **SEEDED)
+    client.completion(prompt, max_tokens=20, **SEEDED)
     metrics = client.wait_until_empty()
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     aliases = re.findall(r"^\| `((?:sglang|vllm):\w+)` \| `(chorale_\w+)` \|$", text, re.MULTILINE)
@@ -309,7 +310,7 @@ def test_other_servers_names_have_the_same_values(serve):
     assert metrics("vllm:request_success_total", finished_reason="length", engine="0") == 3
     assert metrics("vllm:request_success_total", finished_reason="stop", engine="0") == 0
     assert metrics("sglang:num_requests_total") == 3
-    assert metrics("sglang:cache_hit_rate") == pytest.approx(2 * 32 / (3 * 39))
+    assert metrics("sglang:cache_hit_rate") == pytest.approx(2 * KV_BLOCK / (3 * (KV_BLOCK + 7)))
     other = {name for name in metrics.types if ":" in name}
     assert other == {name for name, _ in aliases} | {
         "vllm:request_success_total", "sglang:num_requests_total", "sglang:cache_hit_rate", "sglang:gen_throughput"}
@@ -334,7 +335,8 @@ def test_every_metric_is_described_and_documented(server):
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(chorale_\w+)`", text, re.MULTILINE))
     balance = {"chorale_expert_load_max_over_mean", "chorale_expert_rank_load_max_over_mean"}  # once asked twice
-    assert set(metrics.types) | balance == documented
+    on_a_gpu = {"chorale_device_memory_free_bytes"}
+    assert set(metrics.types) | balance | on_a_gpu == documented
     for (name, _), value in metrics.samples.items():
         assert value >= 0, name
 
@@ -345,6 +347,7 @@ def test_build_and_model_are_told(serve):
     (build,) = re.findall(r"^chorale_build_info\{(.*)\} 1$", text, re.MULTILINE)
     (model,) = re.findall(r"^chorale_model_info\{(.*)\} 1$", text, re.MULTILINE)
     build, model = dict(LABEL.findall(build)), dict(LABEL.findall(model))
+    assert (build["device"], build["device_name"]) == ("cpu", "")
     assert build["instruction_set"] == "portable" and build["compiler"] and build["version"]
     assert model["model_name"] == r'a \"name\"'
     assert (model["dtype"], model["num_experts"], model["num_layers"]) == ("float32", "16", "6")

@@ -29,6 +29,10 @@ def schema_format(schema):
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
+def strict_format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
 def complete(server, **body):
     answer = server.ask("/v1/completions", {"prompt": "Once upon a time ", "max_tokens": 200, "seed": 3} | body)
     assert answer["choices"][0]["finish_reason"] == "stop", answer
@@ -194,7 +198,7 @@ def test_a_forced_call_comes_before_a_response_format(server, stream):
         ({"json_schema": {"type": "what"}}, "json_schema"),
         ({"json_schema": 5}, "json_schema"),
         ({"json_schema": "{"}, "json_schema"),
-        ({"json_schema": {"not": {"type": "string"}}}, "json_schema"),
+        ({"response_format": strict_format({"not": {"type": "string"}})}, "response_format.json_schema.schema"),
         ({"regex": "(a"}, "regex"),
         ({"regex": 5}, "regex"),
         ({"ebnf": "root ::= nothing"}, "ebnf"),
@@ -213,6 +217,57 @@ def test_refusals(server, fields, param):
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
     assert len(answer.text) < 4000
+
+
+UNENFORCEABLE = {
+    "uniqueItems": {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True, "maxItems": 3},
+    "format": {"type": "string", "format": "path", "maxLength": 6},
+    "propertyNames": {"type": "object", "propertyNames": {"pattern": "^[a-z]+$"}, "additionalProperties": {"enum": [1]},
+                      "maxProperties": 1},
+    "not": {"type": "integer", "not": {"const": 3}, "minimum": 0, "maximum": 9},
+    "if": {"type": "integer", "if": {"minimum": 5}, "then": {"multipleOf": 5}, "minimum": 0, "maximum": 9},
+    "contains": {"type": "array", "items": {"enum": [1, 2]}, "contains": {"const": 1}, "maxItems": 2},
+    "pattern": {"type": "string", "pattern": r"^(?!x)\b[a-z]+$", "maxLength": 6},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keyword", UNENFORCEABLE)
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_cannot_be_enforced_is_left_out_unless_it_is_strict(server, keyword, nested):
+    schema = UNENFORCEABLE[keyword]
+    if nested:
+        schema = {"type": "object", "properties": {"part": {"anyOf": [{"type": "null"}, schema]}}, "required": ["part"]}
+    value = json.loads(complete(server, response_format=schema_format(schema)))
+    without = json.loads(json.dumps(schema))
+    inner = without["properties"]["part"]["anyOf"][1] if nested else without
+    del inner[keyword]
+    inner.pop("then", None)
+    jsonschema.validate(value, without)
+    error = server.post("/v1/completions", {"prompt": "a", "response_format": strict_format(schema)}).json()["error"]
+    assert error["param"] == "response_format.json_schema.schema"
+    assert f"'{keyword}'" in error["message"] and "'answer'" in error["message"]
+    assert ("properties.part" in error["message"]) == nested
+
+
+def test_objects_with_properties_are_closed(server):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "object", "properties": {}}}, "required": []}
+    for seed in range(10):
+        value = json.loads(complete(server, json_schema=schema, seed=seed))
+        assert set(value) <= {"a", "b"} and not value.get("b")
+    both = {"allOf": [{"type": "object", "properties": {name: {"enum": [1]}}, "required": [name]} for name in "ab"]}
+    answer = server.ask("/v1/completions", {"prompt": "{", "max_tokens": 60, "json_schema": both})
+    assert answer["choices"][0]["text"].startswith("{")
+    with_required = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a", "b"]}
+    server.ask("/v1/completions", {"prompt": "{", "max_tokens": 5, "json_schema": with_required})
+
+
+def test_the_end_of_a_grammar_wins_over_min_tokens(server):
+    for fields in ({"guided_choice": ["yes", "no"]}, {"regex": "[0-9]{2}"}, {"json_schema": {"enum": [1, 2]}}):
+        answer = server.ask("/v1/completions", {"prompt": "a", "max_tokens": 50, "min_tokens": 40} | fields)
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        assert answer["choices"][0]["text"]
+    sampling = {"regex": "[a-z]{3}", "min_new_tokens": 30, "max_new_tokens": 40}
+    assert re.fullmatch("[a-z]{3}", server.generate("a", **sampling)["text"])
 
 
 HOSTILE = [

@@ -1,7 +1,11 @@
 """Tools and reasoning in chats, as far as a model shows them that has learned neither."""
 
+import json
+
 import openai
 import pytest
+
+from conftest import MODEL, Server
 
 MESSAGES = [{"role": "user", "content": "Tell me about a king."}]
 WEATHER = {
@@ -97,3 +101,144 @@ def test_what_makes_no_sense_is_refused(chat, more, param):
     with pytest.raises(openai.BadRequestError) as refused:
         chat(**more)
     assert refused.value.param == param
+
+
+def tool(name, properties, required=(), **more):
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return {"type": "function", "function": {"name": name, "parameters": parameters} | more}
+
+
+def described(kind="string"):
+    return {"type": kind, "title": "A title", "description": "What is it? (one, two) * {three} + four " * 8,
+            "examples": ["a?", "b*"], "default": None}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def brief_server(tmp_path_factory):
+    """The bundled model with a template that shows little of the tools, so that many fit."""
+    folder = tmp_path_factory.mktemp("brief")
+    for file in MODEL.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((MODEL / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% if tools %}{{ tools[0].function.name }}{% endif %}{{ messages[0].content }}"
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    server = Server(model=folder)
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("tools, properties", [(60, 8), (100, 6), (128, 8)])
+@pytest.mark.parametrize("kind", ["string", "integer"])
+def test_many_tools_may_be_demanded(brief_server, tools, properties, kind):
+    body = {
+        "messages": MESSAGES,
+        "tools": [tool(f"tool_{i}", {f"p{k}": described(kind) for k in range(properties)}) for i in range(tools)],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+        "seed": 4,
+    }
+    last = {"type": "function", "function": {"name": f"tool_{tools - 1}"}}
+    for choice in ("required", last):
+        (answer,) = brief_server.ask("/v1/chat/completions", body | {"tool_choice": choice})["choices"]
+        assert answer["finish_reason"] in ("tool_calls", "length")
+        for call in answer["message"].get("tool_calls") or []:
+            assert set(json.loads(call["function"]["arguments"])) <= {f"p{k}" for k in range(properties)}
+            assert choice == "required" or call["function"]["name"] == f"tool_{tools - 1}"
+
+
+ODD = {
+    "tags": {"type": "array", "items": {"type": "string", "enum": ["a"]}, "uniqueItems": True, "maxItems": 1},
+    "file": {"type": "string", "format": "path", "maxLength": 4},
+    "when": {"type": "object", "properties": None},
+    "what": {"type": "any"},
+}
+
+
+def test_a_tool_with_odd_keywords_can_be_called(server):
+    body = {"messages": MESSAGES, "tools": [tool("odd", ODD, ["tags", "file"])], "tool_choice": "required", "max_tokens": 120,
+            "parallel_tool_calls": False, "seed": 1, "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip
+    (choice,) = server.ask("/v1/chat/completions", body)["choices"]
+    if choice["finish_reason"] == "tool_calls":
+        arguments = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
+        assert set(arguments) <= set(ODD) and len(arguments["file"]) <= 4
+    body["tools"] = [WEATHER, tool("odd", ODD, strict=True)]
+    error = server.post("/v1/chat/completions", body).json()["error"]
+    assert error["param"] == "tools[1].function.parameters"
+    assert "'odd'" in error["message"] and "'uniqueItems'" in error["message"] and "properties.tags" in error["message"]
+    body["tool_choice"] = "auto"
+    server.ask("/v1/chat/completions", body)
+
+
+TOOL_CALL = "<tool_call>"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [{"a": 1}]}}}},
+        {"guided_json": {"enum": [{"a": 1}]}},
+    ],
+    ids=["json_object", "json_schema", "guided_json"],
+)
+def test_a_format_leaves_the_choice_of_a_call(server, fields):
+    body = {"messages": MESSAGES, "tools": [tool("now", {})], "max_tokens": 60, "seed": 2, "temperature": 0,
+            "chat_template_kwargs": {"enable_thinking": False}} | fields  # fmt: skip
+    (token,) = server.ask("/tokenize", {"prompt": TOOL_CALL})["tokens"]
+    (choice,) = server.ask("/v1/chat/completions", body | {"logit_bias": {str(token): 100}, "parallel_tool_calls": False})["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert [call["function"] for call in choice["message"]["tool_calls"]] == [{"name": "now", "arguments": "{}"}]
+    (choice,) = server.ask("/v1/chat/completions", body | {"logit_bias": {str(token): -100}})["choices"]
+    assert not choice["message"].get("tool_calls")
+    assert choice["message"]["content"].startswith("{")
+
+
+def say(server, text, **more):
+    """A chat in which the model says the text, whole and as a stream."""
+    body = {"messages": MESSAGES, "tools": [WEATHER], "max_tokens": 300, "grammar": "start: " + json.dumps(text)} | more
+    body["chat_template_kwargs"] = {"enable_thinking": False}
+    whole = server.ask("/v1/chat/completions", body)["choices"][0]
+    streamed = {}
+    for message in server.stream("/v1/chat/completions", body):
+        for choice in message["choices"]:
+            for call in choice["delta"].get("tool_calls") or []:
+                known = streamed.setdefault(call["index"], "")
+                streamed[call["index"]] = known + call["function"].get("arguments", "")
+            reason = choice["finish_reason"] or None
+    return whole, list(streamed.values()), reason
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ('{"city": "Rome\tand\nParis"}', {"city": "Rome\tand\nParis"}),
+        ('"{\\"city\\": \\"Rome\\"}"', {"city": "Rome"}),
+        ("null", {}),
+        ('""', {}),
+        ('{"city": "\\d"}', None),
+        ('{"city": True}', None),
+        ('{"city": 007}', None),
+        ('{"city": "Rome",}', None),
+    ],
+)
+def test_arguments_are_json_or_there_is_no_call(server, arguments, told):
+    text = '<tool_call>\n{"name": "weather", "arguments": ' + arguments + "}\n</tool_call>"
+    whole, streamed, reason = say(server, text)
+    calls = whole["message"].get("tool_calls") or []
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == ([] if told is None else [told])
+    assert whole["finish_reason"] == reason == ("stop" if told is None else "tool_calls")
+    if told is None:
+        assert whole["message"]["content"] == text
+    else:
+        assert [json.loads(call) for call in streamed] == [told]
+
+
+@pytest.mark.parametrize("size", [13, 30, 45, 55, 65, 72])
+def test_a_call_that_stops_is_content(server, size):
+    text = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "a": [1, 2]}'[:size]
+    whole, _, reason = say(server, text)
+    assert not whole["message"].get("tool_calls")
+    assert whole["message"]["content"] == text
+    assert whole["finish_reason"] == reason == "stop"

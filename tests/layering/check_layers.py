@@ -6,6 +6,8 @@ A layer is a folder of src/; a room is a folder of a layer that has a line of it
 folder in it, and its own line is for the files that lie in no room: below the rooms on which they stand, and above
 those that use them. To other layers, to permit a layer permits its rooms; to its own rooms, those files alone.
 
+A line "inner: layer/folder ..." lists folders that their own layer alone may include. They are not rooms.
+
 Reports, and exits 1 for: a folder that layers.txt does not list; a line for a folder that does not exist; an include of
 a folder that is not permitted; a quoted include that names no file of src/; and an order in layers.txt that is not
 one-way.
@@ -21,6 +23,14 @@ FOLDER = "[a-z0-9_]+(?:/[a-z0-9_]+)?"
 FOLDER_LINE = re.compile(rf"^({FOLDER}):((?:[ \t]+{FOLDER})*)[ \t]*$")
 
 
+INNER_LINE = re.compile(r"^inner:((?:[ \t]+[a-z0-9_]+/[a-z0-9_]+)+)[ \t]*$")
+
+
+def read_inner(text):
+    """The folders that layers.txt keeps to their own layers."""
+    return [name for line in text.splitlines() if INNER_LINE.match(line) for name in line.split()[1:]]
+
+
 def layer_of(folder):
     return folder.split("/")[0]
 
@@ -29,7 +39,7 @@ def read_layers(text):
     """layers.txt as {layer or room: set of those it permits}, and what is wrong with it."""
     layers, problems = {}, []
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip() or line.startswith("#") or INNER_LINE.match(line):
             continue
         match = FOLDER_LINE.match(line)
         if not match:
@@ -78,8 +88,11 @@ def check_folders(source, layers):
 def check(root):
     """All violations in the repository at `root`, as printable lines."""
     source = root / "src"
-    layers, problems = read_layers((root / "layers.txt").read_text(encoding="utf-8"))
+    table = (root / "layers.txt").read_text(encoding="utf-8")
+    layers, problems = read_layers(table)
     problems += check_folders(source, layers)
+    inner = read_inner(table)
+    problems += [f"layers.txt: there is no folder src/{name}" for name in inner if not (source / name).is_dir()]
 
     for path in sorted(source.rglob("*")):
         if path.suffix not in SOURCE_SUFFIXES or not path.is_file():
@@ -100,6 +113,8 @@ def check(root):
             other = folder_of(included, layers)
             if not is_permitted(folder, other, layers):
                 problems.append(f'{where}: {folder} must not include {other} ("{included}")')
+            elif "/".join(included.parts[:2]) in inner and layer_of(folder) != included.parts[0]:
+                problems.append(f'{where}: only {included.parts[0]} may include "{included}"')
     return problems
 
 

@@ -88,6 +88,14 @@ class CheckLayersTest(unittest.TestCase):
     def test_line_without_a_folder_fails(self):
         self.assert_one(self.problems(layers=LAYERS + "engine: model\n"), "layers.txt", "src/engine")
 
+    def test_an_inner_folder_is_for_its_own_layer(self):
+        layers = LAYERS + "inner: io/deep\n"
+        files = {"io/deep/er.h": '#include "io/file.h"\n', "io/io.cpp": '#include "io/deep/er.h"\n'}
+        self.assertEqual(self.problems(files, layers), [])
+        problems = self.problems({**files, "model/model.h": '#include "io/deep/er.h"\n'}, layers)
+        self.assert_one(problems, "src/model/model.h:1", "only io may include")
+        self.assert_one(self.problems(layers=layers), "no folder src/io/deep")
+
     def test_permitted_edges_between_rooms_pass(self):
         self.assertEqual(self.room_problems(), [])
 

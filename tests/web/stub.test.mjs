@@ -78,7 +78,7 @@ test("a model's output cannot become markup", async () => {
 test("errors and what the server says of itself cannot become markup", async () => {
   const text = hostile.join(" ");
   const info = Object.fromEntries(
-    ["served_model_name", "model_path", "dtype", "instruction_set", "strategy", "version"].map((name) => [name, text]),
+    ["served_model_name", "model_path", "dtype", "instruction_set", "device_name", "strategy", "version"].map((name) => [name, text]),
   );
   const answer = async (send, body, response) => {
     const last = body.messages.at(-1).content;

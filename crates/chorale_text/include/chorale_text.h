@@ -1,12 +1,12 @@
-// The C interface of the crate chorale_text: tokenizers, chat templates and grammars. Layouts and names must agree with
-// src/ffi.rs.
+// The C interface of the crate chorale_text: tokenizers, chat templates and grammars. Layouts and names must
+// agree with src/ffi.rs.
 //
 // Ownership: views are only read during the call. Arrays and objects that a function hands out belong to the
 // caller and go back by the matching free or destroy function, once. Texts are UTF-8 with a length, not
 // NUL-terminated. Errors: a function with a status fills `error` when it returns CHORALE_TEXT_FAILED, its
 // result when it returns CHORALE_TEXT_OK, and neither otherwise. No panic leaves the library. Threads:
-// objects other than matchers do not change after their creation; any number of threads may use one at a time.
-// A matcher is used by one thread at a time.
+// objects other than matchers do not change after their creation; any number of threads may use one at a
+// time. A matcher is used by one thread at a time.
 #ifndef CHORALE_TEXT_H
 #define CHORALE_TEXT_H
 
@@ -64,9 +64,11 @@ int64_t chorale_tokenizer_token_to_id(const chorale_tokenizer* tokenizer, choral
 
 typedef struct chorale_chat_template chorale_chat_template;
 
-// From the texts of chat_template.jinja and of tokenizer_config.json, each of which may be null.
+// From the texts of chat_template.jinja, of additional_chat_templates/tool_use.jinja and of
+// tokenizer_config.json, each of which may be null.
 // CHORALE_TEXT_ABSENT when neither holds a template.
-int32_t chorale_chat_template_load(const chorale_text_view* jinja, const chorale_text_view* config_json,
+int32_t chorale_chat_template_load(const chorale_text_view* jinja, const chorale_text_view* tools_jinja,
+                                   const chorale_text_view* config_json,
                                    chorale_chat_template** chat_template, chorale_text_bytes* error);
 int32_t chorale_chat_template_create(chorale_text_view source, chorale_text_view bos_token,
                                      chorale_text_view eos_token, chorale_chat_template** chat_template,
@@ -89,11 +91,13 @@ enum {
   CHORALE_GRAMMAR_REGEX = 2,
   CHORALE_GRAMMAR_EBNF = 3,
   CHORALE_GRAMMAR_CHOICE = 4,
-  CHORALE_GRAMMAR_LARK = 5
+  CHORALE_GRAMMAR_LARK = 5,
+  CHORALE_GRAMMAR_LENIENT_JSON_SCHEMA = 6,  // parts that cannot be enforced say nothing
+  CHORALE_GRAMMAR_WRITTEN = 7               // Lark that the caller wrote around schemas of others
 };
 
-// Masks have vocab_size bits, padded to whole words of 32. The environment keeps what it needs of the tokenizer, a
-// grammar what it needs of the environment, and a matcher what it needs of the grammar.
+// Masks have vocab_size bits, padded to whole words of 32. The environment keeps what it needs of the
+// tokenizer, a grammar what it needs of the environment, and a matcher what it needs of the grammar.
 int32_t chorale_grammar_environment_create(const chorale_tokenizer* tokenizer, size_t vocab_size,
                                            const uint32_t* eos_ids, size_t count,
                                            chorale_grammar_environment** environment,
@@ -105,6 +109,8 @@ int32_t chorale_grammar_compile(const chorale_grammar_environment* environment, 
                                 chorale_text_view source, chorale_grammar** grammar,
                                 chorale_text_bytes* error);
 void chorale_grammar_destroy(chorale_grammar* grammar);
+// Fails for a "pattern" of a JSON schema that cannot be enforced, and says why.
+int32_t chorale_grammar_check_pattern(chorale_text_view pattern, chorale_text_bytes* error);
 
 // At the beginning of a text.
 int32_t chorale_grammar_matcher_create(const chorale_grammar* grammar, chorale_grammar_matcher** matcher,

@@ -6,7 +6,7 @@ use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{StringInput, ValueKind};
-use minijinja::{context, Environment, Error, ErrorKind, State, Value};
+use minijinja::{context, escape_formatter, Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 use serde_json::Map;
 
@@ -21,7 +21,9 @@ const FUEL: u64 = 5_000_000;
 const MAX_OUTPUT: usize = 64 << 20;
 
 const NAME: &str = "chat template";
+const NAME_WITH_TOOLS: &str = "chat template for tools";
 const JINJA: &str = "chat_template.jinja";
+const TOOLS_JINJA: &str = "additional_chat_templates/tool_use.jinja";
 
 /// Special tokens that a template knows by these names.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -29,27 +31,47 @@ const SPECIAL_TOKENS: [&str; 7] =
 
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// Whether there is a template of its own for chats with tools.
+    has_tool_template: bool,
     /// Variables that a request does not have to give.
     defaults: Value,
 }
 
 impl ChatTemplate {
-    /// From the text of `chat_template.jinja` if there is one, else from `chat_template` of
-    /// `tokenizer_config.json`. None when neither has a template. The config also names the special tokens.
-    pub fn load(jinja: Option<&[u8]>, config_json: Option<&[u8]>) -> Result<Option<Self>, String> {
+    /// From the texts of `chat_template.jinja` and, for chats with tools, `additional_chat_templates/tool_use.jinja`,
+    /// if there is the former, else from `chat_template` of `tokenizer_config.json`. None when neither has a
+    /// template. The config also names the special tokens.
+    pub fn load(
+        jinja: Option<&[u8]>,
+        tools_jinja: Option<&[u8]>,
+        config_json: Option<&[u8]>,
+    ) -> Result<Option<Self>, String> {
         let config = config_json.map(json_file::parse_config).transpose()?.unwrap_or_default();
+        let in_config = format!("{CONFIG}: chat_template");
         let (source, place) = match jinja {
-            Some(text) => {
-                let text = std::str::from_utf8(text).map_err(|error| format!("{JINJA}: {error}"))?;
-                (Some(text.to_owned()), JINJA.to_owned())
-            }
-            None => (template_of_config(&config)?, format!("{CONFIG}: chat_template")),
+            Some(text) => (Some(text_of(text, JINJA)?), JINJA),
+            None => (template_of_config(&config)?, in_config.as_str()),
         };
-        source
-            .map(|source| {
-                Self::new(source, special_tokens(&config)).map_err(|error| format!("{place}: {error}"))
-            })
-            .transpose()
+        let (with_tools, tools_place) = match (jinja, tools_jinja) {
+            (Some(_), None) => (None, TOOLS_JINJA),
+            (_, Some(text)) => (Some(text_of(text, TOOLS_JINJA)?), TOOLS_JINJA),
+            (None, None) => (named_template(&config, "tool_use"), in_config.as_str()),
+        };
+        let Some(source) = source else { return Ok(None) };
+        let mut loaded =
+            Self::new(source, special_tokens(&config)).map_err(|error| format!("{place}: {error}"))?;
+        if let Some(source) = with_tools {
+            loaded.add_tool_template(&source).map_err(|error| format!("{tools_place}: {error}"))?;
+        }
+        Ok(Some(loaded))
+    }
+
+    fn add_tool_template(&mut self, source: &str) -> Result<(), String> {
+        self.environment
+            .add_template_owned(NAME_WITH_TOOLS, replace_generation_tags(source).into_owned())
+            .map_err(|error| describe(&error))?;
+        self.has_tool_template = true;
+        Ok(())
     }
 
     pub fn new(source: String, special_tokens: Vec<(&'static str, Value)>) -> Result<Self, String> {
@@ -62,6 +84,8 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(call_method);
+        environment.set_formatter(format_as_python);
+        environment.add_filter("string", as_python_text);
         environment.add_filter("tojson", python_json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
@@ -73,7 +97,7 @@ impl ChatTemplate {
         let variables =
             [("tools", none.clone()), ("documents", none), ("add_generation_prompt", Value::from(false))];
         let defaults = Value::from_pairs(variables.into_iter().chain(special_tokens));
-        Ok(Self { environment, defaults })
+        Ok(Self { environment, has_tool_template: false, defaults })
     }
 
     /// Renders with the variables of a JSON object.
@@ -82,7 +106,10 @@ impl ChatTemplate {
         if variables.kind() != ValueKind::Map {
             return Err(format!("the variables are not an object but a {}", variables.kind()));
         }
-        let template = self.environment.get_template(NAME).map_err(|error| describe(&error))?;
+        let has_tools =
+            variables.get_attr("tools").is_ok_and(|tools| !tools.is_undefined() && !tools.is_none());
+        let name = if has_tools && self.has_tool_template { NAME_WITH_TOOLS } else { NAME };
+        let template = self.environment.get_template(name).map_err(|error| describe(&error))?;
         let mut output = BoundedWriter::default();
         let rendered =
             template.render_captured_to(context! { ..variables, ..self.defaults.clone() }, &mut output);
@@ -94,15 +121,52 @@ impl ChatTemplate {
     }
 }
 
+fn text_of(text: &[u8], place: &str) -> Result<String, String> {
+    std::str::from_utf8(text).map(str::to_owned).map_err(|error| format!("{place}: {error}"))
+}
+
+/// One of the config's list of templates.
+fn named_template(config: &Map<String, serde_json::Value>, name: &str) -> Option<String> {
+    let named = config.get("chat_template")?.as_array()?;
+    let entry = named.iter().find(|entry| entry["name"] == name)?;
+    entry["template"].as_str().map(str::to_owned)
+}
+
+/// Python's text of a value where it is not Jinja's own.
+fn python_text(value: &Value) -> Option<String> {
+    match value.kind() {
+        ValueKind::Bool => Some(if value.is_true() { "True" } else { "False" }.to_owned()),
+        ValueKind::None => Some("None".to_owned()),
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).ok().map(python_json::python_str)
+        }
+        _ => None,
+    }
+}
+
+/// What {{ value }} writes.
+fn format_as_python(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match python_text(value) {
+        Some(text) => out.write_str(&text).map_err(Error::from),
+        None => escape_formatter(out, state, value),
+    }
+}
+
+/// The filter `string`.
+fn as_python_text(value: &Value) -> Value {
+    match python_text(value) {
+        Some(text) => Value::from(text),
+        None if value.kind() == ValueKind::String => value.clone(),
+        None => Value::from(value.to_string()),
+    }
+}
+
 fn template_of_config(config: &Map<String, serde_json::Value>) -> Result<Option<String>, String> {
     match config.get("chat_template") {
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(serde_json::Value::String(source)) => Ok(Some(source.clone())),
-        Some(serde_json::Value::Array(named)) => named
-            .iter()
-            .find(|entry| entry["name"] == "default")
-            .and_then(|entry| entry["template"].as_str())
-            .map(|source| Some(source.to_owned()))
+        Some(serde_json::Value::Array(_)) => named_template(config, "default")
+            .map(Some)
             .ok_or_else(|| format!("{CONFIG}: chat_template: none of the templates is named \"default\"")),
         Some(other) => {
             Err(format!("{CONFIG}: chat_template: expected a string or an array, found {}", kind_of(other)))

@@ -9,7 +9,7 @@ use std::slice;
 use minijinja::Value;
 
 use crate::chat_template::ChatTemplate;
-use crate::grammar::{Environment, Grammar, Kind, Matcher};
+use crate::grammar::{unsupported_pattern, Environment, Grammar, Kind, Matcher};
 use crate::tokenizer::Tokenizer;
 
 const OK: i32 = 0;
@@ -198,14 +198,16 @@ pub unsafe extern "C" fn chorale_tokenizer_token_to_id(tokenizer: *const Tokeniz
 #[no_mangle]
 pub unsafe extern "C" fn chorale_chat_template_load(
     jinja: *const View,
+    tools_jinja: *const View,
     config_json: *const View,
     chat_template: *mut *mut ChatTemplate,
     error: *mut Array<u8>,
 ) -> i32 {
     guard(error, || {
         let jinja = jinja.as_ref().map(|view| view.bytes());
+        let tools_jinja = tools_jinja.as_ref().map(|view| view.bytes());
         let config = config_json.as_ref().map(|view| view.bytes());
-        match ChatTemplate::load(jinja, config)? {
+        match ChatTemplate::load(jinja, tools_jinja, config)? {
             None => Ok(ABSENT),
             Some(loaded) => {
                 chat_template.write(Box::into_raw(Box::new(loaded)));
@@ -300,6 +302,16 @@ pub unsafe extern "C" fn chorale_grammar_compile(
         let compiled = (*environment).compile(kind, source.text()?)?;
         grammar.write(Box::into_raw(Box::new(compiled)));
         Ok(OK)
+    })
+}
+
+/// # Safety
+/// The view holds; `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_grammar_check_pattern(pattern: View, error: *mut Array<u8>) -> i32 {
+    guard(error, || match unsupported_pattern(pattern.text()?) {
+        None => Ok(OK),
+        Some(reason) => Err(reason),
     })
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Logger, ParserFactory};
+use llguidance::{derivre, Logger, ParserFactory};
 use serde_json::{json, Value};
 
 use crate::gbnf;
@@ -17,6 +17,9 @@ use crate::tokenizer::Tokenizer;
 const MAX_SCHEMA_BYTES: usize = 256 << 10;
 const MAX_GRAMMAR_BYTES: usize = 64 << 10;
 const MAX_REGEX_BYTES: usize = 4 << 10;
+/// Of what the server itself writes around the schemas of a request, and of all properties in it.
+const MAX_WRITTEN_BYTES: usize = 1 << 20;
+const MAX_WRITTEN_PROPERTIES: usize = 4000;
 /// Signs that make parts optional or repeat them: the first step may take the square of this.
 const MAX_REPEATERS_OF_GRAMMAR: usize = 1000;
 const MAX_REPEATERS_OF_REGEX: usize = 500;
@@ -43,7 +46,7 @@ fn limits(kind: Kind) -> ParserLimits {
         max_lexer_states: 50_000, // a state takes 1 to 2 kB, and every matcher has its own
         max_grammar_size: 200_000,
         // The first step may take the square of this; for schemas the patterns are bounded instead.
-        initial_lexer_fuel: if kind == Kind::JsonSchema { 500_000 } else { 50_000 },
+        initial_lexer_fuel: if kind.is_of_schemas() { 500_000 } else { 50_000 },
         step_lexer_fuel: 100_000,
         precompute_large_lexemes: false, // its time has no bound
         verbose_errors: false,
@@ -60,13 +63,29 @@ pub enum Kind {
     Ebnf,
     Choice,
     Lark,
+    /// Where parts of a schema that the library cannot enforce say nothing.
+    LenientJsonSchema,
+    /// Lark that the server wrote around schemas of a request; the options in these are its own.
+    Written,
 }
 
 impl Kind {
     pub fn from_number(number: i32) -> Option<Self> {
-        [Self::JsonSchema, Self::JsonObject, Self::Regex, Self::Ebnf, Self::Choice, Self::Lark]
-            .get(usize::try_from(number).ok()?)
-            .copied()
+        const KINDS: [Kind; 8] = [
+            Kind::JsonSchema,
+            Kind::JsonObject,
+            Kind::Regex,
+            Kind::Ebnf,
+            Kind::Choice,
+            Kind::Lark,
+            Kind::LenientJsonSchema,
+            Kind::Written,
+        ];
+        KINDS.get(usize::try_from(number).ok()?).copied()
+    }
+
+    fn is_of_schemas(self) -> bool {
+        matches!(self, Self::JsonSchema | Self::LenientJsonSchema | Self::Written)
     }
 }
 
@@ -163,33 +182,35 @@ fn trie_words(tokenizer: &Tokenizer, vocab_size: usize) -> Vec<Vec<u8>> {
 
 fn to_top_level(kind: Kind, source: &str) -> Result<TopLevelGrammar, String> {
     let (name, max_bytes) = match kind {
-        Kind::JsonSchema | Kind::JsonObject => ("JSON schema", MAX_SCHEMA_BYTES),
+        Kind::JsonSchema | Kind::LenientJsonSchema | Kind::JsonObject => ("JSON schema", MAX_SCHEMA_BYTES),
         Kind::Regex => ("regular expression", MAX_REGEX_BYTES),
         Kind::Ebnf | Kind::Lark => ("grammar", MAX_GRAMMAR_BYTES),
         Kind::Choice => ("list of choices", MAX_SCHEMA_BYTES),
+        Kind::Written => ("grammar of all schemas", MAX_WRITTEN_BYTES),
     };
     if source.len() > max_bytes {
         return Err(format!("the {name} has {} bytes; at most {max_bytes} are allowed", source.len()));
     }
     match kind {
-        Kind::JsonSchema => json_schema(source),
-        Kind::JsonObject => with_options(json!({"type": "object"})),
+        Kind::JsonSchema | Kind::LenientJsonSchema => json_schema(source, kind == Kind::LenientJsonSchema),
+        Kind::JsonObject => with_options(json!({"type": "object"}), false),
         Kind::Regex => regex(source),
         Kind::Ebnf if gbnf::is_gbnf(source) => from_lark(gbnf::to_lark(source)?),
         Kind::Ebnf | Kind::Lark => lark(source),
         Kind::Choice => choice(source),
+        Kind::Written => written(source),
     }
 }
 
-fn json_schema(source: &str) -> Result<TopLevelGrammar, String> {
+fn json_schema(source: &str, lenient: bool) -> Result<TopLevelGrammar, String> {
     // The parser of JSON bounds the nesting.
     let schema: Value = serde_json::from_str(source)
         .map_err(|error| format!("the JSON schema is not valid JSON: {error}"))?;
     match schema {
-        Value::Bool(true) => with_options(json!({})),
+        Value::Bool(true) => with_options(json!({}), lenient),
         Value::Object(_) => {
             SchemaLimits::check(&schema)?;
-            with_options(schema)
+            with_options(schema, lenient)
         }
         _ => Err("the JSON schema is neither an object nor true".to_owned()),
     }
@@ -206,7 +227,14 @@ impl SchemaLimits {
         if schema.get("x-guidance").is_some() {
             return Err("the JSON schema's key \"x-guidance\" is not supported".to_owned());
         }
-        Self { properties: 0, multiple: 1 }.visit(schema)
+        Self::count(schema).map(|_| ())
+    }
+
+    /// The number of its properties.
+    fn count(schema: &Value) -> Result<usize, String> {
+        let mut limits = Self { properties: 0, multiple: 1 };
+        limits.visit(schema)?;
+        Ok(limits.properties)
     }
 
     fn visit(&mut self, value: &Value) -> Result<(), String> {
@@ -259,6 +287,16 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
     check_repeaters(pattern, MAX_REPEATERS_OF_REGEX)
 }
 
+/// Why a `pattern` of a JSON schema cannot be enforced, if so.
+pub fn unsupported_pattern(pattern: &str) -> Option<String> {
+    let supported = check_pattern(pattern).and_then(|()| {
+        let mut builder = derivre::RegexBuilder::new();
+        let ast = derivre::RegexAst::SearchRegex(llguidance::regex_to_lark(pattern, "dw"));
+        builder.mk(&ast).map(|_| ()).map_err(|error| brief(&error.to_string()))
+    });
+    supported.err()
+}
+
 fn gcd(a: u64, b: u64) -> u64 {
     match b {
         0 => a,
@@ -266,8 +304,9 @@ fn gcd(a: u64, b: u64) -> u64 {
     }
 }
 
-fn with_options(mut schema: Value) -> Result<TopLevelGrammar, String> {
-    schema["x-guidance"] = json!({"whitespace_flexible": true, "whitespace_pattern": JSON_WHITESPACE});
+fn with_options(mut schema: Value, lenient: bool) -> Result<TopLevelGrammar, String> {
+    schema["x-guidance"] =
+        json!({"whitespace_flexible": true, "whitespace_pattern": JSON_WHITESPACE, "lenient": lenient});
     Ok(TopLevelGrammar::from_json_schema(schema))
 }
 
@@ -298,21 +337,36 @@ fn lark(source: &str) -> Result<TopLevelGrammar, String> {
     if source.lines().filter(is_terminal).count() > MAX_TERMINALS {
         return Err(format!("the grammar has more than {MAX_TERMINALS} terminals"));
     }
-    for (position, mark) in source.match_indices("%json") {
-        // As the library does; what is no JSON it refuses, or it stands in a text.
-        let mut schemas = serde_json::Deserializer::from_str(&source[position + mark.len()..]).into_iter();
-        if let Some(Ok::<Value, _>(mut schema)) = schemas.next() {
-            // The one option that has no cost: JSON on one line.
-            let one_line = json!({"whitespace_flexible": true, "whitespace_pattern": " "});
-            if let Value::Object(entries) = &mut schema {
-                if entries.get("x-guidance") == Some(&one_line) {
-                    entries.remove("x-guidance");
-                }
+    schemas_in(source).try_for_each(|mut schema| {
+        // The one option that has no cost: JSON on one line.
+        let one_line = json!({"whitespace_flexible": true, "whitespace_pattern": " "});
+        if let Value::Object(entries) = &mut schema {
+            if entries.get("x-guidance") == Some(&one_line) {
+                entries.remove("x-guidance");
             }
-            SchemaLimits::check(&schema)?;
         }
-    }
+        SchemaLimits::check(&schema)
+    })?;
     from_lark(source.to_owned())
+}
+
+/// Of a grammar in Lark, as the library finds them; what is no JSON it refuses, or it stands in a text.
+fn schemas_in(source: &str) -> impl Iterator<Item = Value> + '_ {
+    source.match_indices("%json").filter_map(|(position, mark)| {
+        serde_json::Deserializer::from_str(&source[position + mark.len()..]).into_iter().next()?.ok()
+    })
+}
+
+/// The bounds of a client's grammar are not for what the server adds to its schemas, which have bounds of their own.
+fn written(source: &str) -> Result<TopLevelGrammar, String> {
+    let mut properties = 0;
+    for schema in schemas_in(source) {
+        properties += SchemaLimits::count(&schema)?;
+    }
+    if properties > MAX_WRITTEN_PROPERTIES {
+        return Err(format!("the JSON schemas have more than {MAX_WRITTEN_PROPERTIES} properties"));
+    }
+    Ok(TopLevelGrammar::from_lark(source.to_owned()))
 }
 
 fn from_lark(source: String) -> Result<TopLevelGrammar, String> {
@@ -346,6 +400,9 @@ fn brief(message: &str) -> String {
         .unwrap_or(message.len());
     let message = match message[..end].trim_end() {
         "NoExtensionBias" => "the grammar allows no text from here on",
+        text if text.contains("oneOf constraints are not supported") => {
+            "\"oneOf\" whose options may overlap is not supported"
+        }
         other => other,
     };
     if message.len() <= MAX_ERROR_BYTES {

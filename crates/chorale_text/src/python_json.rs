@@ -225,6 +225,17 @@ fn write_number(out: &mut String, number: &Value) -> Result<(), Error> {
     Ok(())
 }
 
+/// Python's `str` of a float, which is `json.dumps`'s but for what JSON does not have.
+pub fn python_str(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    python_float(value)
+}
+
 /// Python's repr: the shortest digits that read back, an exponent of at least two digits below 1e-4 and from 1e16 on.
 /// Rust's debug format has the same digits and the same two limits.
 fn python_float(value: f64) -> String {

@@ -16,6 +16,7 @@ class LocalTransport final : public Transport {
   int rank() const override { return rank_; }
   int size() const override { return group_->size(); }
   int world_rank() const override { return group_->world_rank(rank_); }
+  bool needs_host_memory() const override { return true; }
 
   void barrier() override;
   void broadcast(std::span<std::byte> data, int root) override;

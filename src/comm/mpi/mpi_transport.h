@@ -26,6 +26,7 @@ class MpiTransport final : public Transport {
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
   int world_rank() const override { return members_[static_cast<size_t>(rank_)]; }
+  bool needs_host_memory() const override { return true; }
 
   void barrier() override;
   void broadcast(std::span<std::byte> data, int root) override;

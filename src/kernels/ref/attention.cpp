@@ -27,9 +27,9 @@ Dense<double> attention(const AttentionShape& shape, const Matrix& q, int64_t fi
       for (double& w : weights) sum += w = std::exp(w - largest);
       for (int64_t t = 0; t < visible; ++t) {
         for (int64_t d = 0; d < head_dim; ++d)
-          out.at(row, q_column + d) +=
-              weights[static_cast<size_t>(t)] / sum * double{values.at(t, kv_column + d)};
+          out.at(row, q_column + d) += weights[static_cast<size_t>(t)] * double{values.at(t, kv_column + d)};
       }
+      for (int64_t d = 0; d < head_dim; ++d) out.at(row, q_column + d) /= sum;
     }
   }
   return out;

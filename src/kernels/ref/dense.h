@@ -1,8 +1,8 @@
 // What the references compute with: plain row-major matrices without padding.
 //
 // The references say what the ops of src/kernels/*.h mean, in the plainest way: naive loops in double
-// precision (exact integers for fixed point), one thread, no packed weights, no paged cache. Only tests use
-// them.
+// precision (exact integers for fixed point), one thread, no packed weights, no paged cache. Tests use them,
+// and the reference device (kernels/ref_device).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,9 @@
 #include "server/chat/answer_format.h"
 
+#include <algorithm>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -32,12 +35,28 @@ Json logprobs_json(const text::Tokenizer& tokenizer, const std::vector<int32_t>&
   return {{"content", std::move(content)}, {"refusal", nullptr}};
 }
 
+// The tokens whose text begins between the tags, or before the end where the reasoning is not closed.
+int64_t count_reasoning_tokens(const ChoiceState& choice, bool opened) {
+  const std::string_view text = choice.text;
+  size_t begin = 0;
+  if (!opened) {
+    begin = std::min(text.find_first_not_of(" \t\r\n"), text.size());
+    if (!text.substr(begin).starts_with(kThinkOpen)) return 0;
+    begin += kThinkOpen.size();
+  }
+  const size_t end = std::min(text.find(kThinkClose, begin), text.size());
+  const int64_t first = count_characters(text.substr(0, begin));
+  const int64_t last = count_characters(text.substr(0, end));
+  return std::ranges::count_if(choice.text_offsets,
+                               [&](int64_t offset) { return offset >= first && offset < last; });
+}
+
 // Clients tell calls apart by their ids, also across answers.
 std::string call_id(const AnswerHead& head, int64_t choice, int64_t call) {
   return "call_" + sha256_hex(fmt::format("{}/{}/{}", head.id, choice, call)).substr(0, 24);
 }
 
-// A call as far as it has come is a "tool_calls"; one that the length has cut off is not.
+// Calls are a "tool_calls", unless the length has cut off a further one, or a part of one was told.
 const char* message_finish_name(engine::FinishReason finish, const MessageParser& parser) {
   const bool cut_off = finish == engine::FinishReason::length && parser.cut_off_call();
   return parser.made_calls() && !cut_off ? "tool_calls" : finish_name(finish);
@@ -66,35 +85,37 @@ class ChatFormat : public AnswerFormat {
                       {"message", message(choice.index, std::move(piece))},
                       {"logprobs", logprobs(choice.token_ids, choice.logprobs)},
                       {"finish_reason", message_finish_name(choice.finish, parser)}});
+      if (options_.token_ids) list.back()["token_ids"] = choice.token_ids;
     }
     Json answer = answer_json(head_, "chat.completion", std::move(list));
-    answer["usage"] = usage_json(choices);
+    answer["usage"] = usage(choices);
+    if (options_.token_ids) answer["prompt_token_ids"] = choices.front().plan.request.prompt_ids;
     return answer;
-  }
-
-  void open(size_t num_choices, const Sink& sink) const override {
-    for (size_t i = 0; i < num_choices; ++i) {
-      sink(chunk(static_cast<int64_t>(i), {{"role", "assistant"}, {"content", ""}}, nullptr, nullptr));
-    }
   }
 
   void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) override {
     MessageParser& parser = parsers_[static_cast<size_t>(choice.index)];
+    // Also where the text of the first token is held back: it is then that the choice has begun.
+    if (!choice.told_any) {
+      Json first = chunk(choice, {{"role", "assistant"}, {"content", ""}}, {}, nullptr);
+      if (options_.token_ids) first["prompt_token_ids"] = choice.plan.request.prompt_ids;
+      sink(first);
+    }
     const bool finished = piece.finish != engine::FinishReason::none;
     MessagePiece parsed = parser.push(piece.text);
     if (finished) append(parser.finish(), parsed);
     std::vector<Json> deltas = this->deltas(choice.index, parsed);
-    // Logprobs come with their tokens, also of text that is held back.
-    Json list = nullptr;
-    if (options_.logprobs && !piece.logprobs.empty()) {
-      list = logprobs(piece.token_ids, piece.logprobs);
-      if (deltas.empty()) deltas.push_back({{"content", ""}});
-    }
+    // What is told of tokens comes with them, also of text that is held back.
+    TokenLists lists;
+    if (options_.logprobs && !piece.logprobs.empty())
+      lists.logprobs = logprobs(piece.token_ids, piece.logprobs);
+    if (options_.token_ids && !piece.token_ids.empty()) lists.ids = piece.token_ids;
+    if (deltas.empty() && !(lists.logprobs.is_null() && lists.ids.is_null()))
+      deltas.push_back({{"content", ""}});
     for (Json& delta : deltas) {
-      sink(chunk(choice.index, std::move(delta), std::exchange(list, nullptr), nullptr));
+      sink(chunk(choice, std::move(delta), std::exchange(lists, {}), nullptr));
     }
-    if (finished)
-      sink(chunk(choice.index, Json::object(), nullptr, message_finish_name(choice.finish, parser)));
+    if (finished) sink(chunk(choice, Json::object(), {}, message_finish_name(choice.finish, parser)));
   }
 
   const char* finish_reason(const ChoiceState& before, const TextPiece& last) const override {
@@ -110,11 +131,25 @@ class ChatFormat : public AnswerFormat {
   void close(const std::vector<ChoiceState>& choices, const Sink& sink) const override {
     if (!options_.include_usage) return;
     Json last = answer_json(head_, "chat.completion.chunk", Json::array());
-    last["usage"] = usage_json(choices);
+    last["usage"] = usage(choices);
     sink(last);
   }
 
  private:
+  struct TokenLists {
+    Json logprobs;
+    Json ids;
+  };
+
+  Json usage(std::span<const ChoiceState> choices) const {
+    Json out = usage_json(choices);
+    int64_t reasoning = 0;
+    for (const ChoiceState& choice : choices)
+      reasoning += count_reasoning_tokens(choice, options_.message->reasoning_opened);
+    out["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
+    return out;
+  }
+
   Json logprobs(const std::vector<int32_t>& ids, const std::vector<engine::TokenLogprobs>& values) const {
     return options_.logprobs ? logprobs_json(tokenizer_, ids, values) : Json(nullptr);
   }
@@ -165,14 +200,16 @@ class ChatFormat : public AnswerFormat {
     return out;
   }
 
-  Json chunk(int64_t index, Json delta, Json list, Json finish_reason) const {
+  Json chunk(const ChoiceState& choice, Json delta, TokenLists lists, Json finish_reason) const {
     Json choices = Json::array();
-    choices.push_back({{"index", index},
+    choices.push_back({{"index", choice.index},
                        {"delta", std::move(delta)},
-                       {"logprobs", std::move(list)},
+                       {"logprobs", std::move(lists.logprobs)},
                        {"finish_reason", std::move(finish_reason)}});
+    if (!lists.ids.is_null()) choices.back()["token_ids"] = std::move(lists.ids);
     Json out = answer_json(head_, "chat.completion.chunk", std::move(choices));
-    if (options_.include_usage) out["usage"] = nullptr;
+    if (options_.include_usage)
+      out["usage"] = options_.continuous_usage ? usage({&choice, 1}) : Json(nullptr);
     return out;
   }
 

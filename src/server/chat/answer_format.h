@@ -14,6 +14,8 @@ namespace chorale::server {
 struct ChatOptions {
   bool logprobs = false;
   bool include_usage = false;
+  bool continuous_usage = false;                  // in each message of a stream
+  bool token_ids = false;                         // tell them, of the prompt and of the answer
   std::shared_ptr<const MessageOptions> message;  // how the text becomes a message
 };
 

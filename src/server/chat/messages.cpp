@@ -12,9 +12,15 @@
 namespace chorale::server {
 namespace {
 
-std::string read_part(const Json& value, const std::string& path) {
+std::string read_part(const Json& value, const std::string& path, const std::string& role) {
   Fields part(value, path);
   const std::string type = part.string("type").value_or("");
+  if (type == "refusal" && role == "assistant") {  // of an earlier answer
+    auto refusal = part.string("refusal");
+    if (!refusal) bad_request(part.param("refusal"), "'{}' is missing", part.param("refusal"));
+    part.finish();
+    return std::move(*refusal);
+  }
   if (type != "text") {
     bad_request(part.param("type"), "content parts of type {} are not supported: this model reads text only",
                 quote(type));
@@ -27,7 +33,7 @@ std::string read_part(const Json& value, const std::string& path) {
 }
 
 // A string, or a list of text parts.
-std::string read_content(const Json& content, const std::string& path) {
+std::string read_content(const Json& content, const std::string& path, const std::string& role) {
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) {
     bad_request(path, "'{}' must be a string or a list of text parts, not {}", path, describe(content));
@@ -35,7 +41,7 @@ std::string read_content(const Json& content, const std::string& path) {
   std::string text;
   for (size_t i = 0; i < content.size(); ++i) {
     if (i > 0) text += '\n';
-    text += read_part(content[i], fmt::format("{}[{}]", path, i));
+    text += read_part(content[i], fmt::format("{}[{}]", path, i), role);
   }
   return text;
 }
@@ -89,14 +95,18 @@ Json read_message(const Json& value, const std::string& path) {
   Json message = {{"role", role}};
   const Json* calls = role == "assistant" ? fields.get("tool_calls") : nullptr;
   const Json* content = fields.get("content");
-  if (content == nullptr && role != "assistant") {
+  if (content == nullptr && role != "assistant" && !(role == "tool" && value.contains("content"))) {
     bad_request(fields.param("content"), "'{}' is missing", fields.param("content"));
   }
-  message["content"] = content == nullptr ? "" : read_content(*content, fields.param("content"));
+  message["content"] = content == nullptr ? "" : read_content(*content, fields.param("content"), role);
   if (calls != nullptr && !calls->empty())
     message["tool_calls"] = read_tool_calls(*calls, fields.param("tool_calls"));
   for (const char* name : {"name", "tool_call_id", "reasoning_content"}) {
     if (const auto text = fields.string(name)) message[name] = *text;
+  }
+  if (const auto reasoning = fields.string("reasoning");
+      reasoning && !message.contains("reasoning_content")) {
+    message["reasoning_content"] = *reasoning;
   }
   fields.accept({"refusal", "annotations"});  // of earlier answers; they are not part of the conversation
   fields.refuse("function_call", "use tool_calls");

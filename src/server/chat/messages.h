@@ -6,7 +6,8 @@
 namespace chorale::server {
 
 // `value` is the request's "messages". Text parts are joined by line breaks into one string, "developer"
-// becomes "system", tool calls of earlier answers and reasoning stay. Parts other than text are a BadRequest.
+// becomes "system", tool calls of earlier answers and reasoning stay. Reasoning is "reasoning_content"
+// under either of its names. Parts other than text, and refusals of earlier answers, are a BadRequest.
 Json read_messages(const Json& value);
 
 // Whether any of the messages has calls.

@@ -27,10 +27,26 @@ std::string render_template(const text::ChatTemplate& chat, const Json& variable
 // does not write about tools.
 const ToolCallFormat* tool_call_format_of(const text::ChatTemplate& chat);
 
+// For "continue_final_message": the prompt up to the end of its last message, which the output goes on with.
+// Throws BadRequest where that is no text of the assistant, or the template has changed it.
+std::string cut_after_last_message(std::string prompt, const Json& messages);
+
+// Whether such a prompt ends inside of its reasoning.
+bool continues_reasoning(std::string_view prompt);
+
 // How the output begins after this prompt.
 ReasoningStart reasoning_start(std::string_view prompt);
 
-// All of it at once, for who wants the prompt alone. Throws BadRequest.
-std::string render_chat(Fields& fields, const RequestContext& context);
+// A prompt and the form of calls in it: that of the calls that the model may make, and of earlier ones;
+// nullptr: there are none.
+struct ChatPrompt {
+  std::string text;
+  const ToolCallFormat* call_format = nullptr;
+};
+
+// `variables` are those of template_variables(). continues: the last message is the beginning of the answer.
+// Throws BadRequest.
+ChatPrompt render_chat(Json variables, const ToolRequest& tools, bool continues,
+                       const RequestContext& context);
 
 }  // namespace chorale::server

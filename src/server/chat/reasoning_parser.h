@@ -37,6 +37,10 @@ class ReasoningParser {
   // What is held back when the text ends.
   Result finish();
 
+  // Inside the reasoning: it has begun, or the prompt has opened it, and is not closed.
+  bool is_reasoning() const {
+    return state_ == State::reasoning || (state_ == State::start && options_.opened);
+  }
   // False once the content has begun, or can only begin.
   bool may_reason() const { return state_ == State::start || state_ == State::reasoning; }
 

@@ -16,6 +16,7 @@ ToolCallParser::Result ToolCallParser::finish() {
   if (call_ != nullptr) {
     cut_off_ = !call_->complete() && !left_out_;
     if (call_->complete()) {
+      tell_call(result);
       end_call();
     } else {
       leave_call(result);
@@ -72,6 +73,7 @@ void ToolCallParser::add_content(std::string_view text, Result& result) {
 void ToolCallParser::begin_call() {
   call_ = options_.format->make_scanner(held_, tools_);
   told_ = false;
+  has_arguments_ = false;
   left_out_ = left_out();
 }
 
@@ -87,7 +89,8 @@ void ToolCallParser::in_call(char c, Result& result) {
 }
 
 void ToolCallParser::tell_call(Result& result) {
-  if (!call_->started()) return;
+  has_arguments_ = has_arguments_ || call_->complete();
+  if (!call_->started() || (options_.whole && !has_arguments_)) return;
   if (!told_) {
     told_ = true;
     space_.clear();
@@ -97,7 +100,10 @@ void ToolCallParser::tell_call(Result& result) {
   std::string arguments = call_->take_arguments();
   if (arguments.empty()) return;
   held_.clear();
-  if (left_out_) return;
+  if (!left_out_) add_arguments(std::move(arguments), result);
+}
+
+void ToolCallParser::add_arguments(std::string arguments, Result& result) {
   ToolCallDelta* last = result.calls.empty() ? nullptr : &result.calls.back();
   if (last != nullptr && last->index == num_calls_ - 1 && !last->name) {
     last->arguments += arguments;
@@ -116,6 +122,7 @@ void ToolCallParser::leave_call(Result& result) {
   const std::unique_ptr<ToolCallScanner> call = std::move(call_);
   const std::string rest = std::exchange(held_, {});
   if (told_) after_call_ = true;
+  if (told_ && !left_out_ && !has_arguments_) told_broken_ = true;
   if (told_ && call->closing()) {
     // White space and the beginning of a tag, perhaps that of the next call.
     for (const char c : call->closing_text()) in_content(c, result);

@@ -6,8 +6,8 @@
 //
 // White space before and after a call is not content, except between content on both sides of it. A call that
 // is malformed, or cut off, is given as content as far as it was not told as a call: as a whole, tags
-// included, when its name or arguments had not begun; else the call stays with arguments that are not
-// complete JSON, and the rest is content.
+// included, when its arguments had not begun or calls are told only when they are complete; else the call
+// stays with arguments that are not complete JSON, and the rest is content.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +36,7 @@ class ToolCallParser {
   struct Options {
     const ToolCallFormat* format = &kJsonToolCalls;
     bool parallel = true;  // false: calls after the first are left out
+    bool whole = false;    // a call is told when it is complete, and not before
   };
   struct Result {
     std::string content;
@@ -51,6 +52,8 @@ class ToolCallParser {
 
   // Calls that have been told.
   int64_t num_calls() const { return num_calls_; }
+  // Of a call that broke, or was cut off, a part was told, with arguments that are not JSON.
+  bool told_broken() const { return told_broken_; }
   // After finish(): the text ended within a call that is not one of those left out.
   bool cut_off() const { return cut_off_; }
 
@@ -63,6 +66,7 @@ class ToolCallParser {
   void end_call();
   // The call has ended before what it holds back.
   void leave_call(Result& result);
+  void add_arguments(std::string arguments, Result& result);
   void add_content(std::string_view text, Result& result);
   // Whether the text is, or may become, a tag that begins a call.
   bool is_opening(std::string_view text) const;
@@ -75,10 +79,12 @@ class ToolCallParser {
   std::string held_;   // held back: the beginning of a tag, or what of a call has not been told
   std::unique_ptr<ToolCallScanner> call_;  // the one that is being read
   bool told_ = false;                      // its name was told
+  bool has_arguments_ = false;             // all of them
   bool left_out_ = false;                  // it is left out
   bool after_call_ = false;                // nothing but white space since the last call
   bool has_content_ = false;
   bool cut_off_ = false;
+  bool told_broken_ = false;
   int64_t num_calls_ = 0;
 };
 

@@ -12,8 +12,13 @@
 namespace chorale::server {
 namespace {
 
-void add_start(ToolGrammarWriter& grammar, ReasoningStart reasoning, bool parallel) {
+void add_start(ToolGrammarWriter& grammar, const ToolGrammarOptions& options, bool parallel) {
+  const ReasoningStart reasoning = options.reasoning;
   std::string start = parallel ? "call (\"\\n\" call)*" : "call";
+  if (options.text_schema != nullptr) {
+    start = fmt::format("({} | text)", start);
+    grammar.add("text", grammar_json(*options.text_schema, !options.text_is_strict));
+  }
   if (reasoning == ReasoningStart::opened) start = "thought " + start;
   if (reasoning == ReasoningStart::allowed) {
     start = fmt::format("({} thought)? {}", grammar.tag(kThinkOpen), start);
@@ -33,7 +38,7 @@ void add_start(ToolGrammarWriter& grammar, ReasoningStart reasoning, bool parall
 
 std::string tool_grammar(const ToolRequest& request, const ToolGrammarOptions& options) {
   ToolGrammarWriter grammar(options.tags_are_tokens);
-  add_start(grammar, options.reasoning, request.parallel);
+  add_start(grammar, options, request.parallel);
   std::vector<std::string> names;
   for (const Tool& tool : request.tools) {
     if (request.choice == ToolRequest::Choice::named && tool.name != request.name) continue;

@@ -16,10 +16,14 @@ struct ToolGrammarOptions {
   // The tags of reasoning and calls are tokens of their own, as in Qwen3's vocabularies. Such tokens are
   // written as <think> in the grammar, not as "<think>", which would be the same text in other tokens.
   bool tags_are_tokens = true;
+  // The schema of JSON that the model may write in place of calls; nullptr: it must call.
+  const Json* text_schema = nullptr;
+  bool text_is_strict = false;
 };
 
-// One call of a tool, or several when the request says so, in the model's form; nothing but the end of the
-// output after them. The tools are those that request.choice leaves. Reasoning is free text.
+// One call of a tool, or several when the request says so, in the model's form, or the JSON of text_schema;
+// nothing but the end of the output after them. The tools are those that request.choice leaves. Reasoning is
+// free text. Throws BadRequest for a strict schema of which a part cannot be enforced.
 std::string tool_grammar(const ToolRequest& request, const ToolGrammarOptions& options);
 
 // Whether the tags of reasoning and of that form's calls are tokens of their own.

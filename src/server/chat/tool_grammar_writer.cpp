@@ -1,6 +1,10 @@
 #include "server/chat/tool_grammar_writer.h"
 
+#include <utility>
+
 #include <fmt/format.h>
+
+#include "server/generation/json_schema.h"
 
 namespace chorale::server {
 
@@ -20,9 +24,9 @@ std::string grammar_literal(std::string_view text) {
   return to_text(Json(text));
 }
 
-std::string grammar_json(Json schema) {
+std::string grammar_json(Json schema, bool lenient) {
   if (schema.is_object()) {
-    schema["x-guidance"] = {{"whitespace_flexible", true}, {"whitespace_pattern", " "}};
+    schema["x-guidance"] = {{"whitespace_flexible", true}, {"whitespace_pattern", " "}, {"lenient", lenient}};
   }
   return "%json " + to_text(schema);
 }
@@ -31,9 +35,10 @@ Json arguments_schema(const Tool& tool) {
   if (!tool.parameters.is_object()) {
     return {{"type", "object"}, {"properties", Json::object()}, {"additionalProperties", false}};
   }
-  Json schema = tool.parameters;
-  if (schema_types(schema, schema).empty()) schema["type"] = "object";
-  return schema;
+  ReadySchema ready = ready_schema(tool.parameters, SchemaForm::forgiving);
+  tell_left_out(ready.left_out, tool.strict, fmt::format("the tool {}", quote(tool.name)), tool.param);
+  if (schema_types(ready.schema, ready.schema).empty()) ready.schema["type"] = "object";
+  return std::move(ready.schema);
 }
 
 }  // namespace chorale::server

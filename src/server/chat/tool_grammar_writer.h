@@ -38,10 +38,12 @@ class ToolGrammarWriter {
 std::string grammar_literal(std::string_view text);
 
 // JSON that matches a schema, as the body of a rule. On one line, as the models' own calls are: where any
-// white space may stand, a model may go on with it for ever.
-std::string grammar_json(Json schema);
+// white space may stand, a model may go on with it for ever. lenient: parts that cannot be enforced say
+// nothing.
+std::string grammar_json(Json schema, bool lenient);
 
-// The schema of a tool's arguments, which are an object even where it does not say so.
+// The schema of a tool's arguments, which are an object even where it does not say so, ready for the grammar.
+// Throws BadRequest where it is strict and has parts that cannot be enforced.
 Json arguments_schema(const Tool& tool);
 
 }  // namespace chorale::server

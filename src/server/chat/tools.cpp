@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "server/generation/json_schema.h"
 #include "server/wire/bad_request.h"
 
 namespace chorale::server {
@@ -43,7 +44,8 @@ Tool read_tool(const Json& value, const std::string& path) {
   }
   tool.name = *name;
   inner.string("description");
-  inner.boolean("strict");
+  tool.strict = inner.boolean("strict").value_or(false);
+  tool.param = inner.param("parameters");
   if (const Json* parameters = inner.get("parameters")) {
     if (!parameters->is_object()) {
       const std::string param = inner.param("parameters");
@@ -94,19 +96,6 @@ ToolRequest::Choice read_choice(const Json& value, const std::vector<Tool>& tool
               value.is_string() ? quote(value.get_ref<const std::string&>()) : describe(value));
 }
 
-// What "#/$defs/name" stands for; nullptr when it is not there or elsewhere.
-const Json* resolve(const Json& reference, const Json& root) {
-  if (!reference.is_string()) return nullptr;
-  const std::string& text = reference.get_ref<const std::string&>();
-  if (!text.starts_with('#')) return nullptr;
-  try {
-    const Json::json_pointer pointer(text.substr(1));
-    return root.contains(pointer) ? &root.at(pointer) : nullptr;
-  } catch (const Json::exception&) {  // not a pointer
-    return nullptr;
-  }
-}
-
 void add_types(const Json& schema, const Json& root, int& budget, std::set<std::string>& types);
 
 void add_types_of_parts(const Json& schema, const Json& root, int& budget, std::set<std::string>& types) {
@@ -141,10 +130,54 @@ void add_types(const Json& schema, const Json& root, int& budget, std::set<std::
     return;
   }
   if (const auto reference = schema.find("$ref"); reference != schema.end()) {
-    if (const Json* target = resolve(*reference, root)) add_types(*target, root, budget, types);
+    if (const Json* target = resolve_reference(*reference, root)) add_types(*target, root, budget, types);
     return;
   }
   add_types_of_parts(schema, root, budget, types);
+}
+
+}  // namespace
+
+namespace {
+
+// {"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [...]}}, or with mode
+// and tools beside the type: the others are as if they were not offered.
+ToolRequest::Choice read_allowed_tools(const Json& choice, ToolRequest& out) {
+  Fields outer(choice, "tool_choice");
+  outer.string("type");
+  const Json* inside = outer.get("allowed_tools");
+  const bool nested = inside != nullptr;
+  Fields fields(nested ? *inside : choice, nested ? "tool_choice.allowed_tools" : "tool_choice");
+  const std::string mode = fields.string("mode").value_or("auto");
+  if (mode != "auto" && mode != "required") {
+    bad_request(fields.param("mode"), "'{}' must be 'auto' or 'required', not {}", fields.param("mode"),
+                quote(mode));
+  }
+  const Json* list = fields.get("tools");
+  const std::string param = fields.param("tools");
+  if (list == nullptr || !list->is_array() || list->empty())
+    bad_request(param, "'{}' must be a list of at least one tool", param);
+  std::set<std::string> names;
+  for (size_t i = 0; i < list->size(); ++i) {
+    const std::string path = fmt::format("{}[{}]", param, i);
+    Fields tool((*list)[i], path);
+    const Json* function = tool.get("function");
+    Fields named(function != nullptr ? *function : (*list)[i], path);
+    const std::string name = named.string("name").value_or("");
+    if (find_tool(out.tools, name) == nullptr)
+      bad_request(path, "'tools' has no function named {}", quote(name));
+    names.insert(name);
+  }
+  Json kept = Json::array();
+  std::vector<Tool> tools;
+  for (size_t i = 0; i < out.tools.size(); ++i) {
+    if (!names.contains(out.tools[i].name)) continue;
+    kept.push_back(out.list[i]);
+    tools.push_back(std::move(out.tools[i]));
+  }
+  out.list = std::move(kept);
+  out.tools = std::move(tools);
+  return mode == "required" ? ToolRequest::Choice::required : ToolRequest::Choice::automatic;
 }
 
 }  // namespace
@@ -160,6 +193,10 @@ ToolRequest read_tools(Fields& fields) {
   }
   if (out.tools.empty() && *choice != "none" && *choice != "auto") {
     bad_request("tool_choice", "'tool_choice' is only 'none' or 'auto' without 'tools'");
+  }
+  if (choice->is_object() && choice->value("type", Json()) == "allowed_tools") {
+    out.choice = read_allowed_tools(*choice, out);
+    return out;
   }
   out.choice = read_choice(*choice, out.tools, out.name);
   return out;

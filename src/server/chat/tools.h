@@ -13,7 +13,9 @@ namespace chorale::server {
 
 struct Tool {
   std::string name;
-  Json parameters;  // a JSON schema, an object; null: the function takes no arguments
+  Json parameters;              // a JSON schema, an object; null: the function takes no arguments
+  bool strict = false;          // a part of the schema that cannot be enforced is a mistake
+  std::string param = "tools";  // where the schema stands in the request
 };
 
 struct ToolRequest {

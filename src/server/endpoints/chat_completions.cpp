@@ -20,11 +20,8 @@ void refuse_chat_fields(Fields& fields) {
   fields.refuse("function_call", "use tool_choice", {"none"});
   fields.refuse("audio", "this model writes text only");
   fields.refuse("modalities", "this model writes text only", {Json::array({"text"})});
-  fields.refuse("prediction", "predicted output is not used");
   fields.refuse("web_search_options", "there is no web search");
-  fields.refuse("verbosity", "the model has no such setting", {"medium"});
   fields.refuse("echo", "only /v1/completions has it", {false});
-  fields.refuse("continue_final_message", "an answer always begins anew", {false});
   fields.refuse("add_special_tokens", "the chat template writes them", {false});
   fields.refuse("documents", "the model has no such input", {Json::array()});
   fields.refuse("chat_template", "the model's own is used");
@@ -39,27 +36,37 @@ MessageOptions read_message_options(Fields& fields) {
   return options;
 }
 
-// What makes the model call a tool.
-RequestedFormat tool_format(const ToolRequest& tools, const ToolCallFormat& format, std::string_view prompt,
-                            const text::Tokenizer& tokenizer) {
-  const ToolGrammarOptions options{&format, reasoning_start(prompt), has_tag_tokens(tokenizer, format)};
-  return RequestedFormat{.constraint = {OutputConstraint::Kind::lark, tool_grammar(tools, options)},
-                         .param = "tool_choice"};
+// The number of alternatives to each token; -1: nothing is told of them.
+int32_t read_logprobs(Fields& fields, const RequestLimits& limits) {
+  const bool logprobs = fields.boolean("logprobs").value_or(false);
+  const auto top_logprobs = fields.integer("top_logprobs", 0, limits.max_top_logprobs);
+  if (top_logprobs && !logprobs) bad_request("top_logprobs", "'top_logprobs' needs 'logprobs': true");
+  return logprobs ? static_cast<int32_t>(top_logprobs.value_or(0)) : -1;
 }
 
-// A call that the model must make comes before a format, which is about the text of a message.
-std::shared_ptr<const OutputFormat> output_format(std::optional<RequestedFormat> calls,
-                                                  std::optional<RequestedFormat> format,
-                                                  std::string_view prompt) {
-  OutputFormat made;
-  if (calls) {
-    made.requested = std::move(*calls);  // whose grammar has the reasoning
-  } else if (format) {
-    made = {std::move(*format), reasoning_start(prompt)};
-  } else {
-    return nullptr;
+// A call that the model must make comes before a format, which is about the text of a message. Where it may
+// make one, it chooses between a call and a format that is JSON.
+std::shared_ptr<const OutputFormat> output_format(const ToolRequest& tools, const ToolCallFormat* call_format,
+                                                  std::optional<RequestedFormat> text_format,
+                                                  std::string_view prompt, const text::Tokenizer& tokenizer) {
+  const ReasoningStart reasoning = reasoning_start(prompt);
+  std::optional<Json> schema;
+  if (tools.may_call() && text_format) schema = schema_of(*text_format);
+  if (!tools.must_call() && !schema) {
+    if (!text_format) return nullptr;
+    return std::make_shared<const OutputFormat>(OutputFormat{std::move(*text_format), reasoning});
   }
-  return std::make_shared<const OutputFormat>(std::move(made));
+  ToolGrammarOptions options{call_format, reasoning, has_tag_tokens(tokenizer, *call_format)};
+  std::string param = "tool_choice";
+  if (!tools.must_call()) {
+    options.text_schema = &*schema;
+    options.text_is_strict = text_format->constraint.kind == OutputConstraint::Kind::json_schema;
+    param = text_format->param;
+  }
+  // The grammar has the reasoning.
+  return std::make_shared<const OutputFormat>(OutputFormat{
+      RequestedFormat{.constraint = {OutputConstraint::Kind::written, tool_grammar(tools, options)},
+                      .param = std::move(param)}});
 }
 
 }  // namespace
@@ -70,33 +77,31 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   SamplingRequest sampling = read_sampling(fields, kOpenAiChatSampling, context);
   const StreamRequest stream = read_stream(fields);
   const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
-  const bool logprobs = fields.boolean("logprobs").value_or(false);
-  const auto top_logprobs = fields.integer("top_logprobs", 0, context.limits.max_top_logprobs);
-  if (top_logprobs && !logprobs) bad_request("top_logprobs", "'top_logprobs' needs 'logprobs': true");
+  const int32_t num_top_logprobs = read_logprobs(fields, context.limits);
+  ChatOptions options{.logprobs = num_top_logprobs >= 0,
+                      .include_usage = stream.include_usage,
+                      .continuous_usage = stream.continuous_usage,
+                      .token_ids = fields.boolean("return_token_ids").value_or(false)};
   const ToolRequest tools = read_tools(fields);
   MessageOptions message = read_message_options(fields);
   Json variables = template_variables(fields, tools);
+  const bool continues = fields.boolean("continue_final_message").value_or(false);
   std::optional<RequestedFormat> text_format = read_output_format(fields);
   accept_harmless_fields(fields);
   refuse_chat_fields(fields);
   refuse_unsupported_fields(fields);
   fields.finish();
 
-  const text::ChatTemplate& chat = chat_template(context);
-  const bool has_calls = tools.may_call() || has_tool_calls(variables["messages"]);
-  const ToolCallFormat* call_format = has_calls ? tool_call_format_of(chat) : nullptr;
-  if (tools.may_call() && call_format == nullptr)
-    bad_request("tools", "the model's chat template does not show tools to the model");
-  if (call_format != nullptr && call_format->arguments_are_objects)
-    parse_tool_arguments(variables["messages"]);
-  const std::string text = render_template(chat, variables);
-  std::optional<RequestedFormat> calls;
-  if (tools.must_call()) calls = tool_format(tools, *call_format, text, context.model.tokenizer);
-  const auto format = output_format(std::move(calls), std::move(text_format), text);
-  message.reasoning_opened = opens_reasoning(text);
+  const ChatPrompt rendered = render_chat(std::move(variables), tools, continues, context);
+  const std::string& text = rendered.text;
+  const ToolCallFormat* call_format = rendered.call_format;
+  const auto format =
+      output_format(tools, call_format, std::move(text_format), text, context.model.tokenizer);
+  message.reasoning_opened = continues ? continues_reasoning(text) : opens_reasoning(text);
   message.parse_calls = tools.may_call();
-  if (call_format != nullptr) message.calls = {call_format, tools.parallel};
+  if (call_format != nullptr) message.calls = {call_format, tools.parallel, !stream.stream};
   message.tools = tools.tools;
+  sampling.text.kept_tokens = tag_tokens(context.model.tokenizer, message);
 
   const std::vector<int32_t> prompt = context.model.tokenizer.encode(text, false);
   sampling.params.max_new_tokens =
@@ -104,24 +109,23 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
   if (sampling.params.max_new_tokens == 0)
     bad_request(sampling.max_tokens_param, "at least one token is made");
 
-  AnswerPlan plan;
-  plan.stream = stream.stream;
+  AnswerPlan plan{.choices = {}, .format = nullptr, .stream = stream.stream};
+  PlannedChoice choice;
+  choice.request.prompt_ids = prompt;
+  choice.request.sampling = sampling.params;
+  choice.request.num_top_logprobs = num_top_logprobs;
+  choice.public_id = head.id;
+  choice.text = sampling.text;
+  choice.output_format = format;
+  choice.rules = plan_rules(sampling, prompt);
   for (int64_t i = 0; i < n; ++i) {
-    PlannedChoice choice;
     choice.request.id = fmt::format("{}-{}", head.id, i);
-    choice.request.prompt_ids = prompt;
-    choice.request.sampling = sampling.params;
     choice.request.sampling.choice_index = static_cast<uint32_t>(i);
-    choice.public_id = head.id;
-    choice.request.num_top_logprobs = logprobs ? static_cast<int32_t>(top_logprobs.value_or(0)) : -1;
-    choice.text = sampling.text;
-    choice.output_format = format;
-    plan.choices.push_back(std::move(choice));
+    plan.choices.push_back(choice);
   }
-  plan.format = make_chat_format(
-      std::move(head), context.model.tokenizer,
-      {logprobs, stream.include_usage, std::make_shared<const MessageOptions>(std::move(message))},
-      plan.choices.size());
+  options.message = std::make_shared<const MessageOptions>(std::move(message));
+  plan.format =
+      make_chat_format(std::move(head), context.model.tokenizer, std::move(options), plan.choices.size());
   return plan;
 }
 

@@ -79,6 +79,8 @@ struct CompletionOptions {
   bool echo = false;
   std::optional<int64_t> logprobs;  // number of alternatives
   bool include_usage = false;
+  bool continuous_usage = false;  // in each message of a stream
+  bool token_ids = false;         // tell them, of the prompt and of the answer
 };
 
 class CompletionFormat : public AnswerFormat {
@@ -98,13 +100,15 @@ class CompletionFormat : public AnswerFormat {
                       {"text", prompt + choice.text},
                       {"logprobs", options_.logprobs ? logprobs.take() : Json(nullptr)},
                       {"finish_reason", finish_name(choice.finish)}});
+      if (options_.token_ids) {
+        list.back()["prompt_token_ids"] = choice.plan.request.prompt_ids;
+        list.back()["token_ids"] = choice.token_ids;
+      }
     }
     Json answer = answer_json(head_, "text_completion", std::move(list));
     answer["usage"] = usage_json(choices);
     return answer;
   }
-
-  void open(size_t, const Sink&) const override {}
 
   void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) override {
     LogprobLists logprobs(tokenizer_, options_.logprobs.value_or(0) > 0);
@@ -117,11 +121,14 @@ class CompletionFormat : public AnswerFormat {
     text += piece.text;
     add_output(piece.token_ids, piece.logprobs, piece.text_offsets, choice.plan.prompt_characters, logprobs);
     const bool has_logprobs = options_.logprobs && (echo_now || !piece.logprobs.empty());
-    if (!text.empty() || has_logprobs) {
-      sink(chunk(choice.index, text, has_logprobs ? logprobs.take() : Json(nullptr), nullptr));
+    const bool has_ids = options_.token_ids && (!choice.told_any || !piece.token_ids.empty());
+    if (!text.empty() || has_logprobs || has_ids) {
+      Json out = chunk(choice, text, has_logprobs ? logprobs.take() : Json(nullptr), nullptr);
+      if (has_ids) add_ids(choice, piece, out["choices"].front());
+      sink(out);
     }
     if (piece.finish != engine::FinishReason::none) {
-      sink(chunk(choice.index, "", nullptr, finish_name(piece.finish)));
+      sink(chunk(choice, "", nullptr, finish_name(piece.finish)));
     }
   }
 
@@ -149,14 +156,22 @@ class CompletionFormat : public AnswerFormat {
     for (size_t i = 0; i < values.size(); ++i) logprobs.add(ids[i], &values[i], base + offsets[i]);
   }
 
-  Json chunk(int64_t index, const std::string& text, Json logprobs, Json finish_reason) const {
+  // The prompt's once, with the choice's first message.
+  static void add_ids(const ChoiceState& choice, const TextPiece& piece, Json& out) {
+    if (!choice.told_any) out["prompt_token_ids"] = choice.plan.request.prompt_ids;
+    out["token_ids"] = piece.token_ids;
+  }
+
+  Json chunk(const ChoiceState& choice, const std::string& text, Json logprobs, Json finish_reason) const {
     Json choices = Json::array();
-    choices.push_back({{"index", index},
+    choices.push_back({{"index", choice.index},
                        {"text", text},
                        {"logprobs", std::move(logprobs)},
                        {"finish_reason", std::move(finish_reason)}});
     Json out = answer_json(head_, "text_completion", std::move(choices));
-    if (options_.include_usage) out["usage"] = nullptr;
+    if (options_.include_usage) {
+      out["usage"] = options_.continuous_usage ? usage_json({&choice, 1}) : Json(nullptr);
+    }
     return out;
   }
 
@@ -169,6 +184,7 @@ CompletionOptions read_options(Fields& fields, const RequestContext& context) {
   CompletionOptions options;
   options.echo = fields.boolean("echo").value_or(false);
   options.logprobs = fields.integer("logprobs", 0, context.limits.max_top_logprobs);
+  options.token_ids = fields.boolean("return_token_ids").value_or(false);
   return options;
 }
 
@@ -191,6 +207,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const SamplingRequest& sampling,
   choice.request.sampling.max_new_tokens = std::max<int64_t>(max_tokens, 1);
   choice.request.num_top_logprobs = options.logprobs ? static_cast<int32_t>(*options.logprobs) : -1;
   choice.text = sampling.text;
+  choice.rules = plan_rules(sampling, prompt.ids);
   choice.discard_output = max_tokens == 0;
   if (!options.echo) return choice;
   choice.prompt_text = prompt.is_text ? prompt.text : tokenizer.decode(prompt.ids, false);
@@ -210,6 +227,7 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
   const StreamRequest stream = read_stream(fields);
   CompletionOptions options = read_options(fields, context);
   options.include_usage = stream.include_usage;
+  options.continuous_usage = stream.continuous_usage;
   const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
   check_best_of(fields, n);
   const Json* prompt_value = fields.get("prompt");

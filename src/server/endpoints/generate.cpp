@@ -38,7 +38,6 @@ class NativeFormat : public AnswerFormat {
     return list;
   }
 
-  void open(size_t, const Sink&) const override {}
   void piece(const ChoiceState& choice, const TextPiece&, const Sink& sink) override {
     Json out = message(choice);
     if (options_.is_list) out["index"] = choice.index;
@@ -234,6 +233,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const NativeSampling& params, co
   choice.request.num_top_logprobs = options.logprobs ? static_cast<int32_t>(options.top_logprobs) : -1;
   choice.request.prompt_logprobs_start = options.logprob_start;
   choice.text = params.sampling.text;
+  choice.rules = plan_rules(params.sampling, prompt.ids);
   choice.discard_output = max_tokens == 0;
   return choice;
 }

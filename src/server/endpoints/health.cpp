@@ -27,7 +27,7 @@ void health_generate(ServerState& state, const HttpRequest& /*request*/,
   if (state.draining) throw BadRequest(ErrorAnswer{.status = 503, .message = "the server is stopping"});
   engine::Engine& engine = state.context.model.engine;
   engine::GenerationRequest probe;
-  probe.id = state.new_id("health-");
+  probe.id = state.ids.next("health-");
   probe.prompt_ids = {0};
   probe.sampling.max_new_tokens = 1;
   probe.sampling.temperature = 0;

@@ -1,15 +1,37 @@
 #include "server/endpoints/info.h"
 
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/model_folder.h"
+#include "io/tokenizer_config.h"
 #include "server/wire/json_body.h"
 
 namespace chorale::server {
+
+namespace {
+
+// Where clients that tokenize find the tokenizer: on the Hugging Face Hub, if the model came from there. They
+// have no use for a folder of this machine.
+Json tokenizer_path(const ServerModel& model) {
+  const std::string name = io::hub_name(model.model_path);
+  return name.empty() ? Json(nullptr) : Json(name);
+}
+
+Json or_null(const std::optional<std::string>& text) {
+  return text ? Json(*text) : Json(nullptr);
+}
+
+}  // namespace
 
 HttpResponse model_info(ServerState& state, const HttpRequest& /*request*/) {
   const RequestContext& context = state.context;
   const ServerModel& model = context.model;
   const Json answer = {{"model_path", context.model_name},
                        {"served_model_name", context.model_name},
-                       {"tokenizer_path", context.model_name},
+                       {"tokenizer_path", tokenizer_path(model)},
                        {"is_generation", true},
                        {"has_chat_template", model.chat != nullptr && !model.chat->error()},
                        {"max_context_len", model.max_context_len},
@@ -18,6 +40,36 @@ HttpResponse model_info(ServerState& state, const HttpRequest& /*request*/) {
                        {"dtype", model.dtype},
                        {"quantization", model.quantization}};
   return {.body = to_text(answer)};
+}
+
+Json read_tokenizer_info(const std::string& model_path) {
+  io::TokenizerConfig config;
+  try {
+    config = io::load_tokenizer_config(model_path);
+  } catch (const Error& error) {
+    log::warn("/tokenizer_info does without tokenizer_config.json: {}", error.what());
+  }
+  return {{"tokenizer_class", config.tokenizer_class.value_or("PreTrainedTokenizerFast")},
+          {"bos_token", or_null(config.bos_token)},
+          {"eos_token", or_null(config.eos_token)},
+          {"pad_token", or_null(config.pad_token)},
+          {"unk_token", or_null(config.unk_token)},
+          {"chat_template", or_null(config.chat_template)}};
+}
+
+HttpResponse tokenizer_info(ServerState& state, const HttpRequest& /*request*/) {
+  Json answer = state.tokenizer_info;
+  answer["model_max_length"] = state.context.model.max_context_len;
+  return {.body = to_text(answer)};
+}
+
+HttpResponse load_info(ServerState& state, const HttpRequest& /*request*/) {
+  const engine::EngineStats stats = state.context.model.engine.stats();
+  const Json load = {{"dp_rank", 0},
+                     {"num_reqs", stats.running + stats.waiting},
+                     {"num_waiting_reqs", stats.waiting},
+                     {"num_tokens", stats.kv_tokens_used}};
+  return {.body = to_text(Json::array({load}))};
 }
 
 HttpResponse server_info(ServerState& state, const HttpRequest& /*request*/) {
@@ -30,6 +82,8 @@ HttpResponse server_info(ServerState& state, const HttpRequest& /*request*/) {
                        {"model_path", context.model_name},
                        {"dtype", model.dtype},
                        {"quantization", model.quantization},
+                       {"device", model.device},
+                       {"device_name", model.device_description},
                        {"instruction_set", model.instruction_set},
                        {"strategy", model.strategy},
                        {"num_experts", model.num_experts},

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "server/generation/sampling_fields.h"
 #include "server/wire/json_body.h"
@@ -29,8 +30,8 @@ std::string percent_decoded(std::string_view text) {
   return out;
 }
 
-Json model_json(const ServerState& state) {
-  return {{"id", state.context.model_name},
+Json model_json(const ServerState& state, const std::string& name) {
+  return {{"id", name},
           {"object", "model"},
           {"created", state.created},
           {"owned_by", "chorale"},
@@ -40,13 +41,15 @@ Json model_json(const ServerState& state) {
 }  // namespace
 
 HttpResponse list_models(ServerState& state, const HttpRequest& /*request*/) {
-  return {.body = to_text({{"object", "list"}, {"data", Json::array({model_json(state)})}})};
+  Json list = Json::array();
+  for (const std::string& name : state.context.model_names) list.push_back(model_json(state, name));
+  return {.body = to_text({{"object", "list"}, {"data", std::move(list)}})};
 }
 
 HttpResponse describe_model(ServerState& state, const HttpRequest& request) {
   const std::string name = percent_decoded(std::string_view(request.path).substr(kModels.size()));
   check_model_name(name, state.context);
-  return {.body = to_text(model_json(state))};
+  return {.body = to_text(model_json(state, name))};
 }
 
 }  // namespace chorale::server

@@ -18,8 +18,7 @@ HttpResponse page(ServerState& /*state*/, const HttpRequest& /*request*/) {
           .content_type = "text/html; charset=utf-8",
           .headers = {{"Content-Security-Policy", std::string(policy)},
                       {"Cache-Control", "no-cache"},
-                      {"Referrer-Policy", "no-referrer"},
-                      {"X-Content-Type-Options", "nosniff"}}};
+                      {"Referrer-Policy", "no-referrer"}}};
 }
 
 }  // namespace chorale::server

@@ -11,9 +11,11 @@
 
 #include "server/generation/live_requests.h"
 #include "server/generation/request_context.h"
+#include "server/http/id_source.h"
 #include "server/metrics/activity.h"
 #include "server/metrics/expert_distribution.h"
 #include "server/metrics/metrics.h"
+#include "server/wire/json_body.h"
 
 namespace chorale::server {
 
@@ -26,12 +28,8 @@ struct ExpertLoad {
 };
 
 // Thread-safe; outlives all exchanges.
-class ServerState {
- public:
+struct ServerState {
   ServerState(RequestContext request_context, MetricsOptions metrics_options);
-
-  // Unique in this process and, by its random part, most likely anywhere.
-  std::string new_id(std::string_view prefix);
 
   const RequestContext context;
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
@@ -41,10 +39,8 @@ class ServerState {
   Activity activity;
   LiveRequests live;
   const std::shared_ptr<ExpertLoad> expert_load;  // shared with callbacks that the engine may still hold
-
- private:
-  const std::string id_base_;
-  std::atomic<uint32_t> next_id_{0};
+  IdSource ids;                                   // of generating requests
+  const Json tokenizer_info;                      // what /tokenizer_info answers
 };
 
 }  // namespace chorale::server

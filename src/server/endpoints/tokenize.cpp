@@ -27,7 +27,9 @@ struct TextInput {
 TextInput read_texts(Fields& fields, const RequestContext& context) {
   TextInput input;
   if (fields.get("messages") != nullptr) {
-    input.texts.push_back(render_chat(fields, context));
+    const ToolRequest tools = read_tools(fields);
+    const bool continues = fields.boolean("continue_final_message").value_or(false);
+    input.texts.push_back(render_chat(template_variables(fields, tools), tools, continues, context).text);
     input.special_tokens = false;
     return input;
   }

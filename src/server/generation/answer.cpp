@@ -73,7 +73,6 @@ void Answer::start(const AnswerServices& services, AnswerPlan plan, std::shared_
   });
   if (answer->over_ || !answer->stream_) return;
   answer->exchange_->begin_stream();
-  answer->format_->open(answer->running_.size(), answer->sink());
 }
 
 void Answer::submit() {

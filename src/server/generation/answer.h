@@ -14,6 +14,7 @@
 #include "server/generation/live_requests.h"
 #include "server/generation/structured_output.h"
 #include "server/generation/text_generation.h"
+#include "server/generation/token_rules.h"
 #include "server/http/exchange.h"
 #include "server/metrics/metrics.h"
 #include "server/wire/json_body.h"
@@ -27,6 +28,7 @@ struct PlannedChoice {
   int64_t prompt_index = 0;                           // choices with the same index share one prompt
   std::string public_id;                              // what the client knows the request by
   std::shared_ptr<const OutputFormat> output_format;  // that its text must have; nullptr: any
+  std::shared_ptr<const TokenRules> rules;            // about its tokens; nullptr: none
   std::string prompt_text;                            // for formats that repeat the prompt
   // In the prompt's text, for formats that tell where each token's text starts.
   int64_t prompt_characters = 0;
@@ -59,9 +61,9 @@ class AnswerFormat {
 
   virtual ~AnswerFormat() = default;
   virtual Json whole(const std::vector<ChoiceState>& choices) const = 0;
-  // Messages of a stream: before the first token, after each piece (which the choice includes already), at
-  // the end. What a format must remember of a choice from piece to piece it keeps itself.
-  virtual void open(size_t num_choices, const Sink& sink) const = 0;
+  // Messages of a stream: after each piece (which the choice includes already), and at the end. There is none
+  // before the first token, which clients take the first message for. What a format must remember of a choice
+  // from piece to piece it keeps itself.
   virtual void piece(const ChoiceState& choice, const TextPiece& piece, const Sink& sink) = 0;
   virtual void close(const std::vector<ChoiceState>& choices, const Sink& sink) const = 0;
   // The reason that whole() or piece() will tell for the choice, of which `last` is the last piece; for

@@ -7,7 +7,7 @@
 
 namespace chorale::server {
 
-Json usage_json(const std::vector<ChoiceState>& choices) {
+Json usage_json(std::span<const ChoiceState> choices) {
   int64_t prompt = 0;
   int64_t cached = 0;
   int64_t completion = 0;

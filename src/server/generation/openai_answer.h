@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
-#include <vector>
 
 #include "server/generation/answer.h"
 #include "server/wire/json_body.h"
@@ -18,7 +18,7 @@ struct AnswerHead {
 };
 
 // Prompt tokens count once for all choices of a prompt.
-Json usage_json(const std::vector<ChoiceState>& choices);
+Json usage_json(std::span<const ChoiceState> choices);
 
 // "id", "object", "created", "model", "choices".
 Json answer_json(const AnswerHead& head, const char* object, Json choices);

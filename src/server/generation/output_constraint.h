@@ -7,12 +7,13 @@ namespace chorale::server {
 
 struct OutputConstraint {
   enum class Kind {
-    json_schema,  // text: the schema
-    json_object,  // any JSON object; no text
+    json_schema,          // text: the schema
+    lenient_json_schema,  // the same, where parts that cannot be enforced say nothing
+    json_object,          // any JSON object; no text
     regex,
     ebnf,
-    lark,    // llguidance's dialect of Lark
-    choice,  // text: a JSON list of strings
+    written,  // what the server wrote around schemas, in llguidance's dialect of Lark
+    choice,   // text: a JSON list of strings
   };
   Kind kind = Kind::json_schema;
   std::string text;

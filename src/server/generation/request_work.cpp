@@ -76,6 +76,12 @@ RequestWork::Answerer RequestWork::begin(const std::string& what, const std::sha
 
 RequestWork::Answerer RequestWork::start_of(const std::shared_ptr<AnswerPlan>& plan,
                                             const std::shared_ptr<Exchange>& exchange) const {
+  for (PlannedChoice& choice : plan->choices) {
+    if (!choice.rules) continue;
+    engine::GenerationRequest& request = choice.request;
+    request.constraint_ends = request.constraint != nullptr;
+    request.constraint = with_rules(choice.rules, std::move(request.constraint));
+  }
   return [services = services_, plan, exchange] { Answer::start(services, std::move(*plan), exchange); };
 }
 

@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include <fmt/ranges.h>
+
 #include "server/wire/bad_request.h"
 
 namespace chorale::server {
@@ -13,6 +15,8 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kMaxPenalty = 2.0;  // as OpenAI's API
 constexpr double kMaxLogitBias = 100.0;
+constexpr std::string_view kReasoningOpen = "<think>";
+constexpr std::string_view kReasoningClose = "</think>";
 
 // {"token id": bias, ...}
 std::vector<std::pair<int32_t, float>> read_logit_bias(Fields& fields, int64_t vocab_size) {
@@ -61,6 +65,55 @@ std::vector<std::string> read_stop(Fields& fields, const RequestLimits& limits) 
   return stops;
 }
 
+// As vLLM has it: a word is forbidden at the beginning of a text and after a space.
+std::vector<std::vector<int32_t>> read_bad_words(Fields& fields, const RequestContext& context) {
+  std::vector<std::vector<int32_t>> words;
+  const Json* value = fields.get("bad_words");
+  if (value == nullptr) return words;
+  const std::string param = fields.param("bad_words");
+  if (!value->is_array())
+    bad_request(param, "'{}' must be a list of strings, not {}", param, describe(*value));
+  if (std::ssize(*value) > context.limits.max_bad_words) {
+    bad_request(param, "'{}' may have at most {} strings, not {}", param, context.limits.max_bad_words,
+                value->size());
+  }
+  for (const Json& entry : *value) {
+    const std::string& text = to_string(entry, param);
+    const std::string word = text.substr(std::min(text.find_first_not_of(' '), text.size()));
+    if (word.empty()) bad_request(param, "'{}' must not have an empty string", param);
+    if (std::ssize(word) > context.limits.max_stop_bytes) {
+      bad_request(param, "a string of '{}' may have at most {} bytes, not {}", param,
+                  context.limits.max_stop_bytes, word.size());
+    }
+    for (const std::string& form : {word, " " + word}) {
+      std::vector<int32_t> tokens = context.model.tokenizer.encode(form, false);
+      if (!tokens.empty()) words.push_back(std::move(tokens));
+    }
+  }
+  return words;
+}
+
+std::optional<TokenRules::Reasoning> read_reasoning_budget(Fields& fields, const RequestContext& context) {
+  const auto budget = fields.integer("thinking_token_budget", -1, INT64_MAX);
+  if (!budget || *budget < 0) return std::nullopt;
+  const text::Tokenizer& tokenizer = context.model.tokenizer;
+  return TokenRules::Reasoning{.budget = *budget,
+                               .open = tokenizer.encode(kReasoningOpen, false),
+                               .close = tokenizer.encode(kReasoningClose, false)};
+}
+
+TokenRules read_rules(Fields& fields, const RequestContext& context) {
+  TokenRules rules;
+  rules.bad_words = read_bad_words(fields, context);
+  if (const Json* ids = fields.get("allowed_token_ids")) {
+    const std::string param = fields.param("allowed_token_ids");
+    rules.allowed = to_token_ids(*ids, param, context.vocab_size);
+    if (rules.allowed.empty()) bad_request(param, "'{}' must not be empty", param);
+  }
+  rules.reasoning = read_reasoning_budget(fields, context);
+  return rules;
+}
+
 void read_distribution(Fields& fields, const io::GenerationDefaults& defaults,
                        engine::SamplingParams& params) {
   const bool greedy = defaults.do_sample.has_value() && !*defaults.do_sample;
@@ -84,11 +137,11 @@ void read_lengths(Fields& fields, const SamplingNames& names, SamplingRequest& o
       out.max_tokens_param = fields.param(names.max_tokens_preferred);
     }
   }
+  out.min_tokens_param = fields.param(names.min_tokens);
   out.params.min_new_tokens = fields.integer(names.min_tokens, 0, INT64_MAX).value_or(0);
   if (out.max_tokens && out.params.min_new_tokens > *out.max_tokens) {
-    const std::string param = fields.param(names.min_tokens);
-    bad_request(param, "'{}' is {}, more than '{}', which is {}", param, out.params.min_new_tokens,
-                out.max_tokens_param, *out.max_tokens);
+    bad_request(out.min_tokens_param, "'{}' is {}, more than '{}', which is {}", out.min_tokens_param,
+                out.params.min_new_tokens, out.max_tokens_param, *out.max_tokens);
   }
 }
 
@@ -107,8 +160,10 @@ SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const 
   if (!names.seed_alias.empty()) {
     if (const auto alias = fields.integer(names.seed_alias, INT64_MIN, INT64_MAX)) seed = alias;
   }
+  if (seed == -1) seed.reset();  // as other servers: a fresh one
   if (seed) out.params.seed = static_cast<uint64_t>(*seed);
 
+  out.rules = read_rules(fields, context);
   out.text.stop = read_stop(fields, context.limits);
   out.text.include_stop = fields.boolean(names.include_stop).value_or(false);
   out.text.skip_special_tokens = fields.boolean("skip_special_tokens").value_or(true);
@@ -117,23 +172,37 @@ SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const 
   return out;
 }
 
+std::shared_ptr<const TokenRules> plan_rules(const SamplingRequest& sampling,
+                                             std::span<const int32_t> prompt) {
+  if (sampling.rules.empty()) return nullptr;
+  TokenRules rules = sampling.rules;
+  if (rules.reasoning) rules.reasoning->opened = leaves_open(prompt, *rules.reasoning);
+  return std::make_shared<const TokenRules>(std::move(rules));
+}
+
 int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, const SamplingRequest& sampling,
                     std::optional<int64_t> default_tokens, const RequestContext& context) {
-  const int64_t room = context.model.max_context_len - prompt_tokens;
+  const int64_t most = context.model.max_context_len;
+  const int64_t room = most - prompt_tokens;
   if (prompt_tokens == 0) bad_request(prompt_param, "the prompt has no tokens; at least one is needed");
   if (room < 1) {
-    bad_request(prompt_param,
-                "the prompt has {} tokens, but the model's context is {} tokens, prompt and answer together",
-                prompt_tokens, context.model.max_context_len);
+    too_long(
+        prompt_param,
+        "this model's maximum context length is {} tokens, prompt and answer together, but the prompt has "
+        "{} tokens; shorten it",
+        most, prompt_tokens);
   }
-  if (sampling.params.min_new_tokens > room || (sampling.max_tokens && *sampling.max_tokens > room)) {
-    bad_request(
-        sampling.max_tokens_param,
-        "the prompt has {} tokens and {} more were asked for, but the model's context is {} tokens, prompt "
-        "and answer together",
-        prompt_tokens, std::max(sampling.max_tokens.value_or(0), sampling.params.min_new_tokens),
-        context.model.max_context_len);
-  }
+  const auto demand = [&](int64_t tokens, const std::string& param, std::string_view more) {
+    if (tokens <= room) return;
+    too_long(
+        param,
+        "this model's maximum context length is {} tokens, prompt and answer together, but the prompt has "
+        "{} tokens and '{}' asks for {}{}",
+        most, prompt_tokens, param, tokens, more);
+  };
+  demand(sampling.params.min_new_tokens, sampling.min_tokens_param, "");
+  if (sampling.max_tokens && context.clip_max_tokens) return std::min(*sampling.max_tokens, room);
+  if (sampling.max_tokens) demand(*sampling.max_tokens, sampling.max_tokens_param, "; shorten one of them");
   if (sampling.max_tokens) return *sampling.max_tokens;
   const int64_t by_default = std::min(default_tokens.value_or(room), room);
   return std::max(by_default, sampling.params.min_new_tokens);
@@ -144,10 +213,10 @@ void check_model(Fields& fields, const RequestContext& context) {
 }
 
 void check_model_name(const std::string& name, const RequestContext& context) {
-  if (name == context.model_name) return;
+  if (std::ranges::find(context.model_names, name) != context.model_names.end()) return;
   throw BadRequest(ErrorAnswer{.status = 404,
                                .message = fmt::format("the model {} is not served here; this server has '{}'",
-                                                      quote(name), context.model_name),
+                                                      quote(name), fmt::join(context.model_names, "', '")),
                                .param = "model"});
 }
 

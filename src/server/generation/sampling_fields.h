@@ -2,13 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "engine/request.h"
 #include "server/generation/request_context.h"
 #include "server/generation/text_generation.h"
+#include "server/generation/token_rules.h"
 #include "server/wire/fields.h"
 
 namespace chorale::server {
@@ -16,8 +19,10 @@ namespace chorale::server {
 struct SamplingRequest {
   engine::SamplingParams params;  // max_new_tokens is set by plan_length()
   TextOptions text;
+  TokenRules rules;
   std::optional<int64_t> max_tokens;
   std::string max_tokens_param;  // the name of the field that set it
+  std::string min_tokens_param;
 };
 
 // The names of the fields that are called differently in the two schemas.
@@ -38,8 +43,13 @@ inline constexpr SamplingNames kNativeSampling{"max_new_tokens", "", "min_new_to
 // Reads the fields, with the model's generation defaults where they are absent. Throws BadRequest.
 SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const RequestContext& context);
 
+// The rules about the output's tokens after this prompt; nullptr: there are none.
+std::shared_ptr<const TokenRules> plan_rules(const SamplingRequest& sampling,
+                                             std::span<const int32_t> prompt);
+
 // The engine's max_new_tokens for a prompt of this length: what was asked for, else the default (nullopt: all
-// that is left of the context). Throws BadRequest, which tells both lengths, when it does not fit.
+// that is left of the context). Throws BadRequest, which tells both lengths, when it does not fit; where the
+// server clips max_tokens, what was asked for becomes what is left.
 int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, const SamplingRequest& sampling,
                     std::optional<int64_t> default_tokens, const RequestContext& context);
 

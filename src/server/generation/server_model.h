@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "engine/engine.h"
@@ -27,6 +28,10 @@ struct ServerModel {
   // For information:
   std::string dtype;                  // "bfloat16" or "float32"
   std::string quantization = "none";  // the weights' form
+  std::string device = "cpu";         // as --device names it, such as "cuda:0"
+  std::string device_description;     // such as "NVIDIA H200"; empty for the CPU
+  // Bytes, asked for whenever metrics are; thread-safe, may throw Error. Empty for the CPU.
+  std::function<uint64_t()> free_device_memory = nullptr;
   std::string instruction_set;
   std::string version;   // Chorale's
   std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"

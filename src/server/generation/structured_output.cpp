@@ -6,6 +6,7 @@
 #include <utility>
 #include <variant>
 
+#include "server/generation/json_schema.h"
 #include "server/wire/bad_request.h"
 #include "text/grammar.h"
 
@@ -14,12 +15,27 @@ namespace {
 
 using Kind = OutputConstraint::Kind;
 
-std::string schema_text(const Json& value, const std::string& param) {
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.is_object()) {
+// The schema as the engine takes it. `name` is what a message calls it.
+OutputConstraint schema_constraint(const Json& value, const std::string& param, const std::string& name,
+                                   bool strict) {
+  OutputConstraint constraint{strict ? Kind::json_schema : Kind::lenient_json_schema, ""};
+  Json parsed;
+  const Json* schema = &value;
+  if (value.is_string()) {
+    constraint.text = value.get<std::string>();
+    try {
+      parsed = parse_json_body(constraint.text);
+    } catch (const BadRequest&) {
+      return constraint;  // the engine says what is wrong with it
+    }
+    schema = &parsed;
+  } else if (!value.is_object()) {
     bad_request(param, "'{}' must be a JSON schema, as an object or as text, not {}", param, describe(value));
   }
-  return to_text(value);
+  const ReadySchema ready = ready_schema(*schema, SchemaForm::exact);
+  tell_left_out(ready.left_out, strict, name, param);
+  constraint.text = to_text(ready.schema);
+  return constraint;
 }
 
 std::string choice_text(const Json& value, const std::string& param) {
@@ -35,7 +51,7 @@ RequestedFormat make_format(Kind kind, const Json& value, std::string param) {
   format.constraint.kind = kind;
   switch (kind) {
     case Kind::json_schema:
-      format.constraint.text = schema_text(value, param);
+      format.constraint = schema_constraint(value, param, fmt::format("'{}'", param), false);
       break;
     case Kind::choice:
       format.constraint.text = choice_text(value, param);
@@ -82,10 +98,16 @@ std::optional<RequestedFormat> read_response_format(const Json& value) {
   if (format == nullptr)
     bad_request("response_format.json_schema", "'response_format.json_schema' is missing");
   Fields inner(*format, "response_format.json_schema");
-  inner.accept({"name", "description", "strict"});  // output is always strict
+  inner.accept({"description"});
+  const bool strict = inner.boolean("strict").value_or(false);
+  const Json* name = inner.get("name");
   const Json* schema = inner.get("schema");
-  if (schema == nullptr) bad_request(inner.param("schema"), "'{}' is missing", inner.param("schema"));
-  return make_format(Kind::json_schema, *schema, inner.param("schema"));
+  const std::string schema_param = inner.param("schema");
+  if (schema == nullptr) bad_request(schema_param, "'{}' is missing", schema_param);
+  const std::string called = name != nullptr && name->is_string()
+                                 ? fmt::format("the schema {}", quote(name->get_ref<const std::string&>()))
+                                 : fmt::format("'{}'", schema_param);
+  return RequestedFormat{schema_constraint(*schema, schema_param, called, strict), schema_param};
 }
 
 void read_structured_outputs(const Json& value, std::vector<RequestedFormat>& found) {
@@ -104,14 +126,16 @@ text::GrammarKind grammar_kind(Kind kind) {
   switch (kind) {
     case Kind::json_schema:
       return text::GrammarKind::kJsonSchema;
+    case Kind::lenient_json_schema:
+      return text::GrammarKind::kLenientJsonSchema;
     case Kind::json_object:
       return text::GrammarKind::kJsonObject;
     case Kind::regex:
       return text::GrammarKind::kRegex;
     case Kind::ebnf:
       return text::GrammarKind::kEbnf;
-    case Kind::lark:
-      return text::GrammarKind::kLark;
+    case Kind::written:
+      return text::GrammarKind::kWritten;
     case Kind::choice:
       return text::GrammarKind::kChoice;
   }
@@ -227,6 +251,21 @@ std::optional<RequestedFormat> read_output_format(Fields& fields) {
   }
   if (found.empty()) return std::nullopt;
   return std::move(found.front());
+}
+
+std::optional<Json> schema_of(const RequestedFormat& format) {
+  switch (format.constraint.kind) {
+    case Kind::json_object:
+      return Json{{"type", "object"}};
+    case Kind::json_schema:
+    case Kind::lenient_json_schema:
+      break;
+    default:
+      return std::nullopt;
+  }
+  Json schema = Json::parse(format.constraint.text, nullptr, false);
+  if (!schema.is_object()) return std::nullopt;
+  return schema;
 }
 
 engine::ConstraintFactory find_output_format(const OutputFormat& format, const ServerModel& model) {

@@ -23,6 +23,9 @@ struct RequestedFormat {
 // any text. Throws BadRequest when a field is malformed, or for more than one of them.
 std::optional<RequestedFormat> read_output_format(Fields& fields);
 
+// The schema of a format that is JSON; nullopt: it is another, or its schema is no JSON.
+std::optional<Json> schema_of(const RequestedFormat& format);
+
 // A format, and where in the output it begins.
 struct OutputFormat {
   RequestedFormat requested;

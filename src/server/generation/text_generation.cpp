@@ -13,7 +13,7 @@ int64_t count_characters(std::string_view text) {
 }
 
 TextGeneration::TextGeneration(const text::Tokenizer& tokenizer, TextOptions options)
-    : detokenizer_(tokenizer, options.skip_special_tokens),
+    : detokenizer_(tokenizer, options.skip_special_tokens, std::move(options.kept_tokens)),
       matcher_(std::move(options.stop)),
       options_(std::move(options)) {}
 
@@ -46,7 +46,9 @@ TextPiece TextGeneration::consume(engine::GenerationEvent event) {
     if (!is_stop_token || options_.include_stop) add_text(detokenizer_.push(event.token_ids[i]), piece);
   }
   piece.num_completion_tokens = num_tokens_;
-  if (event.finish != FinishReason::none && !piece.matched_stop_string)
+  // A character that the length has cut off is left out: it would have come.
+  const bool is_cut = event.finish == FinishReason::length;
+  if (event.finish != FinishReason::none && !is_cut && !piece.matched_stop_string)
     add_text(detokenizer_.finish(), piece);
 
   if (piece.matched_stop_string) {

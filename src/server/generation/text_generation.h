@@ -26,7 +26,8 @@ struct TextOptions {
   std::vector<std::string> stop;  // stop strings; not empty, valid UTF-8
   bool include_stop = false;      // keep the stop string, or the text of the stop token, in the output
   bool skip_special_tokens = true;
-  int64_t min_new_tokens = 0;  // stop strings are not looked for in the text of the first tokens
+  std::vector<int32_t> kept_tokens;  // special tokens that are not skipped
+  int64_t min_new_tokens = 0;        // stop strings are not looked for in the text of the first tokens
 };
 
 // What one engine event adds. The pieces' texts concatenated are the answer, whatever the events were.

@@ -53,11 +53,6 @@ class ConnectionExchange : public Exchange {
   uint64_t serial_;
 };
 
-// The lines that all answers have.
-std::string response_head(int status) {
-  return fmt::format("HTTP/1.1 {} {}\r\nX-Content-Type-Options: nosniff\r\n", status, reason_phrase(status));
-}
-
 std::string_view connection_line(bool keep_alive) {
   return keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
 }
@@ -173,10 +168,12 @@ void Connection::on_header() {
   set_deadline(read_timer_, context_.options.body_timeout);
   method_ = parser_->request().method;
   path_ = parser_->request().path;
+  request_id_ = parser_->request().id;
+  cors_lines_ = context_.cors.header_lines(parser_->request());
   keep_alive_ = parser_->keep_alive();
   chunked_ = parser_->is_http_1_1();
   const bool complete = parser_->state() == HttpRequestParser::State::complete;
-  if (context_.admission) {
+  if (context_.admission && !context_.cors.is_preflight(parser_->request())) {
     if (auto refusal = context_.admission(parser_->request())) {
       return refuse(std::move(*refusal), complete && keep_alive_);
     }
@@ -212,6 +209,7 @@ void Connection::begin_exchange() {
   phase_ = Phase::busy;
   ++serial_;
   ++context_.active_exchanges;
+  if (request_id_.empty()) request_id_ = context_.ids.next("req-");
   ending_ = false;
   status_ = 0;
   started_ = std::chrono::steady_clock::now();
@@ -222,7 +220,11 @@ void Connection::dispatch() {
   request.keys.clear();
   parser_.reset();
   begin_exchange();
-  context_.handler(std::move(request), std::make_shared<ConnectionExchange>(shared_from_this(), serial_));
+  const auto exchange = std::make_shared<ConnectionExchange>(shared_from_this(), serial_);
+  if (context_.cors.is_preflight(request))
+    exchange->respond({.status = 204});
+  else
+    context_.handler(std::move(request), exchange);
   charge(0);
 }
 
@@ -232,6 +234,8 @@ void Connection::refuse(HttpRefusal refusal, bool keep_alive) {
   if (!parser_ || !parser_->has_header()) {
     method_.assign(1, '?');
     path_ = method_;
+    release(request_id_);
+    release(cors_lines_);
   }
   parser_.reset();
   charge(0);
@@ -251,7 +255,7 @@ void Connection::respond(uint64_t serial, HttpResponse response) {
   if (!is_current(serial)) return;
   if (context_.draining) keep_alive_ = false;
   set_status(response.status);
-  std::string head = response_head(response.status);
+  std::string head = response_head(response.status, request_id_) + cors_lines_;
   if (!response.body.empty()) head += fmt::format("Content-Type: {}\r\n", response.content_type);
   if (response.status != 204) head += fmt::format("Content-Length: {}\r\n", response.body.size());
   for (const auto& [name, value] : response.headers) head += fmt::format("{}: {}\r\n", name, value);
@@ -271,25 +275,50 @@ void Connection::begin_stream(uint64_t serial) {
   if (!is_current(serial)) return;
   if (context_.draining || !chunked_) keep_alive_ = false;
   set_status(200);
-  std::string head = response_head(status_);
+  std::string head = response_head(status_, request_id_) + cors_lines_;
   head +=
       "Content-Type: text/event-stream; charset=utf-8\r\n"
       "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n";
   if (chunked_) head += "Transfer-Encoding: chunked\r\n";
   head += connection_line(keep_alive_);
   write(head);
+  last_frame_ = std::chrono::steady_clock::now();
+  if (context_.options.ping_interval.count() > 0) ping_later(context_.options.ping_interval);
 }
 
 void Connection::send_event(uint64_t serial, std::string_view payload) {
   if (!is_current(serial)) return;
   if (is_stalled()) return cut_off("does not read its stream");
-  const std::string frame = sse_frame(payload);
-  write(chunked_ ? fmt::format("{:x}\r\n{}\r\n", frame.size(), frame) : frame);
+  write_frame(sse_frame(payload));
+}
+
+void Connection::write_frame(std::string_view frame) {
+  last_frame_ = std::chrono::steady_clock::now();
+  write(chunked_ ? fmt::format("{:x}\r\n{}\r\n", frame.size(), frame) : std::string(frame));
+}
+
+void Connection::ping_later(std::chrono::milliseconds delay) {
+  ping_timer_.emplace(socket_.get_executor(), delay);
+  ping_timer_->async_wait([weak = weak_from_this(), serial = serial_](ErrorCode error) {
+    const auto self = weak.lock();
+    if (!error && self && self->is_current(serial)) self->on_ping_time();
+  });
+}
+
+// Each event would set a timer; so the timer looks when the last event was.
+void Connection::on_ping_time() {
+  const std::chrono::milliseconds interval = context_.options.ping_interval;
+  const auto silent =
+      std::chrono::floor<std::chrono::milliseconds>(std::chrono::steady_clock::now() - last_frame_);
+  if (silent < interval) return ping_later(interval - silent);
+  if (queued_bytes() == 0) write_frame(sse_ping());  // else it is the client that takes nothing
+  ping_later(interval);
 }
 
 void Connection::end_stream(uint64_t serial) {
   if (!is_current(serial)) return;
   ending_ = true;
+  ping_timer_.reset();
   if (chunked_) write("0\r\n\r\n");
   if (!write_pending_) end_exchange();
 }
@@ -371,8 +400,11 @@ void Connection::end_exchange() {
   --context_.active_exchanges;
   gone_ = nullptr;
   answer_timer_.reset();
+  ping_timer_.reset();
   overfull_ = false;
   release(path_);
+  release(request_id_);
+  release(cors_lines_);
   if (!keep_alive_) return linger();
   phase_ = Phase::idle;
   set_deadline(read_timer_, context_.options.idle_timeout);
@@ -442,6 +474,7 @@ void Connection::close() {
   read_timer_.cancel();
   write_timer_.cancel();
   answer_timer_.reset();
+  ping_timer_.reset();
   socket_.close(ignored);
   if (!was_busy) return;
   log_access("client gone");

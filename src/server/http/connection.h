@@ -13,11 +13,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "server/http/cors.h"
 #include "server/http/exchange.h"
+#include "server/http/id_source.h"
 #include "server/http/options.h"
 #include "server/http/request_parser.h"
 
@@ -30,6 +33,8 @@ struct ConnectionContext {
   HttpErrorBody error_body;
   std::function<void(int)> on_status;  // may be empty
   HttpAdmission admission;
+  CorsPolicy cors{std::vector<std::string>()};
+  IdSource ids;  // of requests that bring none
   std::atomic<bool> draining{false};
   std::atomic<int64_t> active_exchanges{0};
   std::atomic<int64_t> connections{0};
@@ -93,6 +98,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(HttpRefusal refusal, bool keep_alive = false);
 
   void set_status(int status);
+  void write_frame(std::string_view frame);
+  void ping_later(std::chrono::milliseconds delay);
+  void on_ping_time();
   void write(std::string_view bytes);
   void write_more();
   void on_written(ErrorCode error, size_t bytes);
@@ -123,6 +131,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   uint64_t serial_ = 0;
   std::string method_;
   std::string path_;
+  std::string request_id_;
+  std::string cors_lines_;  // of the answer
   bool keep_alive_ = true;
   bool chunked_ = false;  // the answer is framed in chunks (not for HTTP/1.0)
   bool ending_ = false;   // the answer is complete in the queue
@@ -130,6 +140,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::chrono::steady_clock::time_point started_;
   std::function<void()> gone_;
   std::optional<boost::asio::steady_timer> answer_timer_;  // only few requests have one
+  std::optional<boost::asio::steady_timer> ping_timer_;    // streams have one
+  std::chrono::steady_clock::time_point last_frame_;       // of the stream
 
   std::string queue_;    // waits for writing_ to be written
   std::string writing_;  // the operation in progress

@@ -1,5 +1,7 @@
 #include "server/http/framing.h"
 
+#include <array>
+
 #include <fmt/format.h>
 
 namespace chorale::server {
@@ -37,8 +39,32 @@ std::string_view reason_phrase(int status) {
   }
 }
 
+// Not by strftime, which writes in the language of the process.
+std::string http_date(std::chrono::system_clock::time_point time) {
+  using std::chrono::days;
+  constexpr std::array kWeekdays = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  constexpr std::array kMonths = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                  "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  const auto day = std::chrono::floor<days>(time);
+  const std::chrono::year_month_day date(day);
+  const std::chrono::hh_mm_ss clock(std::chrono::floor<std::chrono::seconds>(time - day));
+  return fmt::format("{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
+                     kWeekdays[std::chrono::weekday(day).c_encoding()], static_cast<unsigned>(date.day()),
+                     kMonths[static_cast<unsigned>(date.month()) - 1], static_cast<int>(date.year()),
+                     clock.hours().count(), clock.minutes().count(), clock.seconds().count());
+}
+
+std::string response_head(int status, std::string_view request_id) {
+  return fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\nX-Request-Id: {}\r\nX-Content-Type-Options: nosniff\r\n",
+                     status, reason_phrase(status), http_date(std::chrono::system_clock::now()), request_id);
+}
+
 std::string sse_frame(std::string_view payload) {
   return fmt::format("data: {}\n\n", payload);
+}
+
+std::string_view sse_ping() {
+  return ": ping\n\n";
 }
 
 }  // namespace chorale::server

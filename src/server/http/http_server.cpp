@@ -47,6 +47,7 @@ struct HttpServer::Impl {
     context.handler = std::move(handler);
     context.error_body = std::move(error_body);
     context.admission = std::move(admission);
+    context.cors = CorsPolicy(options.cors_origins);
   }
 
   void accept() {

@@ -17,6 +17,9 @@ struct HttpOptions {
   // Empty: no key is needed. Else every path but /, /health and /metrics wants one of these.
   std::vector<std::string> api_keys;
 
+  // Of web pages of other sites that may use the server, see CorsPolicy.
+  std::vector<std::string> cors_origins;
+
   uint64_t max_body_bytes = 8U << 20;
   uint64_t max_header_bytes = 16U << 10;     // the request line included
   uint64_t max_target_bytes = 8U << 10;      // the path and query of the request line
@@ -31,6 +34,8 @@ struct HttpOptions {
   std::chrono::milliseconds write_timeout{30'000};
   // so are those with more than max_write_queue_bytes to take and less than 64 KiB per second taken.
   std::chrono::milliseconds stall_timeout{1'000};
+  // A stream that has sent nothing for so long sends a comment: proxies cut what is silent. 0: never.
+  std::chrono::milliseconds ping_interval{15'000};
 };
 
 }  // namespace chorale::server

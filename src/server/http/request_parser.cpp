@@ -21,6 +21,7 @@ constexpr uint64_t kMaxMethodBytes = 32;
 constexpr int kMaxChunkSizeDigits = 16;  // 2^64 - 1
 constexpr std::string_view kVersion = "HTTP/1.";
 constexpr size_t kFirstBytes = 512;
+constexpr size_t kMaxIdBytes = 200;
 
 bool is_digit(char c) {
   return c >= '0' && c <= '9';
@@ -105,6 +106,34 @@ void append(std::string& to, std::string_view bytes, uint64_t most) {
     to = std::move(larger);
   }
   to += bytes;
+}
+
+// What a client calls its request, if it is plain text of a sensible length.
+std::string request_id(std::string_view value) {
+  const bool usable = value.size() <= kMaxIdBytes && std::all_of(value.begin(), value.end(), is_visible);
+  return usable ? std::string(value) : "";
+}
+
+CorsRequest cors_request(const BeastParser& parser) {
+  const auto& message = parser.get();
+  CorsRequest cors;
+  cors.origin = to_view(message[http::field::origin]);
+  if (cors.origin.empty()) return cors;
+  cors.method = to_view(message[http::field::access_control_request_method]);
+  cors.headers = to_view(message[http::field::access_control_request_headers]);
+  cors.private_network = to_view(message["Access-Control-Request-Private-Network"]) == "true";
+  return cors;
+}
+
+// All values of a field, in lower case, separated by commas.
+std::string joined(const BeastParser& parser, http::field name) {
+  std::string values;
+  const auto [first, last] = parser.get().equal_range(name);
+  for (auto field = first; field != last; ++field) {
+    if (field != first) values += ',';
+    values += lower(to_view(field->value()));
+  }
+  return values;
 }
 
 size_t count(const BeastParser& parser, http::field name) {
@@ -368,16 +397,17 @@ void HttpRequestParser::read_header() {
        {bearer_token(value(http::field::authorization)), to_view(message["x-api-key"])}) {
     if (!key.empty()) request_.keys.emplace_back(key);
   }
+  request_.id = request_id(to_view(message["X-Request-Id"]));
+  request_.cors = cors_request(parser);
   has_header_ = true;
   state_ = State::body;
+  const std::string coding = joined(parser, http::field::content_encoding);
+  if (!coding.empty() && coding != "identity") {
+    return fail(415, "the body must not be compressed: the only Content-Encoding that is read is identity");
+  }
   if (has_encoding) {
-    std::string encodings;
-    const auto [first, last] = message.equal_range(http::field::transfer_encoding);
-    for (auto field = first; field != last; ++field) {
-      if (field != first) encodings += ',';
-      encodings += lower(to_view(field->value()));
-    }
-    if (encodings != "chunked") return fail(501, "the only Transfer-Encoding that is supported is chunked");
+    if (joined(parser, http::field::transfer_encoding) != "chunked")
+      return fail(501, "the only Transfer-Encoding that is supported is chunked");
     chunked_ = true;
   } else if (has_length) {
     read_length(value(http::field::content_length));

@@ -10,9 +10,10 @@
 //   tokens, versions other than HTTP/1.0 and 1.1, targets that are no path or http URL (400);
 //   no Host in HTTP/1.1, more than one, one that is no host (400);
 //   more than one Content-Length, also of equal values, and any that is not a decimal number below 2^64
-//   (400); Content-Length beside Transfer-Encoding, Transfer-Encoding in HTTP/1.0 (400); a Transfer-Encoding
-//   other than "chunked" (501); chunk sizes that are not 1 to 16 hexadecimal digits (400); what exceeds the
-//   limits (413, 414, 431), a body by its announced length before any of it is read.
+//   (400); a Content-Encoding other than identity (415); Content-Length beside Transfer-Encoding,
+//   Transfer-Encoding in HTTP/1.0 (400); a Transfer-Encoding other than "chunked" (501); chunk sizes that are
+//   not 1 to 16 hexadecimal digits (400); what exceeds the limits (413, 414, 431), a body by its announced
+//   length before any of it is read.
 #pragma once
 
 #include <cstddef>

@@ -13,6 +13,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include "base/error.h"
 #include "server/metrics/foreign_names.h"
 
 namespace chorale::server {
@@ -115,6 +116,16 @@ void add_state(Snapshot& out, const engine::EngineStats& stats) {
             ratio(static_cast<double>(stats.kv_tokens_used), static_cast<double>(stats.kv_tokens_total)));
   out.gauge("chorale_engine_failed", "1 once the model has failed and nothing runs any more.",
             int64_t{stats.failed});
+}
+
+void add_device(Snapshot& out, const std::function<uint64_t()>& free_memory) {
+  if (!free_memory) return;
+  try {
+    out.gauge("chorale_device_memory_free_bytes", "Memory of the device that nobody has taken.",
+              static_cast<int64_t>(free_memory()));
+  } catch (const Error&) {
+    // A lost device tells nothing; chorale_engine_failed says that it is lost.
+  }
 }
 
 void add_work(Snapshot& out, const engine::EngineStats& stats) {
@@ -229,6 +240,7 @@ std::string Metrics::serialize(const engine::EngineStats& stats, std::span<const
   out.gauge("chorale_start_time_seconds", "When the server started, in Unix time.",
             static_cast<int64_t>(impl_->started));
   add_state(out, stats);
+  add_device(out, options.free_device_memory);
   add_work(out, stats);
   if (!balance.empty()) {
     out.by_layer("chorale_expert_load_max_over_mean",

@@ -32,6 +32,15 @@ template <typename... Args>
       ErrorAnswer{.message = fmt::format(format, std::forward<Args>(args)...), .param = std::move(param)});
 }
 
+// A 400 about `param`: its prompt and what is to follow it have too many tokens. The message is to have the
+// words that clients look for, "maximum context length is N tokens".
+template <typename... Args>
+[[noreturn]] void too_long(std::string param, fmt::format_string<Args...> format, Args&&... args) {
+  throw BadRequest(ErrorAnswer{.message = fmt::format(format, std::forward<Args>(args)...),
+                               .param = std::move(param),
+                               .code = kContextLengthExceeded});
+}
+
 // The answer to the exception that is being handled. One that is no BadRequest is the server's own fault: the
 // client learns no more than that, the log all, under the name `what`.
 HttpResponse failure_response(std::string_view what);

@@ -10,6 +10,7 @@ constexpr size_t kMaxMessageBytes = 2000;
 int status_of(RequestError::Kind kind) {
   switch (kind) {
     case RequestError::Kind::invalid:
+    case RequestError::Kind::too_long:
       return 400;
     case RequestError::Kind::overloaded:
     case RequestError::Kind::unavailable:
@@ -44,8 +45,10 @@ const char* error_type(int status) {
 }  // namespace
 
 ErrorAnswer answer_to(RequestError error) {
-  return {
-      .status = status_of(error.kind), .message = std::move(error.message), .param = std::move(error.param)};
+  return {.status = status_of(error.kind),
+          .message = std::move(error.message),
+          .param = std::move(error.param),
+          .code = error.kind == RequestError::Kind::too_long ? kContextLengthExceeded : ""};
 }
 
 Json error_json(const ErrorAnswer& error) {
@@ -53,7 +56,7 @@ Json error_json(const ErrorAnswer& error) {
            {{"message", cut_text(error.message, kMaxMessageBytes)},
             {"type", error_type(error.status)},
             {"param", error.param.empty() ? Json(nullptr) : Json(error.param)},
-            {"code", error.status}}}};
+            {"code", error.code.empty() ? Json(error.status) : Json(error.code)}}}};
 }
 
 HttpResponse error_response(const ErrorAnswer& error) {

@@ -13,7 +13,12 @@ struct ErrorAnswer {
   int status = 400;  // the HTTP status
   std::string message;
   std::string param;  // the name of the offending field; empty: about the request as a whole
+  std::string code;   // by which clients tell this kind of error; empty: the status
 };
+
+// The code of requests whose prompt and answer have too many tokens together, as clients look for it to
+// shorten the conversation and ask again.
+inline constexpr const char* kContextLengthExceeded = "context_length_exceeded";
 
 // The one place where a kind of error becomes a status.
 ErrorAnswer answer_to(RequestError error);

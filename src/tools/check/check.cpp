@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "io/linear_source.h"
+#include "io/model_folder.h"
 #include "model/weight_loader.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -48,9 +49,28 @@ void check_weights(CheckReport& report, const std::filesystem::path& directory, 
   }
 }
 
+void check_end_tokens(CheckReport& report, const std::filesystem::path& directory,
+                      const text::Tokenizer& tokenizer) {
+  const std::vector<int64_t> generation = io::load_generation_defaults(directory).eos_token_ids;
+  const std::vector<int64_t>& declared =
+      generation.empty() && report.config ? report.config->eos_token_ids : generation;
+  const std::vector<int32_t> ids(declared.begin(), declared.end());
+  for (const int32_t id : end_tokens(directory, ids, tokenizer)) {
+    report.end_tokens.push_back({id, tokenizer.token_bytes(id)});
+  }
+  if (report.end_tokens.empty()) {
+    report.warnings.emplace_back(
+        "no file names a token that ends an answer: answers go on to their greatest length, and structured "
+        "output is refused");
+  }
+}
+
 void check_tokenizer(CheckReport& report, const std::filesystem::path& directory) {
-  report.tokenizer_vocab_size = report.config ? load_tokenizer(directory, *report.config).vocab_size()
-                                              : text::Tokenizer::load(directory).vocab_size();
+  check_tokenizer_files(directory);
+  const text::Tokenizer tokenizer =
+      report.config ? load_tokenizer(directory, *report.config) : text::Tokenizer::load(directory);
+  report.tokenizer_vocab_size = tokenizer.vocab_size();
+  check_end_tokens(report, directory, tokenizer);
 }
 
 void check_chat_template(CheckReport& report, const std::filesystem::path& directory) {
@@ -78,12 +98,11 @@ void check_chat_template(CheckReport& report, const std::filesystem::path& direc
 
 CheckReport check_checkpoint(const std::filesystem::path& directory, ThreadPool& pool) {
   CheckReport report;
-  run_part(report, [&] {
-    if (!std::filesystem::is_directory(directory))
-      throw_error("{}: there is no such folder", directory.string());
-  });
+  run_part(report, [&] { io::require_checkpoint_folder(directory); });
   if (!report.ok()) return report;
   run_part(report, [&] { report.config = io::load_model_config(directory); });
+  if (report.config && report.config->has_dual_chunk_attention)
+    report.warnings.emplace_back(io::kDualChunkAttention);
   run_part(report, [&] { io::load_generation_defaults(directory); });
   run_part(report, [&] { check_weights(report, directory, pool); });
   run_part(report, [&] { check_tokenizer(report, directory); });

@@ -12,6 +12,11 @@
 
 namespace chorale::tools {
 
+struct EndToken {
+  int32_t id = 0;
+  std::string text;
+};
+
 struct CheckReport {
   std::vector<std::string> errors;    // what keeps the model from being served
   std::vector<std::string> warnings;  // what is odd, or costs a part of the service
@@ -20,7 +25,8 @@ struct CheckReport {
   int64_t num_parameters = 0;
   uint64_t weight_bytes = 0;
   int64_t tokenizer_vocab_size = 0;
-  bool has_chat_template = false;  // one that works
+  bool has_chat_template = false;    // one that works
+  std::vector<EndToken> end_tokens;  // that end an answer
 
   bool ok() const { return errors.empty(); }
 };

@@ -111,6 +111,8 @@ Measurement measure(const CompareOptions& options, const parallel::Strategy& str
   measured.load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   measured.dtype = info.dtype_name();
   measured.instruction_set = info.instruction_set_name();
+  measured.device = info.device;
+  measured.device_description = info.device_description;
   measured.threads_per_rank = info.num_threads;
   measure_memory(info, measured);
 

@@ -29,6 +29,8 @@ struct RankMemory {
 struct Measurement {
   std::string dtype;
   std::string instruction_set;
+  std::string device = "cpu";      // as --device names it
+  std::string device_description;  // empty for the CPU
   int threads_per_rank = 0;
   double load_seconds = 0;
   double seconds = 0;  // from the first request's arrival to the last token

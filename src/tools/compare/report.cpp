@@ -273,6 +273,8 @@ std::string report_json(const CompareReport& report, int indent) {
       {"workload", {{"description", report.workload}, {"requests", report.requests}, {"seed", report.seed}}}};
   json["dtype"] = reference != nullptr ? Json(reference->dtype) : Json();
   json["instruction_set"] = reference != nullptr ? Json(reference->instruction_set) : Json();
+  json["device"] = reference != nullptr ? Json(reference->device) : Json();
+  json["device_name"] = reference != nullptr ? Json(reference->device_description) : Json();
   json["identical"] = any_ran(report.outcomes) && all_identical(report.outcomes);
   json["verdict"] = report.verdict();
   json["strategies"] = Json::array();

@@ -133,8 +133,12 @@ ReportFacts facts(const CompareReport& report) {
       {"Workload",
        fmt::format("{}, all at once, sampled at temperature 1, seed {}", report.workload, report.seed)}};
   if (const Measurement* reference = report.reference()) {
-    facts.emplace_back("Computation", fmt::format("{} with {} instructions, ranks are threads of one process",
-                                                  reference->dtype, reference->instruction_set));
+    facts.emplace_back("Computation",
+                       reference->device_description.empty()
+                           ? fmt::format("{} with {} instructions, ranks are threads of one process",
+                                         reference->dtype, reference->instruction_set)
+                           : fmt::format("{} on {}, {}", reference->dtype, reference->device,
+                                         reference->device_description));
   }
   facts.emplace_back("Machine", describe(m));
   facts.emplace_back("Program", fmt::format("Chorale {}, built by {}", report.version, m.compiler));

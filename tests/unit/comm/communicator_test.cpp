@@ -2,11 +2,14 @@
 #include "comm/communicator.h"
 
 #include <cstdlib>
+#include <numeric>
 
 #include <gtest/gtest.h>
 
+#include "base/copy.h"
 #include "comm/local/local_world.h"
 #include "comm/mpi/mpi_world.h"
+#include "unit/base/poisoned_device.h"
 #include "unit/comm/rank_threads.h"
 
 namespace chorale::comm {
@@ -62,6 +65,82 @@ TEST(Communicator, PartsOfASplitCountForTheWorld) {
     EXPECT_EQ(traffic.operations[static_cast<size_t>(Purpose::combine)], 1U);
   });
   EXPECT_FALSE(world.failure());
+}
+
+// Rows of a device, or of the host, with room between them.
+class Rows {
+ public:
+  Rows(const Stream& stream, int64_t rows)
+      : stream_(stream),
+        arena_(Arena::matrix_bytes(DType::i64, rows, kColumns), stream.device()),
+        tensor_(arena_.matrix(DType::i64, rows, kColumns)) {}
+  Rows(const Stream& stream, int64_t rows, int64_t first) : Rows(stream, rows) {
+    std::vector<int64_t> values(static_cast<size_t>(tensor_.size()));
+    std::iota(values.begin(), values.end(), first);
+    copy(stream, host_vector<int64_t>(values).reshaped(rows, kColumns), tensor_);
+    stream.synchronize();
+  }
+  operator const Tensor&() const { return tensor_; }
+  std::vector<int64_t> values() const { return download<int64_t>(stream_, tensor_); }
+
+ private:
+  static constexpr int64_t kColumns = 5;
+  const Stream& stream_;
+  Arena arena_;
+  Tensor tensor_;
+};
+
+// What every collective gives, one after the other, so that memory that one of them still needs shows when
+// the next takes it; the second round needs more of it.
+std::vector<std::vector<int64_t>> all_collectives(const Stream& stream, const Communicator& group) {
+  std::vector<std::vector<int64_t>> results;
+  const auto me = static_cast<size_t>(group.rank());
+  for (const int64_t scale : {1, 40}) {
+    const std::vector<int64_t> rows{2 * scale, 0, 3 * scale};
+    const int64_t total = 5 * scale;
+    const Rows mine(stream, rows[me], 1000 * group.rank());
+    const Rows gathered(stream, total), at_root(stream, group.rank() == 1 ? total : 0);
+    const Rows equal(stream, scale, 7 * group.rank()), equal_at_root(stream, 3 * scale);
+    const Rows sums(stream, total, group.rank()), part(stream, rows[me]),
+        reduced(stream, total, group.rank());
+    const std::vector<int64_t> sent{scale, static_cast<int64_t>(me), 1};
+    const Rows send(stream, scale + group.rank() + 1, 100 * group.rank()), receive(stream, 10 * scale);
+    std::vector<int64_t> received(3);
+    group.all_gather_rows(stream, mine, rows, gathered, Purpose::attention);
+    group.gather_rows(stream, mine, rows, at_root, 1, Purpose::logits);
+    group.gather_equal_rows(stream, equal, equal_at_root, 0, Purpose::logits);
+    group.reduce_scatter_sum(stream, sums, rows, part, Purpose::attention);
+    group.all_reduce_sum(stream, reduced, Purpose::control);
+    const int64_t count = group.all_to_all_rows(stream, send, sent, receive, received, Purpose::dispatch);
+    EXPECT_EQ(std::accumulate(received.begin(), received.end(), int64_t{0}), count);
+    for (const Rows* out : {&gathered, &at_root, &equal_at_root, &part, &reduced, &receive})
+      results.push_back(out->values());
+    results.push_back(received);
+  }
+  return results;
+}
+
+TEST(Communicator, TensorsOfADeviceAreStagedWhereTheTransportNeedsIt) {
+  LocalWorld world(3);
+  run_ranks(world, [&](Transport& t) {
+    const Communicator group(world.transport(t.rank()));
+    ThreadPool pool(1);
+    const auto expected = all_collectives(Stream(pool, InstructionSet::portable), group);
+    PoisonedDriver driver("test:0");
+    LateQueue queue{Device(driver)};
+    EXPECT_EQ(all_collectives(Stream(queue), Communicator(world.transport(t.rank()))), expected);
+  });
+  EXPECT_FALSE(world.failure());
+}
+
+TEST(Communicator, AGroupOfOneCopiesOnTheDevice) {
+  PoisonedDriver driver("test:0");
+  LateQueue queue{Device(driver)};
+  const Stream stream(queue);
+  const Rows from(stream, 3, 4), to(stream, 3);
+  const std::vector<int64_t> rows{3};
+  Communicator().all_gather_rows(stream, from, rows, to, Purpose::attention);
+  EXPECT_EQ(to.values(), from.values());
 }
 
 TEST(MpiWorld, IsLaunchedByMpiLooksAtTheEnvironment) {

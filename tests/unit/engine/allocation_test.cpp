@@ -35,6 +35,7 @@ class RampRunner : public HostRunner {
 
 TEST(Allocation, PlanningAndSamplingReuseTheirBuffers) {
   EngineOptions options;
+  options.block_tokens = kBlockTokens;
   options.max_total_tokens = 64 * kBlockTokens;
   options.max_running_requests = options.max_logits_rows = 4;
   RampRunner runner(500);

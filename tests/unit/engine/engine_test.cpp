@@ -202,7 +202,7 @@ TEST_F(EngineTest, RefusesWhatCannotRun) {
     return error.value_or(RequestError{});
   };
   RequestError error = refused(request("long", 400, 1));
-  EXPECT_EQ(error.kind, RequestError::Kind::invalid);
+  EXPECT_EQ(error.kind, RequestError::Kind::too_long);
   EXPECT_THAT(error.message, HasSubstr("400 tokens"));
   error = refused(request("empty", 0, 1));
   EXPECT_EQ(error.kind, RequestError::Kind::invalid);
@@ -219,7 +219,7 @@ TEST_F(EngineTest, RefusesWhatCannotRun) {
   options.max_total_tokens = 2 * kBlockTokens;
   start();
   error = refused(request("cache", 65, 1));
-  EXPECT_EQ(error.kind, RequestError::Kind::invalid);
+  EXPECT_EQ(error.kind, RequestError::Kind::too_long);
   EXPECT_THAT(error.message, HasSubstr("65 tokens"));
   EXPECT_THAT(error.message, HasSubstr("64 tokens"));
 }

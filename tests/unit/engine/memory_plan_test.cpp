@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "engine/loaded_model.h"
 #include "engine/model_runner.h"
 
 namespace chorale::engine {
@@ -115,6 +116,29 @@ TEST(MemoryPlan, AModelThatCannotFitIsRefusedWithTheFigures) {
             std::string::npos);
 }
 
+// Of the forms of weights those are named that would fit, with what they need.
+TEST(MemoryPlan, AModelThatCannotFitNamesTheQuantizationsThatWould) {
+  const auto says = [](uint64_t gibibytes, const char* part, DType dtype = DType::bf16) {
+    return error_of(qwen3_30b(), {}, gibibytes << 30, dtype).find(part) != std::string::npos;
+  };
+  EXPECT_TRUE(says(24, "--quantization int4 (1"));  // 17 to 18 GiB
+  EXPECT_FALSE(says(24, "int8"));
+  EXPECT_TRUE(says(48, "use --quantization int8 (3"));
+  EXPECT_TRUE(says(48, " or --quantization int4 (1"));
+  EXPECT_FALSE(says(8, "--quantization"));
+  EXPECT_FALSE(says(48, "--quantization", DType::f32));
+  EXPECT_TRUE(says(8, "use a larger machine"));
+}
+
+TEST(MemoryPlan, ACacheOfLessThanOneRequestIsSaidSo) {
+  LoadOptions options;
+  options.max_total_tokens = 1024;
+  const MemoryPlan plan = plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30);
+  EXPECT_NE(plan.table()[1].find("1024 tokens in bfloat16, less than one request of 40960"),
+            std::string::npos)
+      << plan.table()[1];
+}
+
 TEST(MemoryPlan, AContextBeyondTheModelsIsRefused) {
   LoadOptions options;
   options.context_length = 40961;
@@ -162,6 +186,40 @@ TEST(MemoryPlan, ACacheThatCannotBeIsRefusedWithTheFlags) {
   options.kv_cache_dtype = "int8";
   config.head_dim = 1026;
   EXPECT_EQ(error(DType::bf16), "--kv-cache-dtype int8: expected a head_dim of at most 1024, found 1026");
+}
+
+TEST(MemoryPlan, WhatADeviceHasNotIsRefusedWithItsName) {
+  LoadOptions options;
+  options.device = "ref";
+  options.kv_cache_dtype = "int8";
+  EXPECT_EQ(error_of(qwen3_30b(), options, uint64_t{100} << 30),
+            "--kv-cache-dtype int8: a cache in int8 runs on the CPU alone, found --device ref");
+  for (const std::string format : {"int8", "int4"}) {
+    options.quantization = format;
+    try {
+      choose_formats(qwen3_30b(), options);
+      ADD_FAILURE() << format;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.what(),
+                "--device ref: weights in " + format +
+                    " run on the CPU alone; with --quantization none they are used in bfloat16");
+    }
+  }
+  options.quantization = "none";
+  EXPECT_EQ(choose_formats(qwen3_30b(), options).device, DeviceKind::ref);
+  options.device = "tpu";
+  EXPECT_THROW(choose_formats(qwen3_30b(), options), Error);
+}
+
+TEST(MemoryPlan, ADevicesBlocksAreCounted) {
+  LoadOptions options;
+  options.max_total_tokens = 33;
+  EXPECT_EQ(plan_memory(qwen3_30b(), DType::bf16, options, uint64_t{100} << 30).kv_tokens, 64);
+  model::WeightFormats formats = DType::bf16;
+  formats.device = DeviceKind::ref;
+  options.device = "ref";
+  options.max_total_tokens = 65;
+  EXPECT_EQ(plan_memory(qwen3_30b(), formats, options, uint64_t{100} << 30).kv_tokens, 128);
 }
 
 TEST(MemoryPlan, TheTableHasARowForEveryUse) {

@@ -1,6 +1,6 @@
-// The numerics contract on the bundled model: whatever else the engine does in a step, a request's logits are
-// the same bits. Log probabilities are a function of a whole row of logits, so where rows are not at hand
-// those are compared.
+// The numerics contract on the bundled model, and on a small one where the device is slow: whatever else the
+// engine does in a step, a request's logits are the same bits. Log probabilities are a function of a whole
+// row of logits, so where rows are not at hand those are compared.
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -29,7 +29,27 @@ struct Mode {
   std::string quantization = "none";
   std::string kv_cache_dtype = "auto";
   std::string instruction_set = "auto";
+  std::string device = "cpu";
 };
+
+// A model as small as a slow device wants it, that all strategies of these tests can split.
+io::ModelConfig small_config() {
+  io::ModelConfig c;
+  c.architecture = "Qwen3MoeForCausalLM";
+  c.vocab_size = 4096;
+  c.hidden_size = 32;
+  c.intermediate_size = 64;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 8;
+  c.num_key_value_heads = 4;
+  c.head_dim = 8;
+  c.moe_intermediate_size = 16;
+  c.num_experts = 16;
+  c.num_experts_per_tok = 4;
+  c.norm_topk_prob = true;
+  c.max_position_embeddings = 2048;
+  return c;
+}
 
 LoadOptions load_options(const Mode& mode, int threads) {
   LoadOptions o;
@@ -38,6 +58,12 @@ LoadOptions load_options(const Mode& mode, int threads) {
   o.quantization = mode.quantization;
   o.kv_cache_dtype = mode.kv_cache_dtype;
   o.instruction_set = mode.instruction_set;
+  o.device = mode.device;
+  if (mode.device != "cpu") {
+    o.model_path.clear();
+    o.config = small_config();
+    o.load_format = "dummy";
+  }
   o.threads = threads;
   o.max_total_tokens = 16384;
   o.max_running_requests = kRequests;
@@ -131,13 +157,15 @@ std::string name_of_mode(const testing::TestParamInfo<Mode>& info) {
   const Mode& mode = info.param;
   return mode.dtype + (mode.quantization == "none" ? "" : "_" + mode.quantization) +
          (mode.kv_cache_dtype == "auto" ? "" : "_kv_" + mode.kv_cache_dtype) +
-         (mode.instruction_set == "auto" ? "" : "_" + mode.instruction_set);
+         (mode.instruction_set == "auto" ? "" : "_" + mode.instruction_set) +
+         (mode.device == "cpu" ? "" : "_" + mode.device);
 }
 
 class Numerics : public testing::TestWithParam<Mode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Numerics,
                          testing::Values(Mode{}, Mode{"float32"}, Mode{"bfloat16", "none", "int8"},
-                                         Mode{"bfloat16", "int8"}, Mode{"bfloat16", "int4", "int8"}),
+                                         Mode{"bfloat16", "int8"}, Mode{"bfloat16", "int4", "int8"},
+                                         Mode{.device = "ref"}, Mode{.dtype = "float32", .device = "ref"}),
                          name_of_mode);
 
 // Each mode with each instruction set of this machine.
@@ -150,6 +178,8 @@ std::vector<Mode> all_modes() {
       modes.push_back({"float32", quantization, "auto", std::string(name_of(isa))});
     }
   }
+  modes.push_back({.device = "ref"});
+  modes.push_back({.dtype = "float32", .device = "ref"});
   return modes;
 }
 class NumericsOfInstructions : public testing::TestWithParam<Mode> {};
@@ -207,9 +237,13 @@ TEST_P(Numerics, RequestsAnswerTheSameUnderEveryStrategy) {
   }
 }
 
+class LocalRanks : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Devices, LocalRanks, testing::Values("cpu", "ref"),
+                         [](const auto& device) { return std::string(device.param); });
+
 // A rank that throws ends every request, and its name is told.
-TEST(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
-  LoadOptions options = load_options(Mode{}, 1);
+TEST_P(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
+  LoadOptions options = load_options(Mode{.device = GetParam()}, 1);
   options.parallel.strategy.tp_size = 2;
   options.parallel.strategy.dp_size = 2;
   options.parallel.fault = InjectedFault{.rank = 3, .step = 2};

@@ -299,7 +299,7 @@ TEST(ModelConfig, RefusesWrongTypesAndSizes) {
     }
   }
   for (const std::string field : {"rms_norm_eps", "rope_theta"}) {
-    for (const json& value : {json(0), json(-1e-6), json("1e-6"), json(nullptr), json(true), json(1e300)}) {
+    for (const json& value : {json(0), json(-1e-6), json("1e-6"), json(true), json(1e300)}) {
       cases.push_back({{{field, value}}, field, {"a finite number above 0"}});
     }
   }
@@ -345,7 +345,6 @@ TEST(ModelConfig, RefusesWhatIsNotSupported) {
       {{{"model_type", "qwen2_moe"}}, "model_type", {"qwen3_moe", "found \"qwen2_moe\""}},
       {{{"model_type", 3}}, "model_type", {"qwen3_moe", "found 3"}},
       {{{"hidden_act", "gelu"}}, "hidden_act", {"\"silu\"", "found \"gelu\""}},
-      {{{"hidden_act", nullptr}}, "hidden_act", {"\"silu\"", "found null"}},
       {{{"use_sliding_window", true}}, "use_sliding_window", {"not supported", "found true"}},
       {{{"layer_types", {"full_attention", "sliding_attention"}}},
        "layer_types",
@@ -360,6 +359,87 @@ TEST(ModelConfig, RefusesWhatIsNotSupported) {
       {{{"dtype", 16}}, "dtype", {"a string", "found 16"}},
       {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor", {"1.0", "found 0.5"}},
   });
+}
+
+TEST(ModelConfig, NullIsAbsentInEveryField) {
+  const ModelConfig plain = parse(minimal());
+  json nulls = minimal();
+  for (const char* name : {"hidden_act",
+                           "use_sliding_window",
+                           "layer_types",
+                           "torch_dtype",
+                           "dtype",
+                           "quantization_config",
+                           "rope_scaling",
+                           "rope_parameters",
+                           "rope_theta",
+                           "partial_rotary_factor",
+                           "decoder_sparse_step",
+                           "mlp_only_layers",
+                           "norm_topk_prob",
+                           "attention_bias",
+                           "tie_word_embeddings",
+                           "rms_norm_eps",
+                           "max_position_embeddings",
+                           "head_dim",
+                           "bos_token_id",
+                           "eos_token_id",
+                           "num_local_experts",
+                           "intermediate_size",
+                           "dual_chunk_attention_config"}) {
+    if (!nulls.contains(name)) nulls[name] = nullptr;
+  }
+  EXPECT_EQ(parse(nulls), plain);
+  for (const char* name :
+       {"vocab_size", "hidden_size", "num_hidden_layers", "num_experts", "num_experts_per_tok"}) {
+    EXPECT_THAT(error_of([&] {
+                  parse(changed({{name, nullptr}}));
+                }),
+                AllOf(HasSubstr(name), HasSubstr("found null")));
+  }
+}
+
+// As who adds it to a config.json leaves the rest.
+TEST(ModelConfig, YarnsContextIsTheOriginalOneTimesTheFactor) {
+  struct Case {
+    json fields;
+    int64_t context;
+  };
+  const std::vector<Case> cases = {
+      {{{"max_position_embeddings", 40960},
+        {"rope_scaling",
+         {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}}}},
+       131072},
+      {{{"max_position_embeddings", 262144},
+        {"rope_scaling", {{"type", "yarn"}, {"factor", 2}, {"original_max_position_embeddings", 262144}}}},
+       524288},
+      {{{"max_position_embeddings", 131072},
+        {"rope_scaling",
+         {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}}}},
+       131072},
+      {{{"max_position_embeddings", 1000},
+        {"rope_parameters",
+         {{"rope_type", "yarn"}, {"factor", 2.5}, {"original_max_position_embeddings", 100}}}},
+       250},
+      {{{"max_position_embeddings", 4096}, {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}}, 4096},
+      {{{"max_position_embeddings", 4096},
+        {"rope_scaling", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 1024}}}},
+       4096},
+      {{{"max_position_embeddings", 4096}, {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}, 4096}};
+  for (const Case& c : cases) {
+    EXPECT_EQ(parse(changed(c.fields)).max_position_embeddings, c.context) << c.fields.dump();
+  }
+}
+
+TEST(ModelConfig, SaysThatDualChunkAttentionIsThere) {
+  EXPECT_FALSE(parse(minimal()).has_dual_chunk_attention);
+  EXPECT_TRUE(
+      parse(changed({{"dual_chunk_attention_config", {{"chunk_size", 262144}}}})).has_dual_chunk_attention);
+}
+
+TEST(ModelConfig, AByteOrderMarkIsNoPartOfTheText) {
+  const ModelConfig config = parse_model_config("\xEF\xBB\xBF" + minimal().dump(), "config.json");
+  EXPECT_EQ(config, parse(minimal()));
 }
 
 TEST(ModelConfig, RefusesBadRotaryEmbeddings) {

@@ -114,7 +114,7 @@ TEST_P(AttentionBitsTest, SharedBlocksAreAsOnesOwn) {
   for (const Stream& stream : all_streams()) {
     AttentionRun run(stream, cache_dtype(), shape, sequences, 1);
     run.prefill(0);
-    std::copy_n(run.table(0).begin(), 2, run.table(1).begin());
+    std::copy_n(run.table(0).begin(), AttentionRun::blocks_of(64), run.table(1).begin());
     run.step({{1, 64, 36}});
     for (int64_t t = 64; t < 100; ++t) expect_same_row(run.out(1), t, expected[1], t);
   }

@@ -1,6 +1,7 @@
 // The int8 KV cache: what append_kv keeps, by equality, and what must not be seen of it.
 #include <limits>
 
+#include "kernels/cpu/kv_panels.h"
 #include "kernels/ref/attention.h"
 #include "unit/kernels/attention_run.h"
 

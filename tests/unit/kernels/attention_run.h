@@ -3,8 +3,8 @@
 
 #include <numeric>
 
+#include "base/math.h"
 #include "kernels/attention.h"
-#include "kernels/cpu/kv_panels.h"
 #include "unit/kernels/kernel_test.h"
 
 namespace chorale {
@@ -16,6 +16,9 @@ class AttentionBackendTest : public testing::TestWithParam<Variant> {
   DType dtype() const { return KvLayout{.dtype = cache_dtype()}.activation_dtype(); }
   std::array<Stream, 2> all_streams() const { return streams(GetParam().isa); }
   Stream stream() const { return all_streams()[0]; }
+
+ private:
+  OnDevice device_{GetParam().device};
 };
 inline std::vector<Variant> all_attention_variants() {
   std::vector<Variant> variants = all_variants();
@@ -61,7 +64,8 @@ class AttentionRun {
         layout_{cache_dtype, shape.kv_heads, shape.head_dim},
         sequences_(std::move(sequences)),
         num_blocks_(blocks_needed() + (seed == 0 ? 0 : 5)),
-        cache_(num_blocks_ * cpu::KvPanels(layout_).block_bytes(), garbage) {
+        cache_(DType::u8, 1, num_blocks_ * current_backend().kv_block_bytes(layout_)) {
+    std::memset(cache_->bytes(), garbage, static_cast<size_t>(cache_->columns()));
     std::vector<int32_t> ids(static_cast<size_t>(num_blocks_));
     std::iota(ids.begin(), ids.end(), 0);
     Random random(seed);
@@ -97,24 +101,25 @@ class AttentionRun {
       batch.longest_segment = std::max(batch.longest_segment, p.count);
       at += p.count;
     }
-    batch.segments =
-        Tensor(segments.data(), DType::i32, std::ssize(pieces), SegmentColumn::count, SegmentColumn::count);
-    batch.block_tables = Tensor(tables.data(), DType::i32, 1, std::ssize(tables), std::ssize(tables));
+    const TestTensor segment_tensor = vector_tensor(segments), table_tensor = vector_tensor(tables);
+    batch.segments = Tensor(segment_tensor).reshaped(std::ssize(pieces), SegmentColumn::count);
+    batch.block_tables = table_tensor;
+    const TestTensor scratch(DType::f32, 1, current_backend().attention_scratch(layout_, std::ssize(tables)));
     const DType dtype = layout_.activation_dtype();
     const TestTensor q_tensor(dtype, q);
     const TestTensor k_tensor(dtype, k);
     const TestTensor v_tensor(DType::f32, v);
     const TestTensor out(dtype, tokens, q.columns);
     append_kv(stream_, k_tensor, v_tensor, batch, view());
-    attention(stream_, q_tensor, view(), batch, {}, out);
+    attention(stream_, q_tensor, view(), batch, scratch, out);
     keep(pieces, out);
   }
   void prefill(size_t sequence) { step({{sequence, 0, sequences_[sequence].tokens()}}); }
 
   const TestTensor& out(size_t sequence) const { return outs_[sequence]; }
   std::vector<int32_t>& table(size_t sequence) { return tables_[sequence]; }
-  KvCacheView view() const { return {layout_, cache_.data(), num_blocks_}; }
-  static int64_t blocks_of(int64_t tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
+  KvCacheView view() const { return {layout_, Tensor(cache_).device_bytes(), num_blocks_}; }
+  static int64_t blocks_of(int64_t tokens) { return ceil_div(tokens, current_backend().kv_block_tokens); }
 
  private:
   int64_t blocks_needed() const {
@@ -126,16 +131,13 @@ class AttentionRun {
     std::copy_n(from.values.begin() + piece.first * from.columns, piece.count * from.columns,
                 to.values.begin() + row * to.columns);
   }
-  void keep(const std::vector<Piece>& pieces, const Tensor& out) {
-    const auto bytes = static_cast<size_t>(out.columns()) * size_of(out.dtype());
+  void keep(const std::vector<Piece>& pieces, const TestTensor& out) {
+    const size_t bytes = static_cast<size_t>(out->columns()) * size_of(out->dtype());
     int64_t at = 0;
     for (const Piece& p : pieces) {
       for (int64_t i = 0; i < p.count; ++i, ++at) {
-        const Tensor& to = outs_[p.sequence];
-        if (to.dtype() == DType::bf16)
-          std::memcpy(to.row<bf16>(p.first + i), out.row<bf16>(at), bytes);
-        else
-          std::memcpy(to.row<float>(p.first + i), out.row<float>(at), bytes);
+        std::memcpy(outs_[p.sequence]->middle_rows(p.first + i, 1).bytes(), out->middle_rows(at, 1).bytes(),
+                    bytes);
       }
     }
   }
@@ -145,7 +147,7 @@ class AttentionRun {
   KvLayout layout_;
   std::vector<TestSequence> sequences_;
   int64_t num_blocks_;
-  Bytes cache_;
+  TestTensor cache_;
   std::vector<std::vector<int32_t>> tables_;
   std::vector<TestTensor> outs_;
 };

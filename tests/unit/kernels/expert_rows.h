@@ -69,7 +69,7 @@ class TestExperts {
  public:
   void add(TestWeights packed) {
     matrices_.push_back(std::move(packed));
-    data_.push_back(matrices_.back().bytes.data());
+    data_.push_back(matrices_.back().view().data);
   }
   ExpertMatrices view() const { return {matrices_[0].layout, data_}; }
   // The same chunks of every expert; the slice borrows `storage`.
@@ -77,7 +77,7 @@ class TestExperts {
     ExpertMatrices sliced;
     storage.clear();
     for (const TestWeights& m : matrices_) {
-      const WeightMatrix part = slice_chunks(cpu::backend(), m.view(), first, count);
+      const WeightMatrix part = slice_chunks(current_backend(), m.view(), first, count);
       sliced.layout = part.layout;
       storage.push_back(part.data);
     }

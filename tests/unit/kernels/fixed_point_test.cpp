@@ -25,7 +25,10 @@ ref::Dense<int64_t> random_sums(Random& random, int64_t tokens, int64_t n) {
   return sums;
 }
 
-TEST(FixedPoint, ClearsEverySum) {
+class FixedPoint : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, FixedPoint, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(FixedPoint, ClearsEverySum) {
   for (const Stream& stream : streams(InstructionSet::portable)) {
     const TestTensor sums(DType::i64, 5, 19);  // begins as -1
     clear_sums(stream, sums);
@@ -34,7 +37,7 @@ TEST(FixedPoint, ClearsEverySum) {
 }
 
 // Both sides round an exact integer once and add float32 values, so equality.
-TEST(FixedPoint, AddsWhatTheReferenceAdds) {
+TEST_P(FixedPoint, AddsWhatTheReferenceAdds) {
   Random random(1);
   for (const Stream& stream : streams(InstructionSet::portable)) {
     for (int64_t n : {1, 7, 64, 1000}) {
@@ -52,7 +55,7 @@ TEST(FixedPoint, AddsWhatTheReferenceAdds) {
   }
 }
 
-TEST(FixedPoint, RoundsASumOnce) {
+TEST_P(FixedPoint, RoundsASumOnce) {
   struct Case {
     int64_t sum;
     float value;
@@ -80,7 +83,7 @@ TEST(FixedPoint, RoundsASumOnce) {
   }
 }
 
-TEST(FixedPoint, ACountOfNonFiniteSumsMakesTheRowNan) {
+TEST_P(FixedPoint, ACountOfNonFiniteSumsMakesTheRowNan) {
   Random random(2);
   for (const Stream& stream : streams(InstructionSet::portable)) {
     ref::Dense<int64_t> sums = random_sums(random, 6, 20);
@@ -95,7 +98,7 @@ TEST(FixedPoint, ACountOfNonFiniteSumsMakesTheRowNan) {
   }
 }
 
-TEST(FixedPoint, ARowDoesNotDependOnOtherRowsOrThreads) {
+TEST_P(FixedPoint, ARowDoesNotDependOnOtherRowsOrThreads) {
   Random random(3);
   const ref::Dense<int64_t> sums = random_sums(random, 11, 33);
   const ref::Matrix before = random_matrix(random, 11, 33, DType::f32);
@@ -110,7 +113,7 @@ TEST(FixedPoint, ARowDoesNotDependOnOtherRowsOrThreads) {
   }
 }
 
-TEST(FixedPoint, NoTokensIsNoWork) {
+TEST_P(FixedPoint, NoTokensIsNoWork) {
   for (const Stream& stream : streams(InstructionSet::portable)) {
     const TestTensor sums(DType::i64, 0, 9);
     const TestTensor residual(DType::f32, 0, 8);
@@ -120,7 +123,7 @@ TEST(FixedPoint, NoTokensIsNoWork) {
 }
 
 // The reference itself, on values that are plain to see.
-TEST(FixedPoint, ReferenceRoundsToNearestEvenAndSaturates) {
+TEST(FixedPointReference, RoundsToNearestEvenAndSaturates) {
   EXPECT_EQ(ref::to_fixed(1.0F), kOne);
   EXPECT_EQ(ref::to_fixed(-0.75F), -3 * kOne / 4);
   EXPECT_EQ(ref::to_fixed(0x1p-36F), 1);

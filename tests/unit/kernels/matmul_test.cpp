@@ -26,7 +26,7 @@ struct Shape {
 void check_against_reference(const Stream& stream, DType dtype, const Shape& s, Random& random,
                              int64_t n_chunks, bool with_bias) {
   SCOPED_TRACE(testing::Message() << "M " << s.m << ", K " << s.k << ", N " << s.n << " in " << n_chunks
-                                  << " chunks, " << stream.pool().size() << " threads");
+                                  << " chunks, " << description_of(stream));
   const ref::Matrix x = random_matrix(random, s.m, s.k, dtype);
   const ref::Matrix weight = random_matrix(random, s.n, s.k, dtype);
   const ref::Matrix bias = with_bias ? random_matrix(random, 1, s.n, DType::f32) : ref::Matrix();
@@ -131,10 +131,9 @@ TEST_P(MatmulTest, SlicesOfOutputChunksGiveTheSameColumns) {
       const int64_t columns = 8 / ranks * chunk_n;
       const TestTensor out(DType::f32, m, columns);
       const MatmulTarget part{
-          slice_chunks(cpu::backend(), weight.view(), rank * 8 / ranks, 8 / ranks), {}, out};
+          slice_chunks(current_backend(), weight.view(), rank * 8 / ranks, 8 / ranks), {}, out};
       matmul(all_streams()[1], x, {&part, 1});
-      expect_same_bits(
-          out, Tensor(whole->row<float>(0) + rank * columns, DType::f32, m, columns, whole->row_stride()));
+      expect_same_host_bits(out.host(), whole->middle_columns(rank * columns, columns));
     }
   }
 }

@@ -20,8 +20,11 @@ ref::Matrix table_of(const std::vector<int32_t>& positions, const std::vector<fl
   return table.values();
 }
 
+class RopeTable : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, RopeTable, testing::ValuesIn(kAllDevices), name_of_device);
+
 // Both take the same float32 angle; the op rounds the cosine to float32 and then its product with the scale.
-TEST(RopeTable, AgreesWithTheReference) {
+TEST_P(RopeTable, AgreesWithTheReference) {
   const std::vector<int32_t> positions = {0, 1, 2, 31, 4095, 40959, 131071, 1'000'000};
   for (int64_t head_dim : {2, 6, 64, 128, 256}) {
     for (float scale : {1.0F, 1.2079F}) {
@@ -38,7 +41,7 @@ TEST(RopeTable, AgreesWithTheReference) {
   }
 }
 
-TEST(RopeTable, ARowDependsOnItsPositionAlone) {
+TEST_P(RopeTable, ARowDependsOnItsPositionAlone) {
   const std::vector<float> f = frequencies(64, 1e4);
   const std::vector<int32_t> positions = {5, 999, 5, 0, 77};
   const TestTensor whole(DType::f32, 5, 64);

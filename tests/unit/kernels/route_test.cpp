@@ -50,7 +50,10 @@ void check(const ref::Matrix& logits, int64_t top_k) {
   }
 }
 
-TEST(ChooseExperts, AgreesWithTheReference) {
+class ChooseExperts : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, ChooseExperts, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(ChooseExperts, AgreesWithTheReference) {
   Random random(1);
   for (int64_t num_experts : {1, 2, 7, 60, 128, 512}) {
     for (int64_t top_k : {int64_t{1}, int64_t{2}, int64_t{8}, num_experts}) {
@@ -62,7 +65,7 @@ TEST(ChooseExperts, AgreesWithTheReference) {
   }
 }
 
-TEST(ChooseExperts, OfEqualLogitsTheLowerExpertComesFirst) {
+TEST_P(ChooseExperts, OfEqualLogitsTheLowerExpertComesFirst) {
   Random random(2);
   for (int i = 0; i < 50; ++i) {
     ref::Matrix logits(3, 16);
@@ -75,13 +78,13 @@ TEST(ChooseExperts, OfEqualLogitsTheLowerExpertComesFirst) {
               testing::ElementsAre(0, 1, 2));
 }
 
-TEST(ChooseExperts, InfinitelyUnlikelyExpertsHaveNoWeight) {
+TEST_P(ChooseExperts, InfinitelyUnlikelyExpertsHaveNoWeight) {
   const Chosen chosen = choose(one_row({-kInf, 2, -kInf, 2}), 3, true);
   EXPECT_THAT(to_dense<int32_t>(chosen.experts).values, testing::ElementsAre(1, 3, 0));
   EXPECT_THAT(chosen.weights.values().values, testing::ElementsAre(0.5F, 0.5F, 0.0F));
 }
 
-TEST(ChooseExperts, OneExpertTakesAllWeight) {
+TEST_P(ChooseExperts, OneExpertTakesAllWeight) {
   for (float logit : {0.0F, -1000.0F, 3e38F}) {
     const Chosen chosen = choose(one_row({logit}), 1, true);
     EXPECT_EQ(chosen.experts->row<int32_t>(0)[0], 0);
@@ -89,7 +92,7 @@ TEST(ChooseExperts, OneExpertTakesAllWeight) {
   }
 }
 
-TEST(ChooseExperts, ANanRowGetsSomeExpertsWithNanWeights) {
+TEST_P(ChooseExperts, ANanRowGetsSomeExpertsWithNanWeights) {
   Random random(3);
   for (bool normalize : {false, true}) {
     for (const Stream& stream : streams(InstructionSet::portable)) {
@@ -116,7 +119,7 @@ TEST(ChooseExperts, ANanRowGetsSomeExpertsWithNanWeights) {
   }
 }
 
-TEST(ChooseExperts, ARowDoesNotDependOnOtherRowsOrThreads) {
+TEST_P(ChooseExperts, ARowDoesNotDependOnOtherRowsOrThreads) {
   Random random(4);
   const ref::Matrix logits = random_matrix(random, 31, 40, DType::f32);
   const Chosen whole = choose(streams(InstructionSet::portable)[1], logits, 6, true);
@@ -166,7 +169,10 @@ void check_sort(Random& random, int64_t tokens, int64_t top_k, int64_t num_exper
   }
 }
 
-TEST(SortByExpert, AgreesWithTheReference) {
+class SortByExpert : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, SortByExpert, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(SortByExpert, AgreesWithTheReference) {
   Random random(5);
   check_sort(random, 1, 1, 1, 0);
   check_sort(random, 20, 1, 1, 5);
@@ -181,7 +187,7 @@ TEST(SortByExpert, AgreesWithTheReference) {
   }
 }
 
-TEST(SortByExpert, AStepWithoutTokensHasNoRows) {
+TEST_P(SortByExpert, AStepWithoutTokensHasNoRows) {
   for (const Stream& stream : streams(InstructionSet::portable)) {
     const Chosen chosen = choose(stream, ref::Matrix(0, 6), 2, true);
     const Sorted sorted(6, 0);

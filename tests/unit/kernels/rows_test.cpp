@@ -8,7 +8,10 @@
 namespace chorale {
 namespace {
 
-TEST(Embed, CopiesRowsOfTheTable) {
+class Embed : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, Embed, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(Embed, CopiesRowsOfTheTable) {
   Random random(1);
   for (DType dtype : {DType::bf16, DType::f32}) {
     const ref::Matrix table = random_matrix(random, 50, 37, dtype);
@@ -22,7 +25,10 @@ TEST(Embed, CopiesRowsOfTheTable) {
   }
 }
 
-TEST(GatherRows, CopiesRows) {
+class GatherRows : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, GatherRows, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(GatherRows, CopiesRows) {
   Random random(2);
   for (int64_t columns : {1, 16, 37}) {
     const ref::Matrix x = random_matrix(random, 20, columns, DType::f32);
@@ -36,7 +42,10 @@ TEST(GatherRows, CopiesRows) {
   }
 }
 
-TEST(Rows, NoRowsIsNoWork) {
+class Rows : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, Rows, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(Rows, NoRowsIsNoWork) {
   const TestTensor table(DType::f32, 4, 3);
   const TestTensor none(DType::i32, 1, 0);
   const TestTensor out(DType::f32, 0, 3);

@@ -31,9 +31,9 @@ struct ListTensors {
 class CountSlots {
  public:
   CountSlots(const Stream& stream, const std::vector<SampleRow>& rows)
-      : counts_(DType::i32, std::ssize(rows), std::ssize(rows.front().logits)) {
+      : last_(std::ssize(rows) - 1), counts_(DType::i32, std::ssize(rows), std::ssize(rows.front().logits)) {
     for (const SampleRow& row : rows) {
-      const Tensor slot = counts_->middle_rows(slot_of(next_++), 1);
+      const Tensor slot = view().middle_rows(slot_of(next_++), 1);
       clear_counts(stream, slot);
       std::vector<int32_t> prompt, output;
       for (const auto& [token, count] : row.counts) {
@@ -45,7 +45,7 @@ class CountSlots {
       count_tokens(stream, vector_tensor(output), false, slot);
     }
   }
-  int64_t slot_of(int64_t row) const { return counts_->rows() - 1 - row; }
+  int64_t slot_of(int64_t row) const { return last_ - row; }
   const Tensor& view() const { return counts_; }
   // How often a token is in the output of a row.
   int32_t count(int64_t row, int32_t token) const {
@@ -54,6 +54,7 @@ class CountSlots {
 
  private:
   int64_t next_ = 0;
+  int64_t last_;
   TestTensor counts_;
 };
 
@@ -75,8 +76,7 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
   const auto vocab_size = static_cast<int64_t>(rows.front().logits.size());
   const int64_t most = most_alternatives(rows);
   const TestTensor logits(DType::f32, count, vocab_size);
-  Bytes param_bytes(count * static_cast<int64_t>(sizeof(SampleParams)), 0);
-  const Tensor params(param_bytes.data(), DType::u8, count, sizeof(SampleParams), sizeof(SampleParams));
+  const TestTensor params(DType::u8, count, sizeof(SampleParams));
   const TestTensor allowed(DType::i32, count, ceil_div<int64_t>(vocab_size, 32));
   Lists<float> bias;
   const CountSlots counts(stream, rows);
@@ -85,7 +85,7 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
     std::copy(row.logits.begin(), row.logits.end(), logits->row<float>(r));
     SampleParams row_params = row.params;
     row_params.count_slot = static_cast<int32_t>(counts.slot_of(r));
-    std::memcpy(params.row<std::byte>(r), &row_params, sizeof(SampleParams));
+    std::memcpy(params->row<std::byte>(r), &row_params, sizeof(SampleParams));
     auto* words = reinterpret_cast<uint32_t*>(allowed->row<int32_t>(r));
     for (size_t t = 0; t < row.allowed.size(); ++t) {
       const uint32_t bit = uint32_t{1} << (t % 32);
@@ -94,7 +94,7 @@ std::vector<SampledRow> run(const Stream& stream, const std::vector<SampleRow>& 
     bias.add_row(row.bias);
   }
   const ListTensors<float> bias_tensors(bias);
-  const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size));
+  const TestTensor scratch(DType::u8, places, sample_scratch_bytes(vocab_size, stream.device().kind()));
   const TestTensor tokens(DType::i32, 1, count), statuses(DType::i32, 1, count);
   const TestTensor logprobs(DType::f32, count, 1 + most), top_tokens(DType::i32, count, most);
   sample(stream,
@@ -142,7 +142,10 @@ void expect_same(const SampledRow& actual, const SampledRow& expected) {
   }
 }
 
-TEST(Sample, HasTheBitsOfTheReference) {
+class Sample : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, Sample, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(Sample, HasTheBitsOfTheReference) {
   Random random(1);
   std::array<int, 3> seen{};  // by status
   for (const int64_t vocab_size : {1, 2, 31, 32, 33, 100, 1000}) {
@@ -158,7 +161,7 @@ TEST(Sample, HasTheBitsOfTheReference) {
   for (const int count : seen) EXPECT_GT(count, 50);
 }
 
-TEST(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
+TEST_P(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
   Random random(2);
   const std::vector<SampleRow> rows = random_rows(random, 40, 500);
   std::vector<SampledRow> alone;
@@ -171,7 +174,7 @@ TEST(Sample, ARowDoesNotDependOnOthersThreadsOrScratch) {
   }
 }
 
-TEST(Sample, EqualLogitsGoToTheLowestId) {
+TEST_P(Sample, EqualLogitsGoToTheLowestId) {
   SampleRow row;
   row.logits = {1, 3, 3, 2, 3};
   row.params.temperature = 0;
@@ -183,7 +186,7 @@ TEST(Sample, EqualLogitsGoToTheLowestId) {
   EXPECT_THAT(top, testing::ElementsAre(1, 2, 4, 3));
 }
 
-TEST(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
+TEST_P(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
   SampleRow row;
   row.logits = {std::log(0.5F), std::log(0.3F), std::log(0.2F)};
   row.params.temperature = 0;
@@ -197,7 +200,7 @@ TEST(Sample, LogProbabilitiesAreThoseOfTheRawLogits) {
   EXPECT_NEAR(result.logprobs[0].second, std::log(0.5), 1e-6);
 }
 
-TEST(Sample, AGivenTokenIsTakenAndScored) {
+TEST_P(Sample, AGivenTokenIsTakenAndScored) {
   SampleRow row;
   row.logits = {std::log(0.5F), std::log(0.3F), std::log(0.2F)};
   row.params.given_token = 1;
@@ -209,7 +212,7 @@ TEST(Sample, AGivenTokenIsTakenAndScored) {
   EXPECT_EQ(run_one(row).token, -1);
 }
 
-TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
+TEST_P(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
   SampleRow row;
   row.logits = {4, 3, 2};
   row.params.temperature = 0;
@@ -237,7 +240,7 @@ TEST(Sample, WhatIsForbiddenIsNotChosenAndPenaltiesCountTheOutput) {
   EXPECT_EQ(run_one(row).token, 1);
 }
 
-TEST(Sample, CountsAreOfPromptAndOutput) {
+TEST_P(Sample, CountsAreOfPromptAndOutput) {
   const Stream stream = streams(InstructionSet::portable)[0];
   const TestTensor counts(DType::i32, 1, 4);
   clear_counts(stream, counts);
@@ -251,7 +254,7 @@ TEST(Sample, CountsAreOfPromptAndOutput) {
   EXPECT_THAT(to_dense<int32_t>(counts).values, testing::Each(0));
 }
 
-TEST(Sample, NoRowsAreNoWork) {
+TEST_P(Sample, NoRowsAreNoWork) {
   sample(streams(InstructionSet::portable)[0], {}, {}, {});
 }
 

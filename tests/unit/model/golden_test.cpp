@@ -51,6 +51,7 @@ void expect_near(std::span<const float> actual, std::span<const float> expected,
 // Keeps what it sees as dense rows.
 class Recorder : public StepObserver {
  public:
+  explicit Recorder(const Stream& stream) : stream_(stream) {}
   void hidden(int64_t index, const Tensor& residual) override {
     keep(fmt::format("hidden{}", index), residual);
   }
@@ -61,17 +62,22 @@ class Recorder : public StepObserver {
 
  private:
   void keep(const std::string& name, const Tensor& tensor) {
-    std::vector<float>& values = seen[name];
-    for (int64_t r = 0; r < tensor.rows(); ++r) {
-      values.insert(values.end(), tensor.row<float>(r), tensor.row<float>(r) + tensor.columns());
-    }
+    const std::vector<float> values = download<float>(stream_, tensor);
+    seen[name].insert(seen[name].end(), values.begin(), values.end());
   }
+
+  Stream stream_;
 };
 
-TEST(Golden, HiddenStatesAndRouterLogitsOfEveryLayer) {
+class GoldenOf : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Devices, GoldenOf, testing::Values("cpu", "ref"),
+                         [](const auto& device) { return std::string(device.param); });
+
+TEST_P(GoldenOf, HiddenStatesAndRouterLogitsOfEveryLayer) {
   const Golden reference;
-  Loaded loaded = Loaded::bundled(DType::f32);
-  Recorder recorder;
+  Loaded loaded = Loaded::bundled(DType::f32, GetParam());
+  const Stream stream = loaded.stream();
+  Recorder recorder(stream);
   const std::vector<int32_t> ids = reference.ids(0);
   loaded.logits(ids, Loaded::kTokens, &recorder);
   const int64_t layers = loaded.config.num_hidden_layers;
@@ -83,20 +89,21 @@ TEST(Golden, HiddenStatesAndRouterLogitsOfEveryLayer) {
   }
   // The reference took the last one after the final norm.
   std::vector<float> last = recorder.seen[fmt::format("hidden{}", layers)];
-  const ModelWeights weights = bind_weights(loaded.config, DType::f32, loaded.stored, loaded.weights);
+  const ModelWeights weights = bind_weights(loaded.config, loaded.formats, loaded.stored, loaded.weights);
   const auto rows = static_cast<int64_t>(ids.size());
   const int64_t hidden = loaded.config.hidden_size;
-  std::vector<float> normed(last.size());
-  RmsNorm(weights.norm, static_cast<float>(loaded.config.rms_norm_eps))
-      .forward(Stream(loaded.pool, available_instruction_sets().back()),
-               Tensor(last.data(), DType::f32, rows, hidden, hidden),
-               Tensor(normed.data(), DType::f32, rows, hidden, hidden));
-  expect_near(normed, reference.tensor(fmt::format("prompt0.hidden{}", layers)), "the final norm");
+  Arena arena(2 * Arena::dense_matrix_bytes(DType::f32, rows, hidden), loaded.device());
+  const Tensor before = arena.dense_matrix(DType::f32, rows, hidden);
+  const Tensor normed = arena.dense_matrix(DType::f32, rows, hidden);
+  copy(stream, host_vector<float>(last).reshaped(rows, hidden), before);
+  RmsNorm(weights.norm, static_cast<float>(loaded.config.rms_norm_eps)).forward(stream, before, normed);
+  expect_near(download<float>(stream, normed), reference.tensor(fmt::format("prompt0.hidden{}", layers)),
+              "the final norm");
 }
 
-TEST(Golden, Logits) {
+TEST_P(GoldenOf, Logits) {
   const Golden reference;
-  Loaded loaded = Loaded::bundled(DType::f32);
+  Loaded loaded = Loaded::bundled(DType::f32, GetParam());
   const auto vocab = static_cast<size_t>(loaded.config.vocab_size);
   for (size_t prompt = 0; prompt < 8; ++prompt) {
     const std::vector<float> logits = loaded.logits(reference.ids(prompt), Loaded::kTokens);

@@ -8,12 +8,14 @@
 #include <span>
 #include <vector>
 
+#include "base/copy.h"
 #include "base/instruction_set.h"
 #include "base/progress_bar.h"
 #include "base/stream.h"
 #include "base/thread_pool.h"
 #include "io/checkpoint.h"
 #include "io/model_config.h"
+#include "kernels/backend.h"
 #include "model/kv_cache.h"
 #include "model/qwen3_moe.h"
 #include "model/step_inputs.h"
@@ -34,14 +36,18 @@ struct Loaded {
     return {.max_tokens = kTokens, .max_segments = 8, .max_table_blocks = 64, .max_logits_rows = kTokens};
   }
 
-  Loaded(io::ModelConfig c, DType dtype, const io::Checkpoint* checkpoint, int threads = 2)
+  Loaded(io::ModelConfig c, DType dtype, const io::Checkpoint* checkpoint,
+         const std::string& device_name = "cpu")
       : config(std::move(c)),
+        formats(dtype),
+        driver(open_device(device_name)),
+        queue(driver == nullptr ? nullptr : driver->make_queue()),
         stored(whole_model(config)),
-        plan(plan_weights(config, dtype, stored)),
-        pool(threads),
-        weights(plan.bytes),
-        inputs(limits(), 1, 0, Device()),
-        cache(config, config.num_key_value_heads, dtype, kBlocks, Device()) {
+        plan(plan_weights(config, on_device(formats, device_name), stored)),
+        pool(2),
+        weights(plan.bytes, device()),
+        inputs(limits(), 1, 0, device()),
+        cache(config, config.num_key_value_heads, dtype, kBlocks, device()) {
     ProgressBar progress("", plan.bytes, false);
     if (checkpoint != nullptr) {
       nan_tensors = load_weights(*checkpoint, plan, weights, pool, progress);
@@ -54,7 +60,7 @@ struct Loaded {
                                             .num_experts = static_cast<int>(config.num_experts)});
     model = std::make_unique<Qwen3MoeModel>(
         stream(), RankModel{.config = config,
-                            .weights = bind_weights(config, dtype, stored, weights),
+                            .weights = bind_weights(config, formats, stored, weights),
                             .limits = limits(),
                             .extent = rank_extent(config, topology, placement, limits()),
                             .groups = {},
@@ -62,12 +68,15 @@ struct Loaded {
   }
 
   // The bundled model.
-  static Loaded bundled(DType dtype) {
+  static Loaded bundled(DType dtype, const std::string& device_name) {
     const io::Checkpoint checkpoint = io::Checkpoint::open(bundled_model());
-    return Loaded(io::load_model_config(bundled_model()), dtype, &checkpoint);
+    return Loaded(io::load_model_config(bundled_model()), dtype, &checkpoint, device_name);
   }
 
-  Stream stream() { return Stream(pool, available_instruction_sets().back()); }
+  Device device() const { return driver == nullptr ? Device() : Device(*driver); }
+  Stream stream() {
+    return queue == nullptr ? Stream(pool, available_instruction_sets().back()) : Stream(*queue);
+  }
 
   // The logits of all tokens of one sequence, run in chunks.
   std::vector<float> logits(std::span<const int32_t> ids, int64_t chunk_size,
@@ -88,12 +97,16 @@ struct Loaded {
                                    .block_tables = table,
                                    .logits_tokens = wanted});
       const Tensor rows = model->forward(stream(), in, cache, observer);
-      all.insert(all.end(), rows.data<float>(), rows.data<float>() + rows.size());
+      const std::vector<float> values = download<float>(stream(), rows);
+      all.insert(all.end(), values.begin(), values.end());
     }
     return all;
   }
 
   io::ModelConfig config;
+  WeightFormats formats;
+  std::unique_ptr<DeviceDriver> driver;  // null: the CPU
+  std::unique_ptr<Queue> queue;
   WeightShard stored;
   WeightPlan plan;
   ThreadPool pool;
@@ -102,6 +115,12 @@ struct Loaded {
   KvCache cache;
   std::vector<std::string> nan_tensors;
   std::unique_ptr<Qwen3MoeModel> model;
+
+ private:
+  static const WeightFormats& on_device(WeightFormats& formats, const std::string& name) {
+    formats.device = kind_of_device(name);
+    return formats;
+  }
 };
 
 }  // namespace chorale::model

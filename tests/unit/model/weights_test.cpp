@@ -114,8 +114,9 @@ TEST(CheckTensors, TheBundledModelPassesAndAnotherConfigNamesWhatIsMissing) {
 TEST(RandomModel, ChunksDoNotChangeABit) {
   io::ModelConfig config = small_config();
   config.max_position_embeddings = 512;
-  for (const DType dtype : {DType::bf16, DType::f32}) {
-    Loaded loaded(config, dtype, nullptr);
+  for (const auto& [device, dtype] : {std::pair{"cpu", DType::bf16}, std::pair{"cpu", DType::f32},
+                                      std::pair{"ref", DType::bf16}, std::pair{"ref", DType::f32}}) {
+    Loaded loaded(config, dtype, nullptr, device);
     std::vector<int32_t> ids;
     for (int32_t i = 0; i < 101; ++i) ids.push_back(i * 37 % 100);
     const std::vector<float> whole = loaded.logits(ids, 101);

@@ -100,6 +100,20 @@ TEST(ChatTemplate, ReadsAsPythonsJinja) {
   EXPECT_EQ(text_of(from("{% generation %}a{% endgeneration %}")), "a");
 }
 
+// What Python's str gives, wherever a value becomes text.
+TEST(ChatTemplate, WritesNumbersAndConstantsAsPython) {
+  constexpr const char* kVariables =
+      R"({"a": 1e-07, "b": 1.0, "c": 1e16, "d": 0.1, "e": true, "f": false, "g": null, "h": 12345678901234567890,
+          "i": -2.5e-10, "j": 100000.0})";
+  EXPECT_EQ(text_of(from("{{ a }} {{ b }} {{ c }} {{ d }} {{ e }} {{ f }} {{ g }} {{ h }} {{ i }} {{ j }}"),
+                    kVariables),
+            "1e-07 1.0 1e+16 0.1 True False None 12345678901234567890 -2.5e-10 100000.0");
+  EXPECT_EQ(
+      text_of(from("{{ a | string }} {{ c | string }} {{ e | string }} {{ g | string }} {{ 'x' | string }}"),
+              kVariables),
+      "1e-07 1e+16 True None x");
+}
+
 TEST(ChatTemplate, WritesJsonAsPythonsJsonDumps) {
   const std::string variables =
       R"({"x": {"b": 1, "a": [true, null, 1.5, 1e30, "<\u00e9\"\n\u0001&'>"], "c": {}, "d": 12345678901234567890}})";
@@ -236,6 +250,32 @@ TEST(ChatTemplateFiles, OfNamedTemplatesTheDefaultIsTaken) {
   const auto chat = ChatTemplate::load(folder.path());
   ASSERT_TRUE(chat.has_value());
   EXPECT_THAT(chat->error().value_or(""), HasSubstr("\"default\""));
+}
+
+// As transformers: the one of that name where there are tools.
+TEST(ChatTemplateFiles, ToolsHaveATemplateOfTheirOwn) {
+  constexpr const char* kTools = R"({"tools": [{"type": "function"}]})";
+  TemporaryFolder folder;
+  folder.write(
+      "tokenizer_config.json",
+      "\xEF\xBB\xBF"
+      R"({"eos_token": "<e>", "chat_template": [{"name": "default", "template": "plain{{ eos_token }}"},
+                   {"name": "tool_use", "template": "with {{ tools | length }}{{ eos_token }}"}]})");
+  const auto chat = ChatTemplate::load(folder.path());
+  ASSERT_TRUE(chat);
+  EXPECT_EQ(text_of(*chat), "plain<e>");
+  EXPECT_EQ(text_of(*chat, R"({"tools": null})"), "plain<e>");
+  EXPECT_EQ(text_of(*chat, kTools), "with 1<e>");
+
+  // In files of their own these come first, both of them.
+  folder.write("chat_template.jinja", "file");
+  EXPECT_EQ(text_of(*ChatTemplate::load(folder.path()), kTools), "file");
+  std::filesystem::create_directory(folder / "additional_chat_templates");
+  folder.write("additional_chat_templates/tool_use.jinja", "file with {{ tools | length }}");
+  EXPECT_EQ(text_of(*ChatTemplate::load(folder.path()), kTools), "file with 1");
+  EXPECT_EQ(text_of(*ChatTemplate::load(folder.path())), "file");
+  folder.write("additional_chat_templates/tool_use.jinja", "{% for %}");
+  EXPECT_THAT(ChatTemplate::load(folder.path())->error().value_or(""), HasSubstr("tool_use.jinja"));
 }
 
 TEST(ChatTemplateFiles, ErrorsNameTheFile) {

@@ -527,6 +527,88 @@ TEST(Grammar, BoundsItsWorkOnSourcesThatAreMadeToHurt) {
   }
 }
 
+// ---- what the server writes around the schemas of tools
+
+std::string tools_grammar(int tools, int properties) {
+  const std::string options =
+      R"("x-guidance":{"whitespace_flexible":true,"whitespace_pattern":" ","lenient":true})";
+  std::string calls;
+  std::string rules;
+  for (int i = 0; i < tools; ++i) {
+    std::string members;
+    for (int k = 0; k < properties; ++k) {
+      const char* type = std::vector<const char*>{R"({"type":"string"})", R"({"type":"integer","minimum":0})",
+                                                  R"({"enum":["a","b","c d"]})",
+                                                  R"({"type":"array","items":{"type":"string"}})"}[k % 4U];
+      members += fmt::format("{}\"property_{}_{}\":{}", k == 0 ? "" : ",", i % 7, k, type);
+    }
+    rules += fmt::format(
+        "call_{}: <tool_call> \"\\n{{\\\"name\\\": \\\"tool_{}\\\", \\\"arguments\\\": \" a_{} \"}}\\n\" "
+        "</tool_call>\n",
+        i, i, i);
+    rules += fmt::format(
+        "a_{}: %json "
+        "{{\"type\":\"object\",\"properties\":{{{}}},\"required\":[\"property_{}_0\"],"
+        "\"additionalProperties\":false,{}}}\n",
+        i, members, i % 7, options);
+    calls += fmt::format("{}call_{}", i == 0 ? "" : " | ", i);
+  }
+  return "start: call (\"\\n\" call)*\n" + rules + "call: " + calls + "\n";
+}
+
+TEST(Grammar, ManyToolsAreOneGrammar) {
+  GrammarCompiler& compiler = qwen3();
+  for (const auto& [tools, properties] : std::vector<std::pair<int, int>>{{128, 8}, {128, 30}, {4, 900}}) {
+    const std::clock_t begin = std::clock();
+    GrammarMatcher matcher(compile(compiler, GrammarKind::kWritten, tools_grammar(tools, properties)));
+    std::vector<uint32_t> mask(compiler.mask_words());
+    const std::string call = fmt::format(
+        "<tool_call>\n{{\"name\": \"tool_{}\", \"arguments\": {{\"property_{}_0\": \"x\"}}}}\n</tool_call>",
+        tools - 1, (tools - 1) % 7);
+    for (const int32_t id : qwen3_tokenizer().encode(call, false)) {
+      ASSERT_FALSE(matcher.compute_mask(mask));
+      ASSERT_TRUE(accept(matcher, id));
+    }
+    EXPECT_TRUE(matcher.is_accepting());
+    constexpr double kSecondsOfProcessor = 20;  // generous, for sanitizers
+    EXPECT_LT(static_cast<double>(std::clock() - begin), kSecondsOfProcessor * CLOCKS_PER_SEC);
+  }
+}
+
+TEST(Grammar, WhatTheServerWritesHasBoundsToo) {
+  EXPECT_THAT(error_of(GrammarKind::kWritten, tools_grammar(5, 1001)),
+              HasSubstr("more than 1000 properties"));
+  EXPECT_THAT(error_of(GrammarKind::kWritten, tools_grammar(5, 900)), HasSubstr("more than 4000 properties"));
+  EXPECT_THAT(error_of(GrammarKind::kWritten, "start: \"" + repeat("a", 1 << 20) + "\""),
+              HasSubstr("at most 1048576"));
+  EXPECT_THAT(error_of(GrammarKind::kWritten, R"(start: %json {"pattern": ")" + repeat("a?", 1000) + "\"}"),
+              HasSubstr("more than 500 of the signs"));
+  // A client's grammar keeps its own.
+  EXPECT_THAT(error_of(GrammarKind::kLark, tools_grammar(128, 8)), HasSubstr("at most 65536"));
+}
+
+TEST(Grammar, ALenientSchemaLeavesOutWhatCannotBeEnforced) {
+  const auto takes = [](const char* schema, std::string_view text) {
+    return matches(bundled(), bundled_tokenizer(), {GrammarKind::kLenientJsonSchema, schema}, text);
+  };
+  EXPECT_TRUE(takes(R"({"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": true})", "[1, 1]"));
+  EXPECT_FALSE(takes(R"({"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": true})", "[3]"));
+  EXPECT_TRUE(takes(R"({"oneOf": [{"type": "integer"}, {"type": "number"}]})", "1.5"));
+  EXPECT_THAT(error_of(GrammarKind::kJsonSchema, R"({"oneOf": [{"type": "integer"}, {"type": "number"}]})"),
+              AllOf(HasSubstr("oneOf"), testing::Not(HasSubstr("coerce"))));
+}
+
+TEST(Grammar, TellsWhichPatternsItSupports) {
+  for (const char* pattern : {"^[a-z]+$", "a|b", "\\d{3}-\\w", "^(a|b)*$", "", "/", "\\u00e9"}) {
+    EXPECT_FALSE(unsupported_pattern(pattern)) << pattern;
+  }
+  for (const std::string& pattern :
+       {std::string("(?=a)b"), std::string("(?!a)b"), std::string("(?<=a)b"), std::string("\\bword"),
+        std::string("(a)\\1"), std::string("(a"), repeat("a", 5000), repeat("a?", 600)}) {
+    EXPECT_TRUE(unsupported_pattern(pattern)) << pattern;
+  }
+}
+
 TEST(Grammar, RefusesTokensThatEndNothing) {
   const auto make = [](std::vector<int32_t> eos) {
     return GrammarCompiler(bundled_tokenizer(), kBundledVocab, eos);

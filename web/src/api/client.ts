@@ -19,8 +19,8 @@ export interface ChatMessage {
 
 export interface ServerInfo {
   model: string | null;
-  path: string | null;
   dtype: string | null;
+  device: string | null; // null where it is the CPU
   instructionSet: string | null;
   strategy: string | null;
   numExperts: number | null;
@@ -40,6 +40,8 @@ async function failure(response: Response): Promise<ApiError> {
   } catch {
     // A proxy answers with a page of its own.
   }
+  // The server's own words are for programs: they tell which headers there are.
+  if (response.status === 401) message = "A valid API key is needed to use this server.";
   const status = `${response.status} ${response.statusText}`.trim();
   return new ApiError(message ?? `The server answered ${status}.`, response.status);
 }
@@ -89,8 +91,8 @@ export async function fetchServerInfo(apiKey: string): Promise<ServerInfo> {
   const number = (name: string): number | null => asNumber(info[name]) ?? null;
   const out: ServerInfo = {
     model: text("served_model_name"),
-    path: text("model_path"),
     dtype: text("dtype"),
+    device: text("device_name"),
     instructionSet: text("instruction_set"),
     strategy: text("strategy"),
     numExperts: number("num_experts"),

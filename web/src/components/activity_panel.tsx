@@ -10,11 +10,10 @@ function ServerFacts({ info }: { info: ServerInfo }) {
     value === null ? null : `${formatCount(value)} ${unit}`;
   const rows: [string, string | null][] = [
     ["Model", info.model],
-    ["Path", info.path],
     ["Strategy", info.strategy?.replaceAll(",", ", ") ?? null],
     ["Experts", info.numExperts === null ? null : formatCount(info.numExperts)],
     ["Precision", info.dtype],
-    ["Instructions", info.instructionSet],
+    info.device === null ? ["Instructions", info.instructionSet] : ["Device", info.device],
     ["Context", count(info.contextLength, "tokens")],
     ["KV cache", count(info.kvTokens, "tokens")],
     ["Version", info.version],

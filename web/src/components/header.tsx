@@ -3,6 +3,7 @@ import { monitor } from "../state/monitor.ts";
 import { countChanged, settings } from "../state/settings.ts";
 import { useStore } from "../state/store.ts";
 import { switchTheme, theme } from "../state/theme.ts";
+import { formatStrategy } from "../text/format.ts";
 import { ActivityIcon, Mark, MoonIcon, PlusIcon, SlidersIcon, SunIcon } from "./icons.tsx";
 
 export type Panel = "activity" | "settings" | null;
@@ -52,7 +53,7 @@ export function Header({ panel, onPanel, onNewChat }: HeaderProps) {
       <p class="served">
         <span class={`lamp lamp-${link}`} role="img" aria-label={linkNames[link]} title={linkNames[link]} />
         {info?.model && <span class="model">{info.model}</span>}
-        {info?.strategy && <code class="strategy">{info.strategy}</code>}
+        {info?.strategy && <code class="strategy">{formatStrategy(info.strategy)}</code>}
       </p>
       <button type="button" class="bar-button" aria-label="New chat" onClick={onNewChat}>
         <PlusIcon />

@@ -28,3 +28,8 @@ export function formatShort(value: number): string {
   if (value >= 1e3) return `${one.format(value / 1e3)}k`;
   return one.format(value);
 }
+
+// "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1" -> "1 rank"; what splits anything stays as the server tells it.
+export function formatStrategy(text: string): string {
+  return /^(\w+=1,)*\w+=1$/.test(text) ? "1 rank" : text;
+}

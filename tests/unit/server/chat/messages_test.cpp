@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "server/wire/bad_request.h"
 #include "unit/server/server_fixture.h"
 
 namespace chorale::server {
@@ -176,24 +177,48 @@ TEST_F(ChatMessageTest, WithoutToolsACallIsContent) {
   }
 }
 
-TEST_F(ChatMessageTest, TheLengthThatCutsACallIsTheReason) {
-  start();
-  Json body = with_tools();
-  script(kCall, body);
-  const auto size = static_cast<int64_t>(runner.script.size()) - 1;
-  bool began = false;
-  for (int64_t tokens = 1; tokens <= size; ++tokens) {
-    body["max_tokens"] = tokens;
-    const Json choice = answer(kCall, body);
-    const Json& message = choice["message"];
-    const std::string arguments = message.contains("tool_calls")
-                                      ? message["tool_calls"][0]["function"]["arguments"].get<std::string>()
-                                      : "";
-    began = began || message.contains("tool_calls");
-    EXPECT_EQ(message.contains("tool_calls"), began);
-    EXPECT_EQ(choice["finish_reason"], arguments.ends_with('}') ? "tool_calls" : "length") << arguments;
+// Whether the length or the model ends it: a call is told with all its arguments or not at all, but for what
+// a stream has told before.
+TEST_F(ChatMessageTest, ACallThatIsCutOffIsNotToldAsFinished) {
+  const std::string xml_call =
+      "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>";
+  for (const bool xml : {false, true}) {
+    if (xml) chat = text::ChatTemplate::from_source(kXmlTemplate, "", "");
+    start();
+    const std::string call = xml ? xml_call : kCall;
+    Json body = with_tools();
+    script(call, body);
+    const std::vector<int32_t> tokens(runner.script.begin(), runner.script.end() - 1);
+    size_t complete = 0;
+    for (size_t size = 1; size <= tokens.size(); ++size) {
+      for (const bool by_length : {true, false}) {
+        runner.script.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(size));
+        runner.script.push_back(kEos);
+        body["max_tokens"] = by_length ? static_cast<int64_t>(size) : 150;
+        const char* reason = by_length ? "length" : "stop";
+        const Json whole = ask(kChat, body)["choices"][0];
+        Json logprobs;
+        const Json streamed = together(ask_stream(kChat, body), 0, logprobs);
+        EXPECT_EQ(streamed["finish_reason"], whole["finish_reason"]);
+        if (whole["message"].contains("tool_calls")) {
+          ++complete;
+          EXPECT_EQ(whole["finish_reason"], "tool_calls");
+          EXPECT_TRUE(Json::accept(
+              whole["message"]["tool_calls"][0]["function"]["arguments"].get_ref<const std::string&>()));
+        } else {
+          EXPECT_EQ(whole["finish_reason"], reason);
+          EXPECT_EQ(whole["message"]["content"],
+                    bundled_tokenizer().decode(std::span(tokens).first(size), false));
+        }
+        if (streamed["message"].contains("tool_calls")) {
+          EXPECT_NE(streamed["message"]["tool_calls"][0]["function"]["arguments"], "");
+        }
+      }
+    }
+    EXPECT_GT(complete, 0U);
+    EXPECT_LT(complete, tokens.size());
+    stop();
   }
-  EXPECT_TRUE(began);
 }
 
 TEST_F(ChatMessageTest, EveryCallHasAnIdOfItsOwn) {
@@ -250,9 +275,58 @@ TEST_F(ChatMessageTest, NoEffortMeansNoThinking) {
   const auto expected = [](const char* text) { return bundled_tokenizer().encode(text, false).size(); };
   EXPECT_EQ(tokens({{"reasoning_effort", "none"}}), expected("false Hello"));
   EXPECT_EQ(tokens({{"reasoning_effort", "high"}}), expected(" Hello"));
-  EXPECT_EQ(
-      tokens({{"reasoning_effort", "none"}, {"chat_template_kwargs", {{"enable_thinking", "perhaps"}}}}),
-      expected("perhaps Hello"));
+  EXPECT_EQ(tokens({{"reasoning_effort", "none"}, {"chat_template_kwargs", {{"enable_thinking", true}}}}),
+            expected("true Hello"));
+  EXPECT_EQ(tokens({{"enable_thinking", false}}), expected("false Hello"));
+  EXPECT_EQ(tokens({{"enable_thinking", true}}), expected("true Hello"));
+  EXPECT_EQ(tokens({{"enable_thinking", true}, {"chat_template_kwargs", {{"enable_thinking", false}}}}),
+            expected("false Hello"));
+  EXPECT_EQ(tokens({{"chat_template_kwargs", {{"enable_thinking", nullptr}}}}), expected(" Hello"));
+}
+
+TEST_F(ChatMessageTest, ThinkingIsOnOrOff) {
+  start();
+  for (const Json& value : {Json("false"), Json(0), Json("no"), Json(1), Json::array()}) {
+    Json body = request();
+    body["enable_thinking"] = value;
+    EXPECT_EQ(error_of(kChat, body, 400).value("param", ""), "enable_thinking");
+    body = request();
+    body["chat_template_kwargs"] = {{"enable_thinking", value}};
+    EXPECT_EQ(error_of(kChat, body, 400).value("param", ""), "chat_template_kwargs.enable_thinking");
+  }
+}
+
+// Models forget the tag before a call.
+TEST_F(ChatMessageTest, CallsAtTheEndOfOpenReasoningCount) {
+  start();
+  const std::string call = kCall;
+  for (const auto& [text, calls] :
+       std::vector<std::pair<std::string, size_t>>{{"<think>\nI look.\n" + call, 1},
+                                                   {"<think>\nI look.\n" + call + "\n" + call + "\n", 2},
+                                                   {"<think>" + call, 1},
+                                                   {"<think>Not <tool_call> yet.\n" + call, 1},
+                                                   {"<think>\n" + call + " or not", 0},
+                                                   {"<think>\n" + call + " or " + call, 1},
+                                                   {"<think>\n" + call.substr(0, call.size() - 15), 0},
+                                                   {"<think>\nI look.", 0}}) {
+    const Json choice = answer(text, with_tools());
+    EXPECT_EQ(choice["message"].value("tool_calls", Json::array()).size(), calls) << text;
+    EXPECT_EQ(choice["finish_reason"], calls > 0 ? "tool_calls" : "stop") << text;
+    EXPECT_TRUE(choice["message"]["reasoning_content"].get<std::string>().find("</think>") ==
+                std::string::npos);
+  }
+  EXPECT_FALSE(answer("<think>\nI look.\n" + call, request())["message"].contains("tool_calls"));
+}
+
+// A stop string is looked for in all of the text, reasoning and calls included.
+TEST_F(ChatMessageTest, StopStringsActInReasoning) {
+  start();
+  Json body = request();
+  body["stop"] = "halt";
+  const Json choice = answer("<think>\nI halt here.\n</think>\n\nHello", body);
+  EXPECT_EQ(choice["message"]["reasoning_content"], "I ");
+  EXPECT_EQ(choice["message"]["content"], "");
+  EXPECT_EQ(choice["finish_reason"], "stop");
 }
 
 TEST_F(ChatMessageTest, TheTemplateTellsTheFormOfCalls) {
@@ -284,6 +358,55 @@ TEST_F(ChatMessageTest, EarlierCallsComeBackToTheModel) {
       EXPECT_EQ(answer("It is sunny.", body)["message"]["content"], "It is sunny.");
       body.erase("tools");
       EXPECT_EQ(answer("It is sunny.", body)["message"]["content"], "It is sunny.");
+    }
+    stop();
+  }
+}
+
+// Both names of reasoning, refusals, and results without text.
+TEST(ChatMessages, HistoriesOfOtherServers) {
+  const auto read = [](const Json& message) {
+    return read_messages(Json::array({{{"role", "user"}, {"content", "Hi"}}, message}))[1];
+  };
+  EXPECT_EQ(read({{"role", "assistant"}, {"content", "a"}, {"reasoning", "r"}})["reasoning_content"], "r");
+  EXPECT_EQ(read({{"role", "assistant"}, {"content", "a"}, {"reasoning_content", "r"}})["reasoning_content"],
+            "r");
+  EXPECT_EQ(read({{"role", "assistant"},
+                  {"content", "a"},
+                  {"reasoning", "x"},
+                  {"reasoning_content", "r"}})["reasoning_content"],
+            "r");
+  EXPECT_EQ(read({{"role", "tool"}, {"tool_call_id", "1"}, {"content", nullptr}})["content"], "");
+  EXPECT_EQ(read({{"role", "assistant"},
+                  {"content", Json::array({{{"type", "text"}, {"text", "a"}},
+                                           {{"type", "refusal"}, {"refusal", "I will not."}}})}})["content"],
+            "a\nI will not.");
+  EXPECT_THROW(read({{"role", "tool"}, {"tool_call_id", "1"}}), BadRequest);
+  EXPECT_THROW(read({{"role", "user"}, {"content", nullptr}}), BadRequest);
+  EXPECT_THROW(
+      read({{"role", "user"}, {"content", Json::array({{{"type", "refusal"}, {"refusal", "I will not."}}})}}),
+      BadRequest);
+}
+
+TEST_F(ChatMessageTest, TokenizeRendersAsChatDoes) {
+  for (const bool xml : {false, true}) {
+    if (xml) chat = text::ChatTemplate::from_source(kXmlTemplate, "", "");
+    runner.forced_token = kEos;
+    start();
+    for (const char* arguments : {R"({"city": "Rome", "days": 2})", "", "{\"city"}) {
+      Json body = with_tools({{"max_tokens", 1}});
+      body["messages"].push_back(
+          {{"role", "assistant"},
+           {"content", nullptr},
+           {"tool_calls", Json::array({{{"id", "call_1"},
+                                        {"type", "function"},
+                                        {"function", {{"name", "weather"}, {"arguments", arguments}}}}})}});
+      body["messages"].push_back({{"role", "tool"}, {"tool_call_id", "call_1"}, {"content", nullptr}});
+      const Json counted = ask("/tokenize", {{"messages", body["messages"]}, {"tools", body["tools"]}});
+      EXPECT_EQ(counted["count"], ask(kChat, body)["usage"]["prompt_tokens"]);
+      body.erase("tools");
+      const Json without = ask("/tokenize", {{"messages", body["messages"]}});
+      EXPECT_EQ(without["count"], ask(kChat, body)["usage"]["prompt_tokens"]);
     }
     stop();
   }

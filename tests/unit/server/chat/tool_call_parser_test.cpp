@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "server/wire/json_body.h"
@@ -166,8 +167,7 @@ TEST(ToolCallParser, HoldsArgumentsBackUntilTheNameIsKnown) {
 TEST(ToolCallParser, WhatDoesNotBeginLikeACallIsContent) {
   for (const char* inner :
        {"", "nonsense", "[1]", "{}", "{\"name\": 5, \"arguments\": {}}",
-        "{\"name\": \"\", \"arguments\": {}}", "{\"name\": \"now\", \"arguments\": \"{}\"}",
-        "{\"name\": \"now\", \"arguments\": null}", "{\"arguments\": {\"a\": 1}}", "{'name': 'now'}",
+        "{\"name\": \"\", \"arguments\": {}}", "{\"arguments\": {\"a\": 1}}", "{'name': 'now'}",
         "{\"name\" \"now\"}", "{\"name\": \"now\" \"x\"}", "{\"na\nme\": 1}", "{\"name\": \"now\", \"x\": [}",
         "{\"x\": ,}", "{\"name\": \"now\""}) {
     const std::string text = "Look: " + tagged(inner) + " so";
@@ -183,9 +183,110 @@ TEST(ToolCallParser, AMalformedCallDoesNotHideTheNext) {
 
 TEST(ToolCallParser, ACallThatBreaksOffKeepsWhatWasTold) {
   EXPECT_EQ(json(tagged(R"({"name": "now", "arguments": {"a": [1}}})")),
-            (Parsed{"}}}\n</tool_call>", {{"now", R"({"a": [1)"}}}));
+            (Parsed{"1}}}\n</tool_call>", {{"now", R"({"a": [)"}}}));
   EXPECT_EQ(json(tagged(R"({"name": "now", "arguments": {"a": 1)")),
             (Parsed{"</tool_call>", {{"now", "{\"a\": 1\n"}}}));
+}
+
+TEST(ToolCallParser, ControlCharactersInStringsAreEscaped) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"{\"a\": \"one\ttwo\"}", R"({"a": "one\ttwo"})"},
+      {"{\"a\": \"one\ntwo\r\n\"}", R"({"a": "one\ntwo\r\n"})"},
+      {"{\"a\": [\"\x01\", {\"k\te\ny\": \"\x1f\"}]}", R"({"a": ["\u0001", {"k\te\ny": "\u001f"}]})"},
+      {"{\n\t\"a\":\t1\n}", "{\n\t\"a\":\t1\n}"},
+      {R"({"a": "\t\"\\é\u00e9\/"})", R"({"a": "\t\"\\é\u00e9\/"})"},
+  };
+  for (const auto& [written, told] : cases) {
+    EXPECT_EQ(json(tagged("{\"name\": \"now\", \"arguments\": " + written + "}")),
+              (Parsed{"", {{"now", told}}}));
+    EXPECT_TRUE(Json::accept(told)) << told;
+  }
+}
+
+TEST(ToolCallParser, AnObjectInAStringIsUnwrapped) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"("{\"city\": \"Rome\"}")", R"({"city": "Rome"})"},
+      {R"(" {\"a\": [1, {\"b\": \"\\\"\"}]}\n")", R"({"a": [1, {"b": "\""}]})"},
+      {"\"{\n\t\\\"a\\\": \\\"x\ty\\\"\n}\"", "{\n\t\"a\": \"x\\ty\"\n}"},
+      {R"("{}")", "{}"},
+      {R"("")", "{}"},
+      {R"("  \n")", "{}"},
+      {R"("null")", "{}"},
+      {"null", "{}"},
+  };
+  for (const auto& [written, told] : cases) {
+    for (const char* key : {"arguments", "parameters"}) {
+      const std::string member = fmt::format("\"{}\": {}", key, written);
+      const Parsed expected{"", {{"now", told}}};
+      EXPECT_EQ(json(tagged(fmt::format("{{\"name\": \"now\", {}}}", member))), expected) << member;
+      EXPECT_EQ(json(tagged(fmt::format("{{{}, \"name\": \"now\"}}", member))), expected) << member;
+      EXPECT_EQ(json("<tool_call>\n{\"name\": \"now\", " + member + "\n</tool_call>"), expected) << member;
+    }
+  }
+}
+
+// What no client could parse and nothing mends.
+TEST(ToolCallParser, ArgumentsThatAreNotJsonAreNoCall) {
+  for (const std::string arguments : {R"({"a": "\d+"})",
+                                      R"({"a": "C:\x"})",
+                                      R"({"a": "\u00g0"})",
+                                      R"({"a": True})",
+                                      R"({"a": None})",
+                                      R"({"a": 007})",
+                                      R"({"a": 1.})",
+                                      R"({"a": .5})",
+                                      R"({"a": +1})",
+                                      R"({"a": NaN})",
+                                      R"({"a": 1,})",
+                                      R"({"a": [1,]})",
+                                      R"({,})",
+                                      R"({"a" 1})",
+                                      R"({"a": 1 "b": 2})",
+                                      R"({"a":: 1})",
+                                      R"({a: 1})",
+                                      R"({'a': 1})",
+                                      R"({"a": [1})",
+                                      R"({"a"})",
+                                      R"({1: 2})",
+                                      R"({"a": "b" "c"})",
+                                      R"([{"a": 1}])",
+                                      R"("[1]")",
+                                      R"("Rome")",
+                                      R"("{\"a\": 1")",
+                                      R"("{\"a\": True}")",
+                                      R"("{} {}")",
+                                      "5",
+                                      "true",
+                                      "nothing"}) {
+    const std::string text = tagged("{\"name\": \"now\", \"arguments\": " + arguments + "}");
+    EXPECT_EQ(parse(text, {&kJsonToolCalls, true, true}), (Parsed{text, {}})) << arguments;
+    ToolCallParser parser(tools(), {});  // a stream has told a part of it, and says so
+    const bool told = !parser.push(text).calls.empty();
+    parser.finish();
+    EXPECT_EQ(parser.told_broken(), told) << arguments;
+  }
+}
+
+TEST(ToolCallParser, ACallThatIsToldAsAWholeIsCompleteOrContent) {
+  const std::string city =
+      "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>";
+  for (const auto& [format, call] : std::vector<std::pair<const ToolCallFormat*, std::string>>{
+           {&kJsonToolCalls, tagged(kRome)}, {&kXmlToolCalls, city + "\n</tool_call>"}}) {
+    for (size_t size = 1; size <= call.size(); ++size) {
+      for (const std::string& before : {std::string(), call + "\n"}) {
+        const Parsed parsed = parse_pieces({before + call.substr(0, size)}, {format, true, true});
+        const size_t calls = before.empty() ? 0 : 1;
+        for (const Call& told : parsed.calls) EXPECT_TRUE(Json::accept(told.arguments)) << told.arguments;
+        ASSERT_GE(parsed.calls.size(), calls);
+        if (parsed.calls.size() == calls) {
+          EXPECT_EQ(parsed.content.empty(), call.substr(0, size).empty());
+          EXPECT_EQ(parsed.content, call.substr(0, size));
+        } else {
+          EXPECT_EQ(parsed.content, "");
+        }
+      }
+    }
+  }
 }
 
 TEST(ToolCallParser, ForgivesAMissingLastBracketAndTextAfterTheCall) {
@@ -208,6 +309,10 @@ TEST(ToolCallParser, TextThatEndsInACallIsCutOff) {
     const bool in_call = size >= std::string("<tool_call>").size() && size < end;
     Parsed expected{part, {}, in_call};
     if (size > arguments) expected = {"", {{"weather", part.substr(arguments, end - arguments)}}, in_call};
+    if (part.ends_with('2')) {  // a number is told when it has ended
+      expected.calls[0].arguments.pop_back();
+      expected.content = "2";
+    }
     EXPECT_EQ(json(part), expected);
   }
 }
@@ -246,7 +351,8 @@ TEST(ToolCallParserXml, TheSchemaTellsWhatAValueMeans) {
       {{"city", ""}, R"("")"},
       {{"city", "\n two\n\nlines \n"}, R"("\n two\n\nlines \n")"},
       {{"city", "\"quoted\" \\ é"}, R"("\"quoted\" \\ é")"},
-      {{"city", "</function></tool_call><parameter=x>"}, R"("</function></tool_call><parameter=x>")"},
+      {{"city", "<b>a</b> < <parameter>5</parameters></functions><function=x></para"},
+       R"("<b>a</b> < <parameter>5</parameters></functions><function=x></para")"},
       {{"days", " 12345678901234567890123 "}, "12345678901234567890123"},
       {{"days", "two"}, R"("two")"},
       {{"days", "null"}, "null"},
@@ -287,32 +393,99 @@ TEST(ToolCallParserXml, OfTwoValuesTheFirstCounts) {
             (Parsed{"", {{"weather", R"({"days": 1, "city": "Rome"})"}}}));
 }
 
-TEST(ToolCallParserXml, StreamsOneFragmentPerParameter) {
+// Where a value ends, of whatever type: what follows tells a closing tag from text that looks like one.
+TEST(ToolCallParserXml, AValueEndsWhereATagOfTheCallFollows) {
+  const std::string rest = parameter("days", "2");
+  const auto city = [&](const std::string& written) {
+    const Parsed parsed = xml(function(written + rest));
+    if (parsed.calls.size() != 1 || !parsed.content.empty()) return std::string("no call");
+    const Json arguments = Json::parse(parsed.calls[0].arguments);
+    EXPECT_EQ(arguments["days"], 2);
+    return arguments["city"].get<std::string>();
+  };
+  const std::string open = "<parameter=city>\n";
+  EXPECT_EQ(city(open + "Rome\n"), "Rome");
+  EXPECT_EQ(city(open + "Rome"), "Rome");
+  EXPECT_EQ(city(open + "Rome\n\n"), "Rome\n");
+  EXPECT_EQ(city(open + "Rome\n</parameter >\n"), "Rome");
+  EXPECT_EQ(city(open + "Rome\n</parameter/>\n"), "Rome");
+  EXPECT_EQ(city(open + "Rome\n</parameter />"), "Rome");
+  EXPECT_EQ(city(open + "Rome\n</parameter\n>"), "Rome");
+  EXPECT_EQ(city("<parameter=city\nRome\n</parameter>\n"), "Rome");
+  EXPECT_EQ(city("<parameter=city >Rome</parameter>\t \n"), "Rome");
+  EXPECT_EQ(city(open + "a</parameter>b\n</parameter>\n"), "a</parameter>b");
+  EXPECT_EQ(city(open + "</parameter>\n</parameter>\n"), "</parameter>");
+  EXPECT_EQ(city(open + "</parameter>\n\n</parameter></parameter>\n"), "</parameter>\n\n</parameter>");
+  EXPECT_EQ(city(open + "</parameter> <b></parameter >\n"), "</parameter> <b>");
+  EXPECT_EQ(city(open + "</parameter\n</parameter>"), "</parameter");
+  EXPECT_EQ(city(open + "<</parameter><</parameter>"), "<</parameter><");
+  EXPECT_EQ(city(open + "</parameter></functio</parameter>"), "</parameter></functio");
+}
+
+TEST(ToolCallParserXml, AValueMayEndTheCall) {
+  const Call rome = {"weather", R"({"city": "Rome"})"};
+  const Call two = {"weather", R"({"days": 2})"};
+  for (const char* end :
+       {"\n</parameter>\n</function>\n</tool_call>", "\n</function>\n</tool_call>", "</tool_call>",
+        "\n</parameter>\n</tool_call>", "</parameter></function >\n</tool_call>",
+        "\n</parameter/></function/></tool_call>"}) {
+    const std::string open = "<tool_call>\n<function=weather>\n";
+    EXPECT_EQ(xml(open + "<parameter=city>\nRome" + end), (Parsed{"", {rome}})) << end;
+    EXPECT_EQ(xml(open + "<parameter=days>\n2" + end), (Parsed{"", {two}})) << end;
+    EXPECT_EQ(xml("<tool_call>\n<function=weather\n<parameter=days\n2" + std::string(end)),
+              (Parsed{"", {two}}));
+  }
+}
+
+TEST(ToolCallParserXml, StreamsStringsAsTheyCome) {
   ToolCallParser parser(tools(), {&kXmlToolCalls, true});
-  EXPECT_TRUE(parser.push("<tool_call>\n<function=weather").calls.empty());
-  ToolCallParser::Result result = parser.push(">\n<parameter=city>\nRome\n</para");
-  ASSERT_EQ(result.calls.size(), 1U);
+  const auto arguments = [](const ToolCallParser::Result& result) {
+    std::string text;
+    for (const ToolCallDelta& delta : result.calls) text += delta.arguments;
+    return text;
+  };
+  EXPECT_TRUE(parser.push("<tool_call>\n<function=weather>\n<parameter=days>\n2").calls.empty());
+  ToolCallParser::Result result = parser.push("\n</parameter>\n<parameter=city>");
+  ASSERT_EQ(result.calls.size(), 2U);
   EXPECT_EQ(result.calls[0].name, "weather");
-  result = parser.push("meter>\n");
-  ASSERT_EQ(result.calls.size(), 1U);
-  EXPECT_EQ(result.calls[0].arguments, R"({"city": "Rome")");
-  result = parser.push("</function>");
-  ASSERT_EQ(result.calls.size(), 1U);
-  EXPECT_EQ(result.calls[0].arguments, "}");
+  EXPECT_EQ(arguments(result), R"({"days": 2, "city": ")");
+  EXPECT_EQ(arguments(parser.push("\nRo")), "Ro");
+  EXPECT_EQ(arguments(parser.push("me\n")), "me");
+  EXPECT_EQ(arguments(parser.push("\"and\" ")), R"(\n\"and\" )");
+  EXPECT_EQ(arguments(parser.push("<b></para")), "<b>");
+  EXPECT_EQ(arguments(parser.push("meter")), "");
+  EXPECT_EQ(arguments(parser.push("s>")), "</parameters>");
+  EXPECT_EQ(arguments(parser.push("</parameter>\n")), "");
+  EXPECT_EQ(arguments(parser.push("</function>")), "\"}");
+}
+
+// A file of 20 kB does not wait for its end.
+TEST(ToolCallParserXml, ALongStringIsNeverHeldBackForLong) {
+  ToolCallParser parser(tools(), {&kXmlToolCalls, true});
+  parser.push("<tool_call>\n<function=weather>\n<parameter=city>\n");
+  const std::string line = "  if (a < b) return \"</parameter>\";\n\n";
+  std::string told;
+  std::string written;
+  while (written.size() < 20000) {
+    written += line;
+    for (const ToolCallDelta& delta : parser.push(line).calls) told += delta.arguments;
+    const std::string so_far = Json::parse("\"" + told + "\"").get<std::string>();
+    ASSERT_LE(written.size() - so_far.size(), 1U);
+  }
 }
 
 TEST(ToolCallParserXml, GivesWhatIsMalformedAsContent) {
   for (const char* text :
        {"<tool_call>\nnonsense\n</tool_call>", "<tool_call>\n<function=>\n</function>",
-        "<tool_call>\n{\"name\": \"now\"}\n</tool_call>", "<function=a\n>", "<function=a"}) {
+        "<tool_call>\n{\"name\": \"now\"}\n</tool_call>", "<function=a\n>", "<function=a", "<function=a>\n",
+        "<function=a>\nWell", "<function=a>\n</parameter>", "<function=a<b>",
+        "<function=weather>\n<parameter=days>\n2", "<function=weather>\n<parameter=>2</parameter>"}) {
     const Parsed parsed = xml(text);
     EXPECT_EQ(parsed.content, text);
     EXPECT_TRUE(parsed.calls.empty());
   }
-  EXPECT_EQ(xml(function(parameter("city", "Rome") + "Well")),
-            (Parsed{"Well</function>\n</tool_call>", {{"weather", R"({"city": "Rome")"}}}));
   EXPECT_EQ(xml("<tool_call>\n<function=weather>\n<parameter=city>\nRo"),
-            (Parsed{"<parameter=city>\nRo", {{"weather", ""}}, true}));
+            (Parsed{"", {{"weather", R"({"city": "Ro)"}}, true}));
 }
 
 // Whatever comes, nothing is lost but tags and white space, and how it is cut does not matter.

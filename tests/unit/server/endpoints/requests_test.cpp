@@ -30,7 +30,9 @@ class RequestsTest : public ServerTest {
       const Json error = Json::parse(response.body).value("error", Json::object());
       EXPECT_EQ(error.value("param", Json()), c.param) << c.field << ": " << response.body;
       EXPECT_EQ(error.value("type", ""), "invalid_request_error");
-      EXPECT_EQ(error.value("code", 0), 400);
+      const bool is_too_long = error.value("message", "").find("maximum context length") != std::string::npos;
+      EXPECT_EQ(error.value("code", Json()), is_too_long ? Json("context_length_exceeded") : Json(400))
+          << c.field;
     }
   }
 };
@@ -71,6 +73,31 @@ const std::vector<Case> kSamplingCases = {
     {R"("ignore_eos":1)", "ignore_eos"},
     {R"("regex":"a+")", "regex"},
     {R"("json_schema":"{}")", "json_schema"},
+    {R"("seed":-1)", nullptr},
+    {R"("bad_words":["dragon","the end"],"allowed_token_ids":[5,6,4066],"thinking_token_budget":10)",
+     nullptr},
+    {R"("bad_words":[],"thinking_token_budget":-1)", nullptr},
+    {R"("bad_words":"dragon")", "bad_words"},
+    {R"("bad_words":["a",""])", "bad_words"},
+    {R"("bad_words":[" "])", "bad_words"},
+    {R"("bad_words":[5])", "bad_words"},
+    {R"("allowed_token_ids":[])", "allowed_token_ids"},
+    {R"("allowed_token_ids":5)", "allowed_token_ids"},
+    {R"("allowed_token_ids":[100000])", "allowed_token_ids[0]"},
+    {R"("thinking_token_budget":-2)", "thinking_token_budget"},
+    {R"("thinking_token_budget":"much")", "thinking_token_budget"},
+    // Of other servers: what would change the answer is refused, and what would not is taken.
+    {R"("typical_p":1,"tfs_z":1.0,"mirostat":0,"dry_multiplier":0.0,"xtc_probability":0,"top_n_sigma":-1)",
+     nullptr},
+    {R"("repeat_penalty":1.0,"repeat_last_n":64,"no_repeat_ngram_size":0,"n_predict":-1)", nullptr},
+    {R"("typical_p":0.9)", "typical_p"},
+    {R"("mirostat":2)", "mirostat"},
+    {R"("dry_multiplier":0.8)", "dry_multiplier"},
+    {R"("xtc_probability":0.5)", "xtc_probability"},
+    {R"("repeat_penalty":1.1)", "repeat_penalty"},
+    {R"("no_repeat_ngram_size":3)", "no_repeat_ngram_size"},
+    {R"("n_predict":5)", "n_predict"},
+    {R"("guidance_scale":2)", "guidance_scale"},
 };
 
 const std::vector<Case> kOpenAiCases = {
@@ -86,6 +113,13 @@ const std::vector<Case> kOpenAiCases = {
     {R"("stream":1)", "stream"},
     {R"("stream_options":{"include_usage":true})", "stream_options"},
     {R"("stream":true,"stream_options":{"what":1})", nullptr},
+    {R"("stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true})", nullptr},
+    {R"("stream":true,"stream_options":{"continuous_usage_stats":1})",
+     "stream_options.continuous_usage_stats"},
+    {R"("return_token_ids":true)", nullptr},
+    {R"("return_token_ids":1)", "return_token_ids"},
+    {R"("return_tokens_as_token_ids":true)", "return_tokens_as_token_ids"},
+    {R"("logprob_token_ids":[1])", "logprob_token_ids"},
     {R"("response_format":{"type":"json_object"})", "response_format"},
     {R"("guided_json":{})", "guided_json"},
     {R"("a_field_that_nobody_knows":{"a":[1]})", nullptr},
@@ -112,6 +146,9 @@ TEST_F(RequestsTest, Chat) {
        {R"("functions":[{"name":"f"}])", "functions"},
        {R"("audio":{"voice":"x"})", "audio"},
        {R"("modalities":["text","audio"])", "modalities"},
+       {R"("verbosity":"high","prediction":{"type":"content","content":"x"})", nullptr},
+       {R"("continue_final_message":true)", "continue_final_message"},
+       {R"("continue_final_message":1)", "continue_final_message"},
        {R"("reasoning_effort":"low","separate_reasoning":false,"include_reasoning":true,"stream_reasoning":false)",
         nullptr},
        {R"("reasoning_effort":"none","chat_template_kwargs":{"enable_thinking":true})", nullptr},
@@ -153,18 +190,32 @@ TEST_F(RequestsTest, ChatTools) {
         "tools[1].function.name"}});
   const std::string tools = hello + R"(,"tools":[{"type":"function","function":{"name":"f.g-h_1",
       "description":"It.","strict":true,"parameters":{"type":"object","properties":{}},"more":1}}])";
-  check(path, tools,
-        {{"", nullptr},
-         {R"("tool_choice":"auto","parallel_tool_calls":false)", nullptr},
-         {R"("tool_choice":"none")", nullptr},
-         {R"("parallel_tool_calls":1)", "parallel_tool_calls"},
-         {R"("tool_choice":"any")", "tool_choice"},
-         {R"("tool_choice":5)", "tool_choice"},
-         {R"("tool_choice":"required")", "tool_choice"},
-         {R"("tool_choice":{"type":"function","function":{"name":"f.g-h_1"}})", "tool_choice"},
-         {R"("tool_choice":{"type":"function","function":{"name":"other"}})", "tool_choice.function.name"},
-         {R"("tool_choice":{"type":"function"})", "tool_choice.function"},
-         {R"("tool_choice":{"type":"custom","custom":{"name":"f"}})", "tool_choice.type"}});
+  check(
+      path, tools,
+      {{"", nullptr},
+       {R"("tool_choice":"auto","parallel_tool_calls":false)", nullptr},
+       {R"("tool_choice":"none")", nullptr},
+       {R"("parallel_tool_calls":1)", "parallel_tool_calls"},
+       {R"("tool_choice":"any")", "tool_choice"},
+       {R"("tool_choice":5)", "tool_choice"},
+       {R"("tool_choice":"required")", "tool_choice"},
+       {R"("tool_choice":{"type":"function","function":{"name":"f.g-h_1"}})", "tool_choice"},
+       {R"("tool_choice":{"type":"function","function":{"name":"other"}})", "tool_choice.function.name"},
+       {R"("tool_choice":{"type":"function"})", "tool_choice.function"},
+       {R"("tool_choice":{"type":"custom","custom":{"name":"f"}})", "tool_choice.type"},
+       {R"("tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":
+              [{"type":"function","function":{"name":"f.g-h_1"}}]}})",
+        nullptr},
+       {R"("tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","name":"f.g-h_1"}]})",
+        nullptr},
+       {R"("tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"any","tools":
+              [{"type":"function","function":{"name":"f.g-h_1"}}]}})",
+        "tool_choice.allowed_tools.mode"},
+       {R"("tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[]}})",
+        "tool_choice.allowed_tools.tools"},
+       {R"("tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":
+              [{"type":"function","function":{"name":"other"}}]}})",
+        "tool_choice.allowed_tools.tools[0]"}});
   Json body = {{"messages", Json::array({{{"role", "user"}, {"content", "Hi"}}})}, {"tools", Json::array()}};
   for (int i = 0; i < 129; ++i) {
     body["tools"].push_back({{"type", "function"}, {"function", {{"name", fmt::format("f{}", i)}}}});
@@ -283,6 +334,127 @@ TEST_F(RequestsTest, TellsBothCountsOfAPromptThatIsTooLong) {
     EXPECT_NE(error.value("message", "").find("600"), std::string::npos) << error;
     EXPECT_NE(error.value("message", "").find("512"), std::string::npos) << error;
   }
+}
+
+// By code and words, in every way to be too long, and nowhere else.
+TEST_F(RequestsTest, WhatIsTooLongIsToldAsClientsLookForIt) {
+  runner.forced_token = kEos;
+  start();
+  const std::vector<int32_t> full(512, 5);
+  const std::vector<int32_t> ids(500, 5);
+  std::string words;
+  for (int i = 0; i < 600; ++i) words += " dragon";
+  const Json hello = Json::array({{{"role", "user"}, {"content", "Hi"}}});
+  const std::vector<std::pair<const char*, Json>> too_long = {
+      {"/v1/completions", {{"prompt", full}}},
+      {"/v1/completions", {{"prompt", words}}},
+      {"/v1/completions", {{"prompt", Json::array({"short", words})}}},
+      {"/v1/completions", {{"prompt", ids}, {"max_tokens", 13}}},
+      {"/v1/completions", {{"prompt", ids}, {"max_tokens", 4'000'000'000}}},
+      {"/v1/completions", {{"prompt", ids}, {"min_tokens", 13}}},
+      {"/generate", {{"input_ids", full}}},
+      {"/generate", {{"input_ids", ids}, {"sampling_params", {{"max_new_tokens", 13}}}}},
+      {"/generate", {{"input_ids", ids}, {"sampling_params", {{"min_new_tokens", 13}}}}},
+      {"/v1/chat/completions", {{"messages", Json::array({{{"role", "user"}, {"content", words}}})}}},
+      {"/v1/chat/completions", {{"messages", hello}, {"max_tokens", 512}}},
+      {"/v1/chat/completions", {{"messages", hello}, {"max_completion_tokens", 100'000}, {"stream", true}}}};
+  for (const auto& [path, body] : too_long) {
+    const Json error = error_of(path, body, 400);
+    EXPECT_EQ(error.value("code", Json()), "context_length_exceeded") << error;
+    EXPECT_NE(error.value("message", "").find("maximum context length is 512 tokens"), std::string::npos)
+        << error;
+  }
+  const std::vector<std::pair<const char*, Json>> otherwise_wrong = {
+      {"/v1/completions", {{"prompt", ids}, {"max_tokens", -1}}},
+      {"/v1/completions", {{"prompt", ids}, {"max_tokens", 2}, {"min_tokens", 3}}},
+      {"/v1/completions", {{"prompt", ""}}},
+      {"/v1/chat/completions", {{"messages", hello}, {"max_tokens", 0}}},
+      {"/v1/chat/completions", {{"messages", hello}, {"n", 1000}}}};
+  for (const auto& [path, body] : otherwise_wrong) {
+    const Json error = error_of(path, body, 400);
+    EXPECT_EQ(error.value("code", Json()), 400) << error;
+    EXPECT_EQ(error.value("message", "").find("context length"), std::string::npos) << error;
+  }
+  EXPECT_EQ(post("/v1/completions", {{"prompt", ids}, {"max_tokens", 12}}).status, 200);
+}
+
+TEST_F(RequestsTest, MaxTokensIsClippedWhereTheServerSaysSo) {
+  options.clip_max_tokens = true;
+  start();
+  const std::vector<int32_t> ids(500, 5);
+  const Json body = {{"prompt", ids}, {"max_tokens", 100'000}, {"ignore_eos", true}};
+  EXPECT_EQ(ask("/v1/completions", body)["usage"]["completion_tokens"], 12);
+  EXPECT_EQ(ask("/v1/completions", body)["choices"][0]["finish_reason"], "length");
+  const Json native = {{"input_ids", ids},
+                       {"sampling_params", {{"max_new_tokens", 13}, {"ignore_eos", true}}}};
+  EXPECT_EQ(ask("/generate", native)["meta_info"]["completion_tokens"], 12);
+  const Json full = {{"prompt", std::vector<int32_t>(512, 5)}, {"max_tokens", 1}};
+  EXPECT_EQ(error_of("/v1/completions", full, 400).value("code", Json()), "context_length_exceeded");
+}
+
+TEST_F(RequestsTest, SeveralNamesAreServed) {
+  options.other_model_names = {"qwen", "org/name"};
+  start();
+  for (const char* name : {"tales", "qwen", "org/name"}) {
+    EXPECT_EQ(ask("/v1/completions", {{"prompt", "a"}, {"model", name}, {"max_tokens", 1}})["model"],
+              "tales");
+    EXPECT_EQ(Json::parse(get(fmt::format("/v1/models/{}", name)).body)["id"], name);
+  }
+  const Json list = Json::parse(get("/v1/models").body)["data"];
+  EXPECT_EQ(list.size(), 3U);
+  EXPECT_EQ(list[2]["id"], "org/name");
+  error_of("/v1/completions", {{"prompt", "a"}, {"model", "other"}}, 404);
+}
+
+TEST_F(RequestsTest, PathsThatAreNearlyRightAreHinted) {
+  start();
+  const auto hint = [this](const char* path) {
+    const RawResponse response = get(path);
+    EXPECT_EQ(response.status, 404) << path;
+    return Json::parse(response.body)["error"]["message"].get<std::string>();
+  };
+  for (const auto& [path, meant] :
+       std::vector<std::pair<const char*, const char*>>{{"/chat/completions", "/v1/chat/completions"},
+                                                        {"/completions", "/v1/completions"},
+                                                        {"/models", "/v1/models"},
+                                                        {"/v1/v1/chat/completions", "/v1/chat/completions"},
+                                                        {"/v1//chat/completions", "/v1/chat/completions"},
+                                                        {"//v1/chat/completions", "/v1/chat/completions"},
+                                                        {"/api/v1/chat/completions", "/v1/chat/completions"},
+                                                        {"/openai/v1/completions", "/v1/completions"},
+                                                        {"/V1/Chat/Completions", "/v1/chat/completions"},
+                                                        {"/v1/generate", "/generate"},
+                                                        {"/v1/tokenize", "/tokenize"},
+                                                        {"/v1/health", "/health"},
+                                                        {"/completion", "/v1/completions"},
+                                                        {"/api/chat", "/v1/chat/completions"},
+                                                        {"/v1/messages", "/v1/chat/completions"},
+                                                        {"/v1/responses", "/v1/chat/completions"}}) {
+    EXPECT_NE(hint(path).find(fmt::format("did you mean {}?", meant)), std::string::npos) << hint(path);
+  }
+  for (const char* path : {"/nowhere", "/v1", "/v1/embeddings", "/favicon.ico"}) {
+    EXPECT_EQ(hint(path).find("did you mean"), std::string::npos) << hint(path);
+  }
+}
+
+TEST_F(RequestsTest, ASlashAtTheEndChangesNothing) {
+  start();
+  EXPECT_EQ(get("/health/").status, 200);
+  EXPECT_EQ(post("/v1/completions/", {{"prompt", "a"}, {"max_tokens", 1}}).status, 200);
+  EXPECT_EQ(get("/nowhere/").status, 404);
+}
+
+TEST_F(RequestsTest, RoutersAndTokenizersOfOtherServersFindWhatTheyAskFor) {
+  start();
+  const Json load = Json::parse(get("/get_load").body);
+  ASSERT_EQ(load.size(), 1U);
+  EXPECT_EQ(load[0], Json({{"dp_rank", 0}, {"num_reqs", 0}, {"num_waiting_reqs", 0}, {"num_tokens", 0}}));
+  const Json info = Json::parse(get("/tokenizer_info").body);
+  for (const char* name : {"eos_token", "bos_token", "pad_token", "chat_template", "tokenizer_class"}) {
+    EXPECT_TRUE(info.contains(name)) << name;
+  }
+  EXPECT_EQ(Json::parse(get("/get_model_info").body)["tokenizer_path"], nullptr);
+  EXPECT_EQ(get("/").headers.at("X-Content-Type-Options"), "nosniff");
 }
 
 TEST_F(RequestsTest, NamesTheServedModel) {

@@ -20,7 +20,6 @@ namespace {
 class NoFormat : public AnswerFormat {
  public:
   Json whole(const std::vector<ChoiceState>&) const override { return {}; }
-  void open(size_t, const Sink&) const override {}
   void piece(const ChoiceState&, const TextPiece&, const Sink&) override {}
   void close(const std::vector<ChoiceState>&, const Sink&) const override {}
 };

@@ -125,6 +125,20 @@ TEST(TextGeneration, TellsWhereEachTokenStarts) {
   EXPECT_EQ(out.offsets.back(), count_characters(bundled_tokenizer().decode(all_but_last, false)));
 }
 
+// What the length cuts off is left out; what the model ends by itself is as it is.
+TEST(TextGeneration, ACharacterThatTheLengthCutsIsLeftOut) {
+  for (const std::string text : {"caf\xC3\xA9", "snow \xE2\x98\x83", "a \xF0\x9F\x90\x89"}) {
+    std::vector<int32_t> ids = bundled_tokenizer().encode(text, false);
+    const std::string last = bundled_tokenizer().token_bytes(ids.back());
+    ASSERT_EQ(last.size(), 1U) << "the character has to be made of bytes for this test";
+    ids.pop_back();
+    const std::string whole = text.substr(0, text.find_first_of("\xC3\xE2\xF0"));
+    for (uint32_t seed = 1; seed < 5; ++seed) EXPECT_EQ(run(ids, {}, seed).text, whole);
+    const Outcome stopped = run(ids, {}, 1, ids.back());
+    EXPECT_TRUE(stopped.text.starts_with(whole));
+  }
+}
+
 TEST(TextGeneration, PassesErrorsOn) {
   TextGeneration generation(bundled_tokenizer(), {});
   const TextPiece piece =

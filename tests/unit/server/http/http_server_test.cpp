@@ -4,13 +4,17 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <regex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "server/http/cors.h"
 #include "server/http/framing.h"
 #include "unit/server/http/raw_client.h"
 
@@ -84,6 +88,15 @@ class HttpServerTest : public ::testing::Test {
       exchange->on_gone([this] { ++gone_; });
       exchange->begin_stream();
       request.path == "/stream" ? pump(exchange) : drip(exchange);
+    } else if (request.path == "/silent") {
+      exchange->on_gone([this] { ++gone_; });
+      exchange->begin_stream();
+      http_->after(std::chrono::milliseconds(400), [exchange] {
+        exchange->post([exchange] {
+          exchange->send_event("at last");
+          exchange->end_stream();
+        });
+      });
     } else if (request.path == "/three") {
       exchange->begin_stream();
       for (const char* event : {"one", "two", "three"}) exchange->send_event(event);
@@ -210,6 +223,171 @@ TEST_F(HttpServerTest, FramesEvents) {
   EXPECT_EQ(response.events(), (std::vector<std::string>{"one", "two", "three"}));
   client.get("/echo");
   EXPECT_EQ(client.read_response().body, "GET  ") << "the connection goes on after a stream";
+}
+
+// Proxies cut what is silent. Comments are no events, and come between events alone.
+TEST_F(HttpServerTest, ASilentStreamSendsComments) {
+  HttpOptions options = test_options();
+  options.ping_interval = std::chrono::milliseconds(50);
+  serve(options);
+  for (const char* request : {"GET /silent HTTP/1.1\r\nHost: x\r\n\r\n", "GET /silent HTTP/1.0\r\n\r\n"}) {
+    RawClient client(port());
+    client.send(request);
+    const std::string body = client.read_response().body;
+    ASSERT_TRUE(body.ends_with("data: at last\n\n")) << body;
+    const std::string before = body.substr(0, body.size() - std::string("data: at last\n\n").size());
+    size_t pings = 0;
+    for (size_t at = 0; at < before.size(); at += std::string(": ping\n\n").size()) {
+      ASSERT_EQ(before.substr(at, std::string(": ping\n\n").size()), ": ping\n\n");
+      ++pings;
+    }
+    EXPECT_GE(pings, 1U);
+  }
+  RawClient busy(port());
+  busy.get("/drip");
+  EXPECT_FALSE(busy.closed_within(0));
+  EXPECT_TRUE(busy.read_until("data: x"));
+}
+
+TEST_F(HttpServerTest, WithoutAnIntervalThereAreNoComments) {
+  HttpOptions options = test_options();
+  options.ping_interval = std::chrono::milliseconds(0);
+  serve(options);
+  RawClient client(port());
+  client.get("/silent");
+  EXPECT_EQ(client.read_response().body, "data: at last\n\n");
+}
+
+TEST_F(HttpServerTest, EveryAnswerHasADateAndTheRequestsId) {
+  serve();
+  const auto ids = [this](const std::string& request) {
+    RawClient client(port());
+    client.send(request);
+    const RawResponse response = client.read_response();
+    EXPECT_TRUE(std::regex_match(response.headers.at("Date"),
+                                 std::regex("(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \\d\\d [A-Z][a-z][a-z] \\d{4} "
+                                            "\\d\\d:\\d\\d:\\d\\d GMT")))
+        << response.headers.at("Date");
+    return response.headers.at("X-Request-Id");
+  };
+  const std::string host = " HTTP/1.1\r\nHost: x\r\n";
+  for (const char* path : {"/echo", "/three", "/nothing", "/secret"}) {
+    EXPECT_EQ(ids(std::string("GET ") + path + host + "X-Request-ID: trace-7/a\r\n\r\n"), "trace-7/a")
+        << path;
+    EXPECT_FALSE(ids(std::string("GET ") + path + host + "\r\n").empty()) << path;
+  }
+  EXPECT_NE(ids("GET /echo" + host + "\r\n"), ids("GET /echo" + host + "\r\n"));
+  EXPECT_FALSE(ids("nonsense\r\n\r\n").empty());
+  for (const std::string& bad :
+       {std::string("two words"), std::string(201, 'x'), std::string("caf\xC3\xA9")}) {
+    const std::string told = ids("GET /echo" + host + "X-Request-Id: " + bad + "\r\n\r\n");
+    EXPECT_NE(told, bad);
+    EXPECT_FALSE(told.empty());
+  }
+}
+
+TEST_F(HttpServerTest, CompressedBodiesAreRefused) {
+  serve();
+  const auto status = [this](const std::string& coding) {
+    RawClient client(port());
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\n" + coding + "Content-Length: 2\r\n\r\nhi");
+    return client.read_response().status;
+  };
+  for (const char* coding : {"gzip", "deflate", "br", "zstd", "identity, gzip", "GZIP"}) {
+    EXPECT_EQ(status(std::string("Content-Encoding: ") + coding + "\r\n"), 415) << coding;
+  }
+  EXPECT_EQ(status("Content-Encoding: identity\r\nContent-Encoding: gzip\r\n"), 415);
+  EXPECT_EQ(status("Content-Encoding: Identity\r\n"), 200);
+  EXPECT_EQ(status(""), 200);
+}
+
+class CorsTest : public HttpServerTest {
+ protected:
+  void serve_to(std::vector<std::string> origins) {
+    HttpOptions options = test_options();
+    options.cors_origins = std::move(origins);
+    serve(options);
+  }
+  RawResponse ask(const std::string& line, const std::string& headers) const {
+    RawClient client(port());
+    client.send(line + " HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n");
+    return client.read_response();
+  }
+  static std::string value(const RawResponse& response, const char* name) {
+    const auto found = response.headers.find(name);
+    return found == response.headers.end() ? "none" : found->second;
+  }
+};
+
+TEST_F(CorsTest, NoPageIsLetInByDefault) {
+  serve();
+  const RawResponse response = ask("GET /echo", "Origin: https://a.example\r\n");
+  EXPECT_EQ(value(response, "Access-Control-Allow-Origin"), "none");
+  EXPECT_EQ(value(response, "Vary"), "none");
+}
+
+TEST_F(CorsTest, PagesOfTheOriginsAreLetIn) {
+  serve_to({"https://a.example", "http://localhost:3000"});
+  for (const char* origin : {"https://a.example", "http://localhost:3000"}) {
+    // Refusals, too: a page is to read why.
+    for (const char* path : {"GET /echo", "GET /three", "GET /nothing", "GET /secret"}) {
+      const RawResponse response = ask(path, fmt::format("Origin: {}\r\n", origin));
+      EXPECT_EQ(value(response, "Access-Control-Allow-Origin"), origin) << path;
+      EXPECT_EQ(value(response, "Vary"), "Origin");
+    }
+  }
+  for (const char* origin : {"https://b.example", "https://a.example:444", "http://a.example", "null"}) {
+    const RawResponse response = ask("GET /echo", fmt::format("Origin: {}\r\n", origin));
+    EXPECT_EQ(response.status, 200);
+    EXPECT_EQ(value(response, "Access-Control-Allow-Origin"), "none") << origin;
+    EXPECT_EQ(value(response, "Vary"), "Origin");
+  }
+}
+
+TEST_F(CorsTest, ThePreflightNeedsNoKey) {
+  serve_to({"https://a.example"});
+  const std::string question =
+      "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization, "
+      "content-type\r\n";
+  for (const char* path : {"OPTIONS /secret", "OPTIONS /echo", "OPTIONS /not/there"}) {
+    const RawResponse response = ask(path, "Origin: https://a.example\r\n" + question);
+    EXPECT_EQ(response.status, 204) << path;
+    EXPECT_EQ(value(response, "Access-Control-Allow-Origin"), "https://a.example");
+    EXPECT_NE(value(response, "Access-Control-Allow-Methods").find("POST"), std::string::npos);
+    EXPECT_EQ(value(response, "Access-Control-Allow-Headers"), "authorization, content-type");
+  }
+  const RawResponse refused = ask("OPTIONS /secret", "Origin: https://b.example\r\n" + question);
+  EXPECT_EQ(refused.status, 401);
+  EXPECT_EQ(value(refused, "Access-Control-Allow-Methods"), "none");
+  EXPECT_EQ(ask("OPTIONS /secret", "Origin: https://a.example\r\n").status, 401) << "no preflight";
+}
+
+TEST_F(CorsTest, TheStarLetsAllIn) {
+  serve_to({"*"});
+  for (const char* origin : {"https://a.example", "null"}) {
+    const RawResponse response = ask("GET /echo", fmt::format("Origin: {}\r\n", origin));
+    EXPECT_EQ(value(response, "Access-Control-Allow-Origin"), "*");
+  }
+  EXPECT_EQ(value(ask("GET /echo", ""), "Access-Control-Allow-Origin"), "none");
+}
+
+TEST(CorsOrigins, AreTold) {
+  for (const char* origin : {"*", "null", "http://localhost:3000", "https://a.example", "app://obsidian.md",
+                             "chrome-extension://abc", "http://[::1]:80"}) {
+    EXPECT_TRUE(is_cors_origin(origin)) << origin;
+  }
+  for (const char* text : {"", "a.example", "https://", "://x", "https://a.example/",
+                           "https://a.example/path", "https://a b", "models/tales-moe", "https://x@y"}) {
+    EXPECT_FALSE(is_cors_origin(text)) << text;
+  }
+}
+
+TEST(HttpDate, IsInTheFormOfHttp) {
+  using std::chrono::system_clock;
+  EXPECT_EQ(http_date(system_clock::from_time_t(784'111'777)), "Sun, 06 Nov 1994 08:49:37 GMT");
+  EXPECT_EQ(http_date(system_clock::from_time_t(0)), "Thu, 01 Jan 1970 00:00:00 GMT");
+  EXPECT_EQ(http_date(system_clock::from_time_t(1'709'164'799)), "Wed, 28 Feb 2024 23:59:59 GMT");
+  EXPECT_EQ(http_date(system_clock::from_time_t(1'709'164'800)), "Thu, 29 Feb 2024 00:00:00 GMT");
 }
 
 TEST_F(HttpServerTest, NoticesClientsThatGoAway) {

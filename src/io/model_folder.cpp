@@ -1,0 +1,151 @@
+#include "io/model_folder.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include "base/error.h"
+#include "io/file_access.h"
+#include "io/foreign_file.h"
+
+namespace chorale::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kCachePrefix = "models--";
+constexpr std::string_view kSnapshots = "snapshots";
+constexpr uint64_t kMaxRefBytes = 4096;
+constexpr size_t kSniffedBytes = 512;
+
+// Without the empty component at the end of "a/b/".
+fs::path trimmed(const fs::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+bool is_folder(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    entries.push_back(entry->path());
+  }
+  std::ranges::sort(entries);
+  return entries;
+}
+
+// The folder models--ORG--NAME that the path is, or is a part of.
+std::optional<fs::path> cached_model(const fs::path& path) {
+  const auto is_model = [](const fs::path& p) { return p.filename().string().starts_with(kCachePrefix); };
+  const fs::path folder = trimmed(path);
+  if (is_model(folder)) return folder;
+  const fs::path parent = folder.parent_path();
+  if (folder.filename() == kSnapshots && is_model(parent)) return parent;
+  if (parent.filename() == kSnapshots && is_model(parent.parent_path())) return parent.parent_path();
+  return std::nullopt;
+}
+
+// Letters, digits, "-", "_" and "." around one slash.
+bool is_hub_name(std::string_view text) {
+  const size_t slash = text.find('/');
+  const auto is_part = [](std::string_view part) {
+    constexpr std::string_view kOthers = "-_.";
+    return !part.empty() && part.front() != '.' && std::ranges::all_of(part, [&](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+             kOthers.find(c) != std::string_view::npos;
+    });
+  };
+  return slash != std::string_view::npos && is_part(text.substr(0, slash)) && is_part(text.substr(slash + 1));
+}
+
+[[noreturn]] void refuse_missing(const fs::path& path) {
+  const std::string name = path.string();
+  if (is_hub_name(name)) {
+    throw_error(
+        "{}: there is no such folder; if this is a model of the Hugging Face Hub, download it first, as with "
+        "\"hf download {} --local-dir {}\", and give that folder",
+        name, name, name.substr(name.find('/') + 1));
+  }
+  throw_error("{}: expected a folder with a checkpoint, found nothing", name);
+}
+
+[[noreturn]] void refuse_file(const fs::path& path) {
+  const std::string name = path.string();
+  std::error_code error;
+  if (fs::is_regular_file(path, error)) {
+    const MappedFile file(path);
+    refuse_foreign_file(file.bytes().first(std::min(file.bytes().size(), kSniffedBytes)), name);
+  }
+  const std::string extension = path.extension().string();
+  if (extension == ".safetensors" || extension == ".json") {
+    throw_error("{}: expected a folder with a checkpoint, found one of its files; give its folder, {}", name,
+                path.has_parent_path() ? path.parent_path().string() : ".");
+  }
+  throw_error("{}: expected a folder with a checkpoint, found a file", name);
+}
+
+}  // namespace
+
+fs::path checkpoint_folder(const fs::path& path) {
+  const std::optional<fs::path> model = cached_model(path);
+  if (!model || has_entry(path / "config.json")) return path;
+  const fs::path snapshots = *model / kSnapshots;
+  if (trimmed(path) != *model && trimmed(path) != snapshots) return path;  // a snapshot
+  const fs::path main = *model / "refs" / "main";
+  if (has_entry(main)) {
+    std::string commit = read_text_file(main, kMaxRefBytes);
+    while (!commit.empty() && (commit.back() == '\n' || commit.back() == '\r')) commit.pop_back();
+    if (!commit.empty() && commit.find('/') == std::string::npos && is_folder(snapshots / commit))
+      return snapshots / commit;
+  }
+  const std::vector<fs::path> all = entries_of(snapshots);
+  return all.size() == 1 ? all.front() : path;
+}
+
+std::string hub_name(const fs::path& path) {
+  const std::optional<fs::path> model = cached_model(path);
+  if (!model) return "";
+  const std::string coded = model->filename().string();
+  std::string name;
+  for (size_t at = kCachePrefix.size(); at < coded.size(); ++at) {
+    const bool is_slash = coded.compare(at, 2, "--") == 0;
+    name += is_slash ? '/' : coded[at];
+    if (is_slash) ++at;
+  }
+  return name;
+}
+
+std::string model_name(const fs::path& path) {
+  const std::string name = hub_name(path);
+  return name.empty() ? trimmed(path).filename().string() : name;
+}
+
+void require_checkpoint_folder(const fs::path& path) {
+  std::error_code error;
+  if (!fs::exists(path, error)) refuse_missing(path);
+  if (!is_folder(path)) refuse_file(path);
+  if (has_entry(path / "config.json")) return;
+  const std::string name = path.string();
+  const std::vector<fs::path> entries = entries_of(path);
+  const auto has_gguf = [](const fs::path& entry) { return entry.extension() == ".gguf"; };
+  if (std::ranges::any_of(entries, has_gguf)) {
+    throw_error(
+        "{}: expected a checkpoint with config.json and safetensors files, found GGUF files, the format of "
+        "llama.cpp; Chorale reads the original checkpoint",
+        name);
+  }
+  if (cached_model(path)) {
+    throw_error(
+        "{}: expected a folder with a checkpoint, found a cache of Hugging Face with {}; give one of its "
+        "snapshots",
+        name, is_folder(path / kSnapshots) ? "several snapshots" : "no snapshot of it");
+  }
+}
+
+}  // namespace chorale::io

@@ -118,17 +118,20 @@ uint64_t sum_of(const fs::path& stat, std::initializer_list<std::string_view> na
 }
 
 template <typename T>
-void lower(std::optional<T>& limit, T value) {
-  limit = limit ? std::min(*limit, value) : value;
+void lower(std::optional<T>& limit, fs::path& setter, T value, const fs::path& group) {
+  if (limit && *limit <= value) return;
+  limit = value;
+  setter = group;
 }
 
-void lower_memory(ControlGroupLimits& limits, uint64_t limit, uint64_t used, uint64_t reclaimable) {
+void lower_memory(ControlGroupLimits& limits, const fs::path& group, uint64_t limit, uint64_t used,
+                  uint64_t reclaimable) {
   used -= std::min(used, reclaimable);
-  lower(limits.memory_left, limit - std::min(limit, used));
+  lower(limits.memory_left, limits.memory_group, limit - std::min(limit, used), group);
 }
 
-void lower_processors(ControlGroupLimits& limits, double quota, double period) {
-  if (quota > 0 && period > 0) lower(limits.processors, quota / period);
+void lower_processors(ControlGroupLimits& limits, const fs::path& group, double quota, double period) {
+  if (quota > 0 && period > 0) lower(limits.processors, limits.processors_group, quota / period, group);
 }
 
 }  // namespace
@@ -140,24 +143,24 @@ ControlGroupLimits control_group_limits(const fs::path& root) {
     for (const char* name : {"memory.max", "memory.high"}) {  // beyond `high` a process is slowed to a crawl
       const auto limit = read_number<uint64_t>(group / name);
       if (!limit || !used) continue;
-      lower_memory(limits, *limit, *used,
+      lower_memory(limits, group, *limit, *used,
                    sum_of(group / "memory.stat", {"inactive_file", "active_file", "slab_reclaimable"}));
     }
     std::ifstream file(group / "cpu.max");  // "400000 100000" or "max 100000"
     double quota = 0, period = 0;
-    if (file >> quota >> period) lower_processors(limits, quota, period);
+    if (file >> quota >> period) lower_processors(limits, group, quota, period);
   });
   visit_groups(root, "memory", [&](const fs::path& group) {
     const auto limit = read_number<uint64_t>(group / "memory.limit_in_bytes");
     const auto used = read_number<uint64_t>(group / "memory.usage_in_bytes");
     if (!limit || !used) return;
-    lower_memory(limits, *limit, *used,
+    lower_memory(limits, group, *limit, *used,
                  sum_of(group / "memory.stat", {"total_inactive_file", "total_active_file"}));
   });
   visit_groups(root, "cpu", [&](const fs::path& group) {
     const auto quota = read_number<double>(group / "cpu.cfs_quota_us");  // -1: none
     const auto period = read_number<double>(group / "cpu.cfs_period_us");
-    if (quota && period) lower_processors(limits, *quota, *period);
+    if (quota && period) lower_processors(limits, group, *quota, *period);
   });
   return limits;
 }

@@ -12,8 +12,10 @@ struct ControlGroupLimits {
   // Bytes that may still be taken before the tightest limit is met. Pages of files count as free, because the
   // kernel takes them back first. Absent without a limit.
   std::optional<uint64_t> memory_left;
+  std::filesystem::path memory_group;  // the folder of the group that sets it
   // Processors' worth of time, the smallest quota. Absent without one.
   std::optional<double> processors;
+  std::filesystem::path processors_group;
 };
 
 // Reads what proc/self tells below `root`, and the mounted hierarchies there. What cannot be read sets no

@@ -1,6 +1,7 @@
 #include "base/memory_info.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <limits>
@@ -9,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "base/control_group.h"
+#include "base/thread_pool.h"
 
 namespace chorale {
 namespace {
@@ -30,6 +32,20 @@ uint64_t system_available() {
 uint64_t available_memory() {
   const uint64_t system = system_available();
   return std::min(system, control_group_limits().memory_left.value_or(system));
+}
+
+std::string describe_limits() {
+  const ControlGroupLimits limits = control_group_limits();
+  const int cores = available_cores();
+  const bool by_quota = limits.processors && std::max(1.0, std::floor(*limits.processors)) <= cores;
+  const std::string cores_source =
+      by_quota ? fmt::format("quota of {}", limits.processors_group.string()) : "affinity";
+  const uint64_t memory = available_memory();
+  const bool by_group = limits.memory_left && *limits.memory_left < system_available();
+  const std::string memory_source =
+      by_group ? fmt::format("limit of {}", limits.memory_group.string()) : "free on this machine";
+  return fmt::format("{} core{} ({}), {} of memory ({})", cores, cores == 1 ? "" : "s", cores_source,
+                     format_bytes(memory), memory_source);
 }
 
 uint64_t peak_resident_memory() {

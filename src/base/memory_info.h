@@ -10,6 +10,10 @@ namespace chorale {
 // control groups that this process is in (base/control_group.h).
 uint64_t available_memory();
 
+// How many cores and how much memory this process may use, and what sets the bounds, for the log: "2 cores
+// (quota of /sys/fs/cgroup/a), 3.14 GB of memory (free on this machine)".
+std::string describe_limits();
+
 // Bytes that this process has had in memory at most; 0 where the system does not tell.
 uint64_t peak_resident_memory();
 

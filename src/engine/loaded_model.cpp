@@ -31,6 +31,7 @@ namespace {
 constexpr size_t kMaxNamedTensors = 8;  // in warnings
 constexpr std::chrono::milliseconds kFarewell{500};
 constexpr int kRankFailed = 70;
+constexpr int kThreadsPerCore = 2;  // more of them are warned of
 
 DType compute_dtype(const std::string& name) {
   if (name == "auto" || name == "bfloat16") return DType::bf16;
@@ -147,6 +148,17 @@ void log_model(const Resolved& resolved, const LoadPlan& plan, const LoadOptions
             plan.parallel.strategy.world() > 1 ? " for each rank" : "");
 }
 
+// Threads that find no core only spin until those that have one are done.
+void log_limits(int threads) {
+  log::info("limits: {}", describe_limits());
+  const int cores = available_cores();
+  if (threads <= kThreadsPerCore * cores) return;
+  log::warn(
+      "--threads: {} threads for {} core{}, which makes every step much slower; 0 takes as many as there are "
+      "cores",
+      threads, cores, cores == 1 ? "" : "s");
+}
+
 void log_plan(const Resolved& resolved, const LoadPlan& plan, bool over_mpi) {
   const parallel::Strategy& strategy = plan.parallel.strategy;
   if (strategy.world() > 1) {
@@ -181,7 +193,10 @@ LoadPlan plan_load(const Resolved& resolved, const LoadOptions& options, const p
       .instruction_set = instruction_set,
       .threads_per_rank = num_threads(options, sharers),
       .memory = {}};
-  if (processes.is_driver()) log_model(resolved, plan, options);
+  if (processes.is_driver()) {
+    log_limits(options.threads * sharers);
+    log_model(resolved, plan, options);
+  }
   plan.memory = plan_memory(resolved.config, resolved.formats, options, plan.parallel, processes.ranks_here(),
                             free_memory(resolved) / static_cast<uint64_t>(processes.num_on_this_host()));
   plan.memory.kv_tokens = processes.least_of_all(plan.memory.kv_tokens);

@@ -240,7 +240,7 @@ def test_a_damaged_or_missing_checkpoint_is_named_and_leaves_nothing(tmp_path, m
 
     (tmp_path / "there").mkdir()
     assert "exists" in refused(MODEL, tmp_path / "there")
-    assert "config.json" in refused(tmp_path / "nothing", tmp_path / "new")
+    assert "nothing: expected a folder with a checkpoint" in refused(tmp_path / "nothing", tmp_path / "new")
     shard = model_copy / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
     assert shard.name in refused(model_copy, tmp_path / "new")

@@ -287,13 +287,17 @@ def refusal(case, *flags, status=2, **more):
         (["--tp-size", 8, "--dp-size", 3, "--enable-dp-attention"], ["--dp-size", " 3 ", "1, 2, 4, 8"]),
         (["--tp-size", 8, "--single-expert-mode", "dp"], ["--single-expert-mode", "one expert", "has 16", "--ep-size"]),
         (["--tp-size", 8, "--single-expert-mode", "ep"], ["--single-expert-mode", '"ep"', "dp, tp"]),
-        (["--init-expert-location", "/no/such/file.json"], ["/no/such/file.json"]),
     ],
 )
 def test_what_cannot_be_done_is_refused(models, tmp_path, flags, parts):
     line = refusal(Case(models["bundled"], "bfloat16", tmp_path), *flags)
     for part in parts:
         assert part in line
+
+
+def test_a_placement_that_is_not_there_is_refused(models, tmp_path):
+    case = Case(models["bundled"], "bfloat16", tmp_path)
+    assert "/no/such/file.json" in refusal(case, "--init-expert-location", "/no/such/file.json", status=1)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +359,7 @@ def test_unknown_algorithms_are_refused(models, tmp_path):
 def test_a_wrong_number_of_processes_is_refused(models, tmp_path, mpi):
     case = Case(models["bundled"], "bfloat16", tmp_path)
     result = case.run("logits", "--input-ids", "1", "--output", tmp_path / "x", "--tp-size", 4, launcher=(*MPIRUN, "2"))
-    assert result.returncode == 1
+    assert result.returncode == 2
     message = next(line for line in result.stderr.splitlines() if line.startswith("chorale: "))
     for part in ("--tp-size", "--dp-size", "4 ranks", "2 processes", "product is 2"):
         assert part in message

@@ -463,9 +463,12 @@ TEST_F(EngineTest, DrainsAfterStopAccepting) {
 TEST_F(EngineTest, TheDestructorAbortsWhatLives) {
   options.max_running_requests = 2;
   start();
+  runner->close_gate();
   for (int i = 0; i < 6; ++i) ASSERT_FALSE(submit(request(fmt::format("r{}", i), 10, 390)).has_value());
-  recorder.wait_tokens("r0", 2);
-  engine.reset();
+  runner->wait_until_held();
+  std::thread ends([this] { engine.reset(); });  // waits for the step that is held
+  runner->open_gate();
+  ends.join();
   for (int i = 0; i < 6; ++i) {
     const Record record = recorder.get(fmt::format("r{}", i));
     EXPECT_TRUE(record.done);

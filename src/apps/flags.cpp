@@ -28,7 +28,7 @@ void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument ar
   if (required)
     app.add_option("DIR", *folder, "Folder of a Hugging Face checkpoint, or --model-path DIR")
         ->option_text(" ");
-  app.parse_complete_callback([&path, folder, required] {
+  app.callback([&path, folder, required] {
     if (!folder->empty() && !path.empty()) {
       throw CLI::ValidationError(
           "--model-path", fmt::format("the model is given twice, as {} and as {}", path.string(), *folder));

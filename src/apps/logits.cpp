@@ -89,7 +89,7 @@ Command add_logits(CLI::App& root) {
       ->option_text("TEXT")
       ->excludes(input_ids)
       ->group("Input");
-  app->callback([flags] {
+  app->parse_complete_callback([flags] {
     if (!flags->input_ids && !flags->text) throw CLI::RequiredError("--input-ids or --text");
   });
   app->add_option("--output", flags->output, "File to write: one f32 tensor \"logits\" [tokens, vocabulary]")

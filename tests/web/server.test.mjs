@@ -251,7 +251,7 @@ test("the server's error is shown", async () => {
     await tab.getByLabel("Max tokens").fill("100000");
     const answer = await ask(tab, story);
     assert.equal(await state(tab), "failed");
-    assert.match(await answer.getByRole("alert").textContent(), /context is 2048 tokens/);
+    assert.match(await answer.getByRole("alert").textContent(), /context length is 2048 tokens/);
     await tab.getByLabel("Max tokens").fill("5");
     await tab.getByRole("button", { name: "Try again" }).click();
     await eventually("the answer is there", async () => (await state(tab)) === "done");

@@ -82,7 +82,9 @@ test("an answer grows in several steps", async () => {
 
 test("an answer tells its tokens and times", async () => {
   await withPage(front.url, { brief: true }, async (tab) => {
-    await untilTheLimit(tab);  // an answer of one token has no rate
+    await untilTheLimit(tab);  // an answer of one token has no rate, nor has one that comes all at once
+    await tab.getByRole("button", { name: "Settings" }).click();
+    await tab.getByLabel("Max tokens").fill("1000");
     await ask(tab, story);
     assert.match(await answers(tab).last().locator(".facts").textContent(), /\d+ tokens · .* tokens\/s · first token after/);
   });

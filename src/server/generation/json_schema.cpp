@@ -328,7 +328,7 @@ class SchemaReader {
           continue;
         }
       }
-      Json ready = at(step, [&] { return schema(one); });
+      Json ready = at(step, [&, &element = one] { return schema(element); });
       if (value.is_array()) {
         out.push_back(std::move(ready));
       } else {

@@ -114,8 +114,8 @@ class RuledOutput : public engine::TokenConstraint {
 };
 
 size_t last_end(std::span<const int32_t> tokens, const std::vector<int32_t>& part) {
-  const auto found = std::ranges::find_end(tokens, part);
-  return found.empty() ? 0 : static_cast<size_t>(found.end() - tokens.begin());
+  const auto found = std::find_end(tokens.begin(), tokens.end(), part.begin(), part.end());
+  return found == tokens.end() ? 0 : static_cast<size_t>(found - tokens.begin()) + part.size();
 }
 
 }  // namespace

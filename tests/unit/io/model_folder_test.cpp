@@ -89,7 +89,7 @@ TEST(ModelFolder, ThatIsNoneSaysWhatItIs) {
       {folder / "notes", {"found a file"}},
       {folder.path(), {"GGUF files", "llama.cpp"}}};
   for (const auto& [path, parts] : cases) {
-    const std::string message = error_of([&] { load_model_config(path); });
+    const std::string message = error_of([&, &path = path] { load_model_config(path); });
     EXPECT_THAT(message, HasSubstr(path.string() + ": "));
     for (const std::string& part : parts) EXPECT_THAT(message, HasSubstr(part));
   }

@@ -87,7 +87,7 @@ void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|avx512_bf16|avx512|avx2|portable")
       ->check(CLI::IsMember({"auto", "avx512_bf16", "avx512", "avx2", "portable"}))
       ->group(kExecution);
-  app.add_flag("--disable-cuda-graph{false}", options.cuda_graph,
+  app.add_flag("--disable-cuda-graph{false}", options.records_steps,
                "Start each op of a decode step by itself on a GPU; slower, the same results")
       ->group(kExecution);
 }

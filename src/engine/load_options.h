@@ -17,7 +17,7 @@ struct LoadOptions {
   // In place of model_path's config.json, for a model without files; load_format is then "dummy".
   std::optional<io::ModelConfig> config;
   std::string load_format = "auto";  // "auto": the checkpoint's files; "dummy": seeded random weights
-  std::string device = "auto";       // where it is computed: "auto", "cpu", "cuda", "cuda:N", "ref"
+  std::string device = "auto";       // where it is computed, as kernels/backend.h reads it
   std::string dtype = "auto";        // compute: "auto" (bfloat16), "bfloat16", "float32"
   // How weights are kept: "auto" (as the checkpoint is), "none", "int8", "int4"; "fp8", "gptq" and "awq" are
   // auto where the checkpoint is that.
@@ -32,7 +32,7 @@ struct LoadOptions {
   int64_t max_running_requests = 256;
   int64_t context_length = 0;   // 0: max_position_embeddings
   int64_t max_logits_rows = 0;  // most rows of one step; 0: max_running_requests
-  bool cuda_graph = true;       // decode steps of a GPU as CUDA graphs
+  bool records_steps = true;    // decode steps, where the device can keep them
   bool show_progress = true;
   OpProfile* profile = nullptr;  // gets the ops of the first rank; must outlive the model
   ParallelOptions parallel;

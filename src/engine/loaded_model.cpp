@@ -304,7 +304,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
                         .isa = plan.instruction_set,
                         .threads_per_rank = plan.threads_per_rank,
                         .collective_timeout = options.parallel.collective_timeout,
-                        .records_steps = options.cuda_graph,
+                        .records_steps = options.records_steps,
                         .fault = options.parallel.fault,
                         .profile = options.profile},
                        impl->processes.mpi());

@@ -20,7 +20,7 @@ struct ModelInfo {
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, else config.json's
   model::WeightFormats formats;
   DType kv_dtype = DType::bf16;
-  std::string device = "cpu";      // as --device names it, such as "cuda:0"
+  std::string device = "cpu";      // as --device names it
   std::string device_description;  // what it is, such as "NVIDIA H200"; empty for the CPU
   InstructionSet instruction_set = InstructionSet::portable;
   int num_threads = 1;  // each rank's

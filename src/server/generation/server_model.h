@@ -28,7 +28,7 @@ struct ServerModel {
   // For information:
   std::string dtype;                  // "bfloat16" or "float32"
   std::string quantization = "none";  // the weights' form
-  std::string device = "cpu";         // as --device names it, such as "cuda:0"
+  std::string device = "cpu";         // as --device names it
   std::string device_description;     // such as "NVIDIA H200"; empty for the CPU
   // Bytes, asked for whenever metrics are; thread-safe, may throw Error. Empty for the CPU.
   std::function<uint64_t()> free_device_memory = nullptr;

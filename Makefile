@@ -46,10 +46,10 @@ package: build
 	@cd $(BUILD) && cpack -G DEB
 
 test:
-	@scripts/test.sh
+	@CUDA='$(CUDA)' scripts/test.sh
 
 unit:
-	@scripts/test.sh unit
+	@CUDA='$(CUDA)' scripts/test.sh unit
 
 bench: build
 	@cmake --build $(BUILD)

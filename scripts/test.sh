@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Builds the release and runs the tests: scripts/test.sh [unit [SUITE...]].
 # Without an argument all of them; of the unit tests all, or those of the layers that are named. The last line is "N passed, N failed"; the exit status is 0 when none failed.
-# CHORALE_RESULTS names the folder for the XML reports (default build-release/test-results, emptied first).
+# CUDA=1 in the environment: those of the build with CUDA. CHORALE_RESULTS names the folder for the XML reports (default
+# build-release/test-results, emptied first).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 what=${1:-all}
 suites=("${@:2}")
-readonly build=build-release
+readonly build=$([[ -n ${CUDA:-} ]] && echo build-cuda || echo build-release)
 results=${CHORALE_RESULTS:-$PWD/$build/test-results}
 
 die() {

@@ -62,9 +62,6 @@ int run_bench(BenchFlags& flags, const std::string& version) {
   bench::make_room(flags.bench, flags.load);
   OpProfile profile;
   const bool profiles = flags.profile || !flags.trace_file.empty();
-  if (profiles && kind_of_device(flags.load.device) != DeviceKind::cpu) {
-    throw_error("--profile and --trace time the CPU's ops alone, found --device {}", flags.load.device);
-  }
   if (profiles) flags.load.profile = &profile;
   const bool terminal = isatty(STDERR_FILENO) != 0;
   flags.load.show_progress = terminal;

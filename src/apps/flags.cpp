@@ -153,16 +153,20 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
          "--inject-fault",
          [&options](const std::string& text) {
            engine::InjectedFault fault;
-           char end = 0;
+           int length = 0;
            long step = 0;
-           if (std::sscanf(text.c_str(), "%d:%ld%c", &fault.rank, &step, &end) != 2) {
-             throw CLI::ValidationError("--inject-fault", "expected RANK:STEP, found " + text);
+           const int found = std::sscanf(text.c_str(), "%d:%ld%n", &fault.rank, &step, &length);
+           const std::string rest = found == 2 ? text.substr(static_cast<size_t>(length)) : "?";
+           if (!rest.empty() && rest != ":hang") {
+             throw CLI::ValidationError("--inject-fault",
+                                        "expected RANK:STEP or RANK:STEP:hang, found " + text);
            }
            fault.step = step;
+           if (!rest.empty()) fault.kind = DeviceFault::hang;
            options.parallel.fault = fault;
          },
-         "For tests: this rank fails at the start of this step")
-      ->option_text("RANK:STEP")
+         "For tests: this rank's device fails, or hangs, at the start of this step")
+      ->option_text("RANK:STEP[:hang]")
       ->group("");  // not in the help
 }
 

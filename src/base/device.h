@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace chorale {
 
@@ -78,6 +79,12 @@ class Recording {
   virtual ~Recording() = default;
 };
 
+// How a device can break, for tests of what follows.
+enum class DeviceFault : uint8_t {
+  error,  // work that fails
+  hang,   // work that never ends
+};
+
 // Work of one device, done in the order in which it was given; a backend's own kernels know the class behind
 // it. Used by one thread at a time.
 class Queue {
@@ -99,6 +106,15 @@ class Queue {
   virtual std::unique_ptr<Recording> end_recording() { return nullptr; }
   // Gives what was kept by this queue.
   virtual void replay(const Recording&) {}
+
+  // Takes the device's time when everything given so far has taken effect; returns the mark's number, from 0
+  // on.
+  virtual int64_t mark_time() = 0;
+  // The marks' times, in seconds since the first, which are then forgotten. Waits for them.
+  virtual std::vector<double> take_marks() = 0;
+
+  // Gives work that breaks so. After it the device is good for nothing but the end of the process.
+  virtual void inject(DeviceFault fault) = 0;
 };
 
 }  // namespace chorale

@@ -1,12 +1,15 @@
 // What the ops of a step took: one record for each call of an op on a stream that has a profile.
 //
-// The time is the caller's: an op of the CPU is finished when its call returns.
+// On the CPU the time is the caller's: an op is finished when its call returns. On another device the queue
+// marks its own time before and after the work of each op.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include "base/device.h"
 
 namespace chorale {
 
@@ -25,18 +28,37 @@ struct OpRecord {
 // Not thread-safe: of one rank.
 class OpProfile {
  public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  // The ops that are recorded are this queue's, which must live until they have been stopped; null: the
+  // CPU's.
+  void set_queue(Queue* queue) { queue_ = queue; }
+
   // Records from here on, beginning anew.
-  void start() {
-    records_.clear();
-    is_on_ = true;
-  }
-  void stop() { is_on_ = false; }
+  void start();
+  // Waits for the queue.
+  void stop();
   bool is_on() const { return is_on_; }
-  std::span<const OpRecord> records() const { return records_; }
-  void add(const OpRecord& record) { records_.push_back(record); }
+  std::span<const OpRecord> records() const { return records_; }  // complete once stopped
 
  private:
+  friend class OpScope;
+
+  // Where an op begins or ends: the time, or the number of the queue's mark.
+  struct Moment {
+    TimePoint time;
+    int64_t mark = 0;
+  };
+  Moment now() const;
+  void add(const char* name, const Moment& begin, const Moment& end, const OpWork& work);
+
+  struct Marks {
+    int64_t begin, end;
+  };
+  Queue* queue_ = nullptr;
+  TimePoint start_;
   std::vector<OpRecord> records_;
+  std::vector<Marks> marks_;  // of the records, with a queue
   bool is_on_ = false;
 };
 
@@ -44,28 +66,28 @@ class OpProfile {
 class OpScope {
  public:
   OpScope(OpProfile* profile, const char* name)
-      : profile_(profile != nullptr && profile->is_on() ? profile : nullptr) {
-    if (profile_ == nullptr) return;
-    record_.name = name;
-    record_.begin = std::chrono::steady_clock::now();
+      : profile_(profile != nullptr && profile->is_on() ? profile : nullptr), name_(name) {
+    if (profile_ != nullptr) begin_ = profile_->now();
   }
   ~OpScope() {
-    if (profile_ == nullptr) return;
-    record_.end = std::chrono::steady_clock::now();
-    profile_->add(record_);
+    if (profile_ != nullptr) profile_->add(name_, begin_, profile_->now(), work_);
   }
   OpScope(const OpScope&) = delete;
   OpScope& operator=(const OpScope&) = delete;
 
   bool is_recording() const { return profile_ != nullptr; }
   void add_work(double bytes, double operations) {
-    record_.work.bytes += bytes;
-    record_.work.operations += operations;
+    work_.bytes += bytes;
+    work_.operations += operations;
   }
+  // The op begins here: what was done before was done for the profile. Only where is_recording().
+  void begin_again() { begin_ = profile_->now(); }
 
  private:
   OpProfile* profile_;
-  OpRecord record_;
+  const char* name_;
+  OpProfile::Moment begin_;
+  OpWork work_;
 };
 
 }  // namespace chorale

@@ -90,7 +90,7 @@ void LocalRunner::run_rank(int rank, const Work& work) {
   const auto dp_group = static_cast<size_t>(rank / tp_size_);
   RankRunner& runner = *runners_[static_cast<size_t>(rank)];
   if (!work.forward.empty()) {
-    inject_fault(rank, num_steps_);
+    inject_fault(rank, num_steps_, runner);
     runner.forward(*work.forward[dp_group]);
   } else if (rank % tp_size_ == 0) {
     work.sampled[dp_group] = runner.sample(*work.sample[dp_group]);

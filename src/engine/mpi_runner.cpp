@@ -111,7 +111,7 @@ std::vector<int64_t> MpiRunner::sum_expert_load() {
 }
 
 void MpiRunner::forward_own(const StepPlan& plan) {
-  inject_fault(rank_, ++num_steps_);
+  inject_fault(rank_, ++num_steps_, *runner_);
   runner_->forward(plan);
 }
 

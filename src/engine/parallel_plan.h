@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/device.h"
 #include "io/model_config.h"
 #include "model/rank_plan.h"
 #include "model/weight_shard.h"
@@ -18,10 +19,12 @@
 
 namespace chorale::engine {
 
-// A failure that a test asks for: the rank throws at the start of that step.
+// A failure that a test asks for: at the start of that step the rank's device breaks so. On the CPU the rank
+// throws, or does nothing any more.
 struct InjectedFault {
   int rank = 0;
   int64_t step = 0;
+  DeviceFault kind = DeviceFault::error;
 };
 
 // As the flags give it; see `chorale serve --help`.

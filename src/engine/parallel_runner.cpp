@@ -11,10 +11,8 @@ ParallelRunner::ParallelRunner(const RunnerParts& parts)
       tp_size_(parts.plan.strategy.tp_size),
       fault_(parts.fault) {}
 
-void ParallelRunner::inject_fault(int rank, int64_t step) const {
-  if (fault_ && fault_->rank == rank && fault_->step == step) {
-    throw_error("a failure was asked for at step {}", step);
-  }
+void ParallelRunner::inject_fault(int rank, int64_t step, RankRunner& runner) const {
+  if (fault_ && fault_->rank == rank && fault_->step == step) runner.inject(fault_->kind);
 }
 
 std::span<const float> ParallelRunner::as_span(const Tensor& logits) {

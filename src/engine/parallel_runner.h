@@ -21,7 +21,7 @@ class ParallelRunner : public ModelRunner {
   explicit ParallelRunner(const RunnerParts& parts);
 
   // Throws Error when a failure of this rank was asked for at this step, the first of which is 1.
-  void inject_fault(int rank, int64_t step) const;
+  void inject_fault(int rank, int64_t step, RankRunner& runner) const;
   // A matrix of logits without gaps between its rows.
   static std::span<const float> as_span(const Tensor& logits);
 

@@ -1,15 +1,18 @@
 #include "engine/rank_runner.h"
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/copy.h"
+#include "base/error.h"
 
 namespace chorale::engine {
 
 RankRunner::RankRunner(Parts parts)
     : pool_(parts.device.is_cpu() ? parts.num_threads : 1),
       queue_(parts.device.is_cpu() ? nullptr : parts.device.driver()->make_queue()),
-      stream_(queue_ == nullptr ? Stream(pool_, parts.isa, parts.profile) : Stream(*queue_)),
+      stream_(queue_ == nullptr ? Stream(pool_, parts.isa, parts.profile) : Stream(*queue_, parts.profile)),
       max_table_blocks_(parts.limits.max_table_blocks),
       records_steps_(parts.records_steps && queue_ != nullptr && queue_->can_record()),
       inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank, stream_.device()),
@@ -20,6 +23,7 @@ RankRunner::RankRunner(Parts parts)
                        .extent = parts.part.extent,
                        .groups = std::move(parts.groups),
                        .expert_slots = parts.part.expert_slots}) {
+  if (parts.profile != nullptr) parts.profile->set_queue(queue_.get());
   if (queue_ != nullptr) queue_->set_time_limit(std::chrono::duration<double>(parts.step_timeout));
   segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
   if (parts.part.extent.tp_rank != 0) return;
@@ -39,8 +43,9 @@ void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
                          .first_position = chunk.first_position,
                          .first_block = chunk.first_block_index});
   }
-  const std::optional<StepShape> shape =
-      records_steps_ && observer == nullptr ? decode_shape(plan, max_table_blocks_) : std::nullopt;
+  const std::optional<StepShape> shape = records_steps_ && observer == nullptr && !is_profiled()
+                                             ? decode_shape(plan, max_table_blocks_)
+                                             : std::nullopt;
   const model::StepInputs in = inputs_.upload(stream_, {.token_ids = plan.token_ids,
                                                         .segments = segments_,
                                                         .block_tables = plan.block_tables,
@@ -75,6 +80,12 @@ Tensor RankRunner::logits() {
   copy(stream_, logits_, on_host);
   stream_.synchronize();
   return on_host;
+}
+
+void RankRunner::inject(DeviceFault fault) {
+  if (queue_ != nullptr) return queue_->inject(fault);
+  while (fault == DeviceFault::hang) std::this_thread::sleep_for(std::chrono::seconds(1));
+  throw_error("a failure was asked for");
 }
 
 void RankRunner::add_expert_load(std::vector<int64_t>& total) const {

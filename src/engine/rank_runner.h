@@ -48,11 +48,16 @@ class RankRunner {
   // the others; valid until the next step.
   Tensor logits();
 
+  // For tests: breaks the device, at the start of the next step at the earliest.
+  void inject(DeviceFault fault);
+
   // Adds this rank's Qwen3MoeModel::expert_load to `total` [layers * E], which may be empty before. Between
   // steps.
   void add_expert_load(std::vector<int64_t>& total) const;
 
  private:
+  // Then each op is given by itself.
+  bool is_profiled() const { return stream_.profile() != nullptr && stream_.profile()->is_on(); }
   Tensor run_recorded(const StepShape& shape, const model::StepInputs& in);
 
   ThreadPool pool_;               // the CPU's

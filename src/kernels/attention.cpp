@@ -1,5 +1,6 @@
 #include "kernels/attention.h"
 
+#include "base/copy.h"
 #include "kernels/backend.h"
 #include "kernels/rope.h"
 #include "kernels/tensor_checks.h"
@@ -17,18 +18,21 @@ void check(const KvCacheView& cache, const AttentionBatch& batch, const Tensor& 
 }
 
 // Each key and value that a segment sees is read once; a token attends to its own position and all before it.
-void add_work(OpScope& scope, const KvCacheView& cache, const AttentionBatch& batch, int64_t num_heads) {
+void add_work(OpScope& scope, const Stream& stream, const KvCacheView& cache, const AttentionBatch& batch,
+              int64_t num_heads) {
   const KvLayout& layout = cache.layout;
-  const Backend& backend = backend_of(batch.segments.device());
+  const Backend& backend = backend_of(stream);
   const double token_bytes =
       static_cast<double>(backend.kv_block_bytes(layout)) / static_cast<double>(backend.kv_block_tokens);
-  for (int64_t c = 0; c < batch.segments.rows(); ++c) {
-    const int32_t* segment = batch.segments.row<int32_t>(c);
+  const std::vector<int32_t> segments = download<int32_t>(stream, batch.segments);
+  for (size_t s = 0; s < segments.size(); s += SegmentColumn::count) {
+    const int32_t* segment = &segments[s];
     const double tokens = segment[SegmentColumn::num_tokens], before = segment[SegmentColumn::first_position];
     const double pairs = tokens * before + tokens * (tokens + 1) / 2;
     scope.add_work((before + tokens) * token_bytes,
                    4.0 * pairs * static_cast<double>(num_heads * layout.head_dim));
   }
+  scope.begin_again();
 }
 
 }  // namespace
@@ -47,12 +51,13 @@ void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const Att
 void norm_rope_append(const Stream& stream, const QkvRows& rows, const HeadNorms& norms,
                       const RotatedRows& rotated, const AttentionBatch& batch, const KvCacheView& cache) {
   const Backend& backend = backend_of(stream);
-  if (backend.norm_rope_append == nullptr ||
-      !backend.norm_rope_append(stream, rows, norms, rotated, batch, cache)) {
-    norm_rope(stream, rows.q, norms.q_weight, norms.eps, norms.cos_sin, rotated.q);
-    norm_rope(stream, rows.k, norms.k_weight, norms.eps, norms.cos_sin, rotated.k);
-    append_kv(stream, rotated.k, rows.v, batch, cache);
+  if (backend.norm_rope_append != nullptr) {
+    const OpScope scope(stream.profile(), "norm_rope_append");
+    if (backend.norm_rope_append(stream, rows, norms, rotated, batch, cache)) return;
   }
+  norm_rope(stream, rows.q, norms.q_weight, norms.eps, norms.cos_sin, rotated.q);
+  norm_rope(stream, rows.k, norms.k_weight, norms.eps, norms.cos_sin, rotated.k);
+  append_kv(stream, rotated.k, rows.v, batch, cache);
 }
 
 void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, const AttentionBatch& batch,
@@ -69,7 +74,7 @@ void attention(const Stream& stream, const Tensor& q, const KvCacheView& cache, 
   check_matrix(out, activations, q.rows(), q.columns(), "out");
   if (q.empty()) return;
   check(cache, batch, q);
-  if (scope.is_recording()) add_work(scope, cache, batch, num_heads);
+  if (scope.is_recording()) add_work(scope, stream, cache, batch, num_heads);
   backend_of(stream).attention(stream, q, cache, batch, scratch, out);
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/expert_matmul.h"
 
+#include "base/copy.h"
 #include "kernels/backend.h"
 #include "kernels/tensor_checks.h"
 
@@ -20,11 +21,15 @@ void add_work(OpScope& scope, const Stream& stream, const Tensor& x, const Exper
               const ExpertRows& rows) {
   const WeightLayout& layout = experts.layout;
   const bool sorted = !rows.all_tokens();
-  const int64_t active = sorted ? rows.active.data<int32_t>()[0] : 1;
-  const int64_t pairs = sorted ? rows.offsets.data<int32_t>()[experts.data.size()] : x.rows();
+  const auto element = [&](const Tensor& vector, int64_t i) -> int64_t {
+    return download<int32_t>(stream, vector.first_columns(i + 1)).back();
+  };
+  const int64_t active = sorted ? element(rows.active, 0) : 1;
+  const int64_t pairs = sorted ? element(rows.offsets, std::ssize(experts.data)) : x.rows();
   const int64_t halves = layout.fused_pair ? 2 : 1;
   scope.add_work(static_cast<double>(active * backend_of(stream).weight_bytes(layout)),
                  2.0 * static_cast<double>(pairs * halves * layout.n * layout.k));
+  scope.begin_again();
 }
 
 }  // namespace

@@ -66,6 +66,15 @@ std::unique_ptr<Recording> Queue::end_recording() {
 void Queue::replay(const Recording&) {
   no_cuda();
 }
+int64_t Queue::mark_time() {
+  no_cuda();
+}
+std::vector<double> Queue::take_marks() {
+  no_cuda();
+}
+void Queue::inject(DeviceFault) {
+  no_cuda();
+}
 
 DeviceBuffer::DeviceBuffer(int, size_t) {
   no_cuda();

@@ -3,7 +3,8 @@
 #
 # debootstrap makes the smallest Debian 12 that has make and git, from its main archive alone, so without the newer
 # compilers of its security updates. This checkout's HEAD is cloned into it, to a path with a space in it. Nothing else is
-# reused but downloaded packages, in .cache/bare. Checked are: what a user without root and sudo is told; `make run`, until
+# reused but downloaded packages, in .cache/bare, and, where CCACHE_NAMESPACE is set, what the compiler's cache holds of
+# the same compiler, headers and sources. Checked are: what a user without root and sudo is told; `make run`, until
 # it has answered README's question and has stopped in order; `make run` again, without a network; the unit tests of the
 # layers whose libraries are Debian's or whose crates its compiler builds, and of what stands between them and the kernels.
 # Left out is what `make test` covers outside: the unit tests of kernels, comm, engine, tools and apps, the layering, MPI,
@@ -67,6 +68,12 @@ for name in {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY PIP_INDE
   [[ -z ${!name:-} ]] || environment+=("$name=${!name}")
 done
 
+# The cache is read, never written: it has what was compiled with warnings as errors alone.
+if [[ -n ${CCACHE_NAMESPACE:-} ]]; then
+  environment+=(CCACHE_DIR=/var/cache/ccache CCACHE_READONLY=1 "CCACHE_NAMESPACE=$CCACHE_NAMESPACE" CCACHE_NOHASHDIR=1
+    "CCACHE_BASEDIR=$place" "CCACHE_IGNOREOPTIONS=${CCACHE_IGNOREOPTIONS:-}")
+fi
+
 in_root() {  # COMMAND...: as root, in the clone
   chroot "$root" env -i HOME=/root "${environment[@]}" sh -c 'cd "$1" && shift && exec "$@"' sh "$place" "$@"
 }
@@ -90,6 +97,10 @@ make_root() {
     bookworm "$root" "$mirror" >"$work/debootstrap.log" 2>&1 || { tail -n 20 "$work/debootstrap.log" && return 1; }
   mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" &&
     mount --bind "$keep" "$root/var/cache/apt/archives" || return
+  if [[ -n ${CCACHE_NAMESPACE:-} ]]; then
+    mkdir -p "$root/var/cache/ccache" &&
+      mount --bind "$(ccache --get-config cache_dir)" "$root/var/cache/ccache" || return
+  fi
 
   apt-config dump | grep -E "$apt_settings" >"$root/etc/apt/apt.conf.d/90outside"
   cp -a /etc/apt/auth.conf /etc/apt/auth.conf.d "$root/etc/apt/" 2>/dev/null

@@ -54,6 +54,16 @@ def test_the_profile_has_the_ops_of_every_layer(report):
         assert all(op["seconds"] > 0 for op in result["profile"])
 
 
+def test_the_profile_of_another_device_has_its_own_time_and_the_same_work(chorale):
+    tiny = ("--prompt", 8, "--decode", 1, "--batch", 2, "--repeats", 1, "--profile")
+    cpu, other = (chorale.json("bench", "--model-path", MODEL, *tiny, "--device", device) for device in ("cpu", "ref"))
+    for expected, result in zip(cpu["results"], other["results"], strict=True):
+        work = {op["op"]: op["operations"] for op in expected["profile"]}
+        assert {op["op"]: op["operations"] for op in result["profile"]} == work
+        assert work["attention"] > 0 and work["gated_matmul"] > 0
+        assert all(op["seconds"] > 0 for op in result["profile"])
+
+
 def test_a_trace_for_chrome(chorale, tmp_path):
     file = tmp_path / "trace.json"
     result = chorale("bench", "--model-path", MODEL, "--prompt", 32, "--decode", 1, "--batch", 1, "--repeats", 1, "--trace", file)

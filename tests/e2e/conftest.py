@@ -132,6 +132,15 @@ def serve():
         server.stop()
 
 
+@pytest.fixture
+def small_model(tmp_path):
+    """A folder with a config.json alone, for --load-format dummy: small enough for the reference device, which is slow."""
+    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
+    config |= {"hidden_size": 32, "head_dim": 8, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def server():
     """One server in the default mode for all tests that leave it as it is."""

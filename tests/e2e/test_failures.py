@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import MPIRUN
+from conftest import MORE_ARGUMENTS, MPIRUN
 
 EIGHT_RANKS = ("--tp-size", 4, "--dp-size", 2, "--enable-ep-moe", "--ep-size", 8)
 NUM_CLIENTS = 8
@@ -162,6 +162,20 @@ def test_a_thread_that_throws_ends_the_server(serve, rank):
     assert all(f"rank {rank} " in client.message for client in clients), clients[0].message
     health.join(10)
     assert health.statuses == [200, 503]
+
+
+@pytest.mark.parametrize(("fault", "told"), [("0:150", "a failure was asked for"), ("0:150:hang", "has not ended within 2 s")])
+def test_a_device_that_breaks_ends_the_server(serve, small_model, fault, told):
+    """A kernel that fails, and one that never ends: every request is told, and the log names the device."""
+    device = () if "--device" in MORE_ARGUMENTS else ("--device", "ref")
+    server = serve(*device, "--load-format", "dummy", "--dist-timeout", 2, "--inject-fault", fault, model=small_model)
+    name = "cuda:0" if "cuda" in MORE_ARGUMENTS else "ref"
+    told = told if name == "ref" or "hang" in fault else "cudaError"
+    clients = load(server)
+    assert set(outcomes(clients)) == {"error"}, server.log[-20:]
+    assert wait_for_the_end(server, {}, time.monotonic()) not in (0, None)
+    assert all(told in client.message and name in client.message for client in clients), clients[0].message
+    assert any("critical" in line and told in line and name in line for line in server.log), server.log[-20:]
 
 
 def test_a_process_that_throws_ends_all(serve, mpi):

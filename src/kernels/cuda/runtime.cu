@@ -47,6 +47,7 @@ Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
 }
 
 Queue::~Queue() {
+  for (const cudaEvent_t mark : marks_) cudaEventDestroy(mark);
   cudaStreamDestroy(stream_);
 }
 
@@ -139,6 +140,44 @@ void Queue::replay(const Recording& recording) {
   zero_sums_ = {};
   check(cudaGraphLaunch(static_cast<const Graph&>(recording).executable(), stream_), "cudaGraphLaunch",
         index_);
+}
+
+namespace {
+
+__global__ void broken_kernel(bool hangs) {
+  while (hangs) __nanosleep(1000);
+  __trap();
+}
+
+}  // namespace
+
+int64_t Queue::mark_time() {
+  enter();
+  if (num_marks_ == marks_.size()) {
+    cudaEvent_t mark = nullptr;
+    check(cudaEventCreate(&mark), "cudaEventCreate", index_);
+    marks_.push_back(mark);
+  }
+  check(cudaEventRecord(marks_[num_marks_], stream_), "cudaEventRecord", index_);
+  return static_cast<int64_t>(num_marks_++);
+}
+
+std::vector<double> Queue::take_marks() {
+  synchronize();
+  std::vector<double> seconds;
+  for (size_t i = 0; i < num_marks_; ++i) {
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, marks_[0], marks_[i]), "cudaEventElapsedTime", index_);
+    seconds.push_back(milliseconds * 1e-3);
+  }
+  num_marks_ = 0;
+  return seconds;
+}
+
+void Queue::inject(DeviceFault fault) {
+  enter();
+  broken_kernel<<<1, 1, 0, stream_>>>(fault == DeviceFault::hang);
+  check(cudaGetLastError(), "broken_kernel", index_);
 }
 
 void Queue::synchronize() {

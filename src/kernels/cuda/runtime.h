@@ -5,11 +5,14 @@
 #include <array>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/device.h"
 #include "base/tensor.h"
 
+struct CUevent_st;
 struct CUstream_st;  // CUDA's own; cudaStream_t is a pointer to it
 
 namespace chorale::cuda {
@@ -60,6 +63,10 @@ class Queue final : public chorale::Queue {
   std::unique_ptr<Recording> end_recording() override;
   void replay(const Recording& recording) override;
 
+  int64_t mark_time() override;
+  std::vector<double> take_marks() override;
+  void inject(DeviceFault fault) override;
+
  private:
   int index_;
   Device owner_;
@@ -71,6 +78,8 @@ class Queue final : public chorale::Queue {
     int64_t rows = 0;
   };
   mutable std::array<ZeroSums, 4> zero_sums_{};
+  std::vector<CUevent_st*> marks_;  // of which the first num_marks_ are in use
+  size_t num_marks_ = 0;
 };
 
 // A GPU as a device. Throws as Queue does, and names the flag.

@@ -106,9 +106,36 @@ void WorkQueue::wait() noexcept {
 }
 
 void WorkQueue::synchronize() {
-  wait();
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  const auto is_done = [this] { return work_.empty(); };
+  if (time_limit_.count() == 0) {
+    changed_.wait(lock, is_done);
+  } else if (!changed_.wait_for(lock, time_limit_, is_done)) {
+    throw_error("{}: a step has not ended within {} s", driver_.name(), time_limit_.count());
+  }
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+int64_t WorkQueue::mark_time() {
+  auto& mark = marks_.emplace_back();  // where it stays
+  enqueue([&mark] { mark = std::chrono::steady_clock::now(); });
+  return std::ssize(marks_) - 1;
+}
+
+std::vector<double> WorkQueue::take_marks() {
+  synchronize();
+  std::vector<double> seconds;
+  for (const auto& mark : marks_)
+    seconds.push_back(std::chrono::duration<double>(mark - marks_.front()).count());
+  marks_.clear();
+  return seconds;
+}
+
+void WorkQueue::inject(DeviceFault fault) {
+  enqueue([fault, name = driver_.name()] {
+    while (fault == DeviceFault::hang) std::this_thread::sleep_for(std::chrono::seconds(1));
+    throw_error("{}: a failure was asked for", name);
+  });
 }
 
 void WorkQueue::work_loop() {

@@ -3,6 +3,7 @@
 // finished, is found out.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -56,6 +57,10 @@ class WorkQueue final : public Queue {
   void copy(const Tensor& source, const Tensor& target) override;
   // Once work has thrown, what comes after it is left out, until this throws the same.
   void synchronize() override;
+  void set_time_limit(std::chrono::duration<double> limit) override { time_limit_ = limit; }
+  int64_t mark_time() override;
+  std::vector<double> take_marks() override;
+  void inject(DeviceFault fault) override;
 
   void enqueue(std::function<void()> work);
   void wait() noexcept;
@@ -64,6 +69,8 @@ class WorkQueue final : public Queue {
   void work_loop();
 
   Driver& driver_;
+  std::chrono::duration<double> time_limit_{0};
+  std::deque<std::chrono::steady_clock::time_point> marks_;
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::deque<std::function<void()>> work_;  // the first is under way

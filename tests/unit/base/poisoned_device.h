@@ -68,12 +68,18 @@ class LateQueue final : public Queue {
     for (const auto& work : work_) work();
     work_.clear();
   }
+  int64_t mark_time() override { return num_marks_++; }
+  std::vector<double> take_marks() override {
+    return std::vector<double>(static_cast<size_t>(std::exchange(num_marks_, 0)));
+  }
+  void inject(DeviceFault) override {}
 
  private:
   static std::byte* address(const Tensor& t) {
     return t.device().is_host_memory() ? t.bytes() : PoisonedDriver::poisoned(t.device_bytes());
   }
   Device device_;
+  int64_t num_marks_ = 0;
   std::vector<std::function<void()>> work_;
 };
 

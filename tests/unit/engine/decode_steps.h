@@ -7,13 +7,14 @@
 
 #include "engine/loaded_model.h"
 #include "engine/sample_rows.h"
+#include "source_dir.h"
 
 namespace chorale::engine {
 
 // Room for DecodeSteps; one thread for each rank.
 inline LoadOptions decode_options() {
   LoadOptions options;
-  options.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+  options.model_path = source_dir() / "models" / "tales-moe";
   options.threads = 1;
   options.max_total_tokens = 256;
   options.max_running_requests = 4;

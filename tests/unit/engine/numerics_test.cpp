@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "engine/loaded_model.h"
 #include "parallel/strategy.h"
+#include "source_dir.h"
 #include "unit/engine/recorder.h"
 
 namespace chorale::engine {
@@ -53,7 +54,7 @@ io::ModelConfig small_config() {
 
 LoadOptions load_options(const Mode& mode, int threads) {
   LoadOptions o;
-  o.model_path = std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+  o.model_path = source_dir() / "models" / "tales-moe";
   o.dtype = mode.dtype;
   o.quantization = mode.quantization;
   o.kv_cache_dtype = mode.kv_cache_dtype;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "source_dir.h"
 #include "test_files.h"
 
 namespace chorale::io {
@@ -21,7 +22,7 @@ std::string one_tensor(std::string_view name) {
 constexpr std::string_view kIndex = "model.safetensors.index.json";
 
 TEST(Checkpoint, OpensTheBundledModel) {
-  const std::filesystem::path directory = std::filesystem::path(CHORALE_SOURCE_DIR) / "models/tales-moe";
+  const std::filesystem::path directory = source_dir() / "models/tales-moe";
   const Checkpoint checkpoint = Checkpoint::open(directory);
   EXPECT_EQ(checkpoint.path(), directory);
   EXPECT_EQ(checkpoint.total_bytes(), 27'844'608U);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "io/model_config.h"
+#include "source_dir.h"
 #include "test_files.h"
 
 namespace chorale::io {
@@ -12,8 +13,7 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 TEST(GenerationDefaults, ReadsTheBundledModel) {
-  const GenerationDefaults d =
-      load_generation_defaults(std::filesystem::path(CHORALE_SOURCE_DIR) / "models/tales-moe");
+  const GenerationDefaults d = load_generation_defaults(source_dir() / "models/tales-moe");
   EXPECT_EQ(d.do_sample, true);
   EXPECT_EQ(d.temperature, 0.7);
   EXPECT_EQ(d.top_k, 20);

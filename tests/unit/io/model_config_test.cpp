@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "source_dir.h"
 #include "test_files.h"
 
 namespace chorale::io {
@@ -50,7 +51,7 @@ ModelConfig parse(const json& config) {
 }
 
 TEST(ModelConfig, ReadsTheBundledModel) {
-  const ModelConfig c = load_model_config(std::filesystem::path(CHORALE_SOURCE_DIR) / "models/tales-moe");
+  const ModelConfig c = load_model_config(source_dir() / "models/tales-moe");
   EXPECT_EQ(c.architecture, "Qwen3MoeForCausalLM");
   EXPECT_EQ(c.model_type, "qwen3_moe");
   EXPECT_EQ(c.vocab_size, 4096);

@@ -1,5 +1,6 @@
 // The reference device itself: its memory and its queues. What its ops compute is in the tests of the ops.
 #include <chrono>
+#include <mutex>
 #include <thread>
 
 #include "base/copy.h"
@@ -47,6 +48,32 @@ TEST_F(RefDevice, WhatWorkThrowsComesOutOfSynchronizeOnce) {
   queue_.enqueue([&] { later = true; });
   queue_.synchronize();
   EXPECT_TRUE(later);
+}
+
+TEST_F(RefDevice, WorkThatTakesLongerThanTheLimitIsNotWaitedFor) {
+  bool goes_on = true;
+  std::mutex mutex;
+  queue_.set_time_limit(std::chrono::milliseconds(20));
+  queue_.enqueue([&] {
+    for (;;) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      const std::lock_guard lock(mutex);
+      if (!goes_on) return;
+    }
+  });
+  try {
+    queue_.synchronize();
+    ADD_FAILURE() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "ref: a step has not ended within 0.02 s");
+  }
+  const std::lock_guard lock(mutex);
+  goes_on = false;
+}
+
+TEST_F(RefDevice, BreaksOnPurpose) {
+  queue_.inject(DeviceFault::error);
+  EXPECT_THROW(queue_.synchronize(), Error);
 }
 
 TEST_F(RefDevice, MemoryIsZeroedAndItsAddressesArePoison) {

@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "source_dir.h"
 #include "unit/model/loaded.h"
 
 namespace chorale::model {
@@ -18,7 +19,7 @@ namespace {
 constexpr float kTolerance = 2e-4F;
 
 std::filesystem::path golden(const char* name) {
-  return std::filesystem::path(CHORALE_SOURCE_DIR) / "tests" / "golden" / name;
+  return source_dir() / "tests" / "golden" / name;
 }
 
 class Golden {

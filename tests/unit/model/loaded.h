@@ -21,11 +21,12 @@
 #include "model/step_inputs.h"
 #include "model/weight_loader.h"
 #include "model/weights.h"
+#include "source_dir.h"
 
 namespace chorale::model {
 
 inline std::filesystem::path bundled_model() {
-  return std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe";
+  return source_dir() / "models" / "tales-moe";
 }
 
 struct Loaded {

@@ -9,11 +9,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "source_dir.h"
+
 namespace chorale::server {
 namespace {
 
 std::set<std::string> described() {
-  std::ifstream file(CHORALE_SOURCE_DIR "/src/server/endpoints/openapi.json");
+  std::ifstream file(source_dir() / "src/server/endpoints/openapi.json");
   const Json description = Json::parse(file);
   std::set<std::string> out;
   for (const auto& [path, methods] : description.at("paths").items()) {

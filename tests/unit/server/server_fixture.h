@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "server/server.h"
 #include "server/wire/json_body.h"
+#include "source_dir.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "unit/server/fake_model.h"
@@ -27,7 +28,7 @@ inline constexpr int32_t kEos = 4066;  // <|im_end|>
 inline constexpr int64_t kContext = 512;
 
 inline const text::Tokenizer& bundled_tokenizer() {
-  static const text::Tokenizer tokenizer = text::Tokenizer::load(CHORALE_SOURCE_DIR "/models/tales-moe");
+  static const text::Tokenizer tokenizer = text::Tokenizer::load(source_dir() / "models/tales-moe");
   return tokenizer;
 }
 
@@ -41,7 +42,7 @@ class ServerTest : public ::testing::Test {
     engine_options.max_total_tokens = 8192;
     engine_options.max_context_len = kContext;
     engine_options.eos_token_ids = {kEos};
-    chat = text::ChatTemplate::load(CHORALE_SOURCE_DIR "/models/tales-moe");
+    chat = text::ChatTemplate::load(source_dir() / "models/tales-moe");
   }
   ~ServerTest() override { stop(); }
 

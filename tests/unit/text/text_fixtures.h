@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "source_dir.h"
 #include "text/tokenizer.h"
 #include "unit/temporary_folder.h"
 
@@ -20,7 +21,7 @@ namespace chorale::text {
 // Objects keep the order of their keys, which a rendered template shows.
 using Json = nlohmann::ordered_json;
 
-inline const std::filesystem::path kSource = CHORALE_SOURCE_DIR;
+inline const std::filesystem::path kSource = source_dir();
 inline const std::filesystem::path kBundledModel = kSource / "models/tales-moe";
 inline const std::filesystem::path kQwen3Tokenizer = kSource / ".cache/qwen3-tokenizer";
 

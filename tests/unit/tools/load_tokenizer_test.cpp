@@ -7,13 +7,14 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "source_dir.h"
 
 namespace chorale::tools {
 namespace {
 
 using ::testing::HasSubstr;
 
-const std::filesystem::path kModel = std::filesystem::path(CHORALE_SOURCE_DIR) / "models/tales-moe";
+const std::filesystem::path kModel = source_dir() / "models/tales-moe";
 
 TEST(LoadTokenizer, RefusesMoreTokensThanTheEmbeddingHasRows) {
   io::ModelConfig config;

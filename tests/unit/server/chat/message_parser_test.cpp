@@ -10,6 +10,7 @@
 
 #include "server/generation/text_generation.h"
 #include "server/wire/json_body.h"
+#include "source_dir.h"
 #include "text/tokenizer.h"
 #include "unit/temporary_folder.h"
 
@@ -18,7 +19,7 @@ namespace {
 
 // The bundled tokenizer, where all added tokens are special.
 text::Tokenizer special_tokenizer(const std::filesystem::path& folder) {
-  std::ifstream bundled(CHORALE_SOURCE_DIR "/models/tales-moe/tokenizer.json");
+  std::ifstream bundled(source_dir() / "models/tales-moe/tokenizer.json");
   Json json = Json::parse(bundled);
   for (Json& token : json["added_tokens"]) token["special"] = true;
   std::ofstream(folder / "tokenizer.json") << json.dump();

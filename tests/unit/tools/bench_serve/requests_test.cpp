@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "source_dir.h"
 #include "tools/bench_serve/load_run.h"
 
 namespace chorale::bench_serve {
@@ -63,8 +64,7 @@ TEST(RandomIdRequests, DrawFromTheVocabularyAndFollowFromTheSeed) {
 }
 
 TEST(RandomTextRequests, HaveExactlyTheLengthsAskedFor) {
-  const auto tokenizer =
-      text::Tokenizer::load(std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe");
+  const auto tokenizer = text::Tokenizer::load(source_dir() / "models" / "tales-moe");
   std::set<std::string> texts;
   for (const Request& r : random_text_requests({25, 60, 5, 0.2}, tokenizer, 5)) {
     const auto& text = std::get<std::string>(r.prompt);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "source_dir.h"
 
 namespace chorale::bench_serve {
 namespace {
@@ -30,7 +31,7 @@ std::vector<Exchange> numbered(size_t count) {
 }
 
 text::Tokenizer bundled_tokenizer() {
-  return text::Tokenizer::load(std::filesystem::path(CHORALE_SOURCE_DIR) / "models" / "tales-moe");
+  return text::Tokenizer::load(source_dir() / "models" / "tales-moe");
 }
 
 TEST(ParseShareGpt, TakesTheFirstTwoTurns) {

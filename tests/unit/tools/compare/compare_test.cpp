@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/log.h"
+#include "source_dir.h"
 
 namespace chorale::tools {
 namespace {
@@ -83,7 +84,7 @@ TEST(Times, OfOneTokenEachHaveNoLatencyBetween) {
 class Compare : public ::testing::Test {
  protected:
   Compare() {
-    options_.load.model_path = CHORALE_SOURCE_DIR "/models/tales-moe";
+    options_.load.model_path = source_dir() / "models/tales-moe";
     options_.load.threads = 1;
     log::set_level(log::Level::warn);
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "io/model_config.h"
+#include "source_dir.h"
 
 namespace chorale::tools {
 namespace {
@@ -40,7 +41,7 @@ class ExpertRows : public ::testing::Test {
     return expert_rows(plan(s), load_, 16);
   }
 
-  io::ModelConfig config_ = io::load_model_config(CHORALE_SOURCE_DIR "/models/tales-moe");
+  io::ModelConfig config_ = io::load_model_config(source_dir() / "models/tales-moe");
   engine::ParallelOptions options_;
   std::vector<std::vector<int64_t>> load_;
 };

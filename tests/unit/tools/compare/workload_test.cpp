@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "source_dir.h"
 #include "tools/load_tokenizer.h"
 
 namespace chorale::tools {
@@ -124,7 +125,7 @@ TEST(Prompts, MistakesAreToldWithTheirLine) {
 }
 
 TEST(Prompts, BecomeRequests) {
-  const std::string folder = CHORALE_SOURCE_DIR "/models/tales-moe";
+  const std::string folder = source_dir() / "models/tales-moe";
   const text::Tokenizer tokenizer = load_tokenizer(folder, io::load_model_config(folder));
   const Workload workload =
       make_from_prompts({{"Once upon a time", 5, 1}, {"a king", 6, 4}}, tokenizer, "F", kContext, 0);

@@ -7,13 +7,14 @@
 
 #include "base/thread_pool.h"
 #include "engine/loaded_model.h"
+#include "source_dir.h"
 #include "tools/eval.h"
 
 namespace chorale::tools {
 namespace {
 
 TEST(LayerwiseModel, ScoresTheBitsThatTheServedModelScores) {
-  const std::filesystem::path folder = std::filesystem::path(CHORALE_SOURCE_DIR) / "models/tales-moe";
+  const std::filesystem::path folder = source_dir() / "models/tales-moe";
   std::mt19937 random(5);
   std::vector<int32_t> ids(3 * 64 + 29);  // the last window is a short one
   for (int32_t& id : ids) id = static_cast<int32_t>(random() % 4096);

@@ -13,6 +13,7 @@
 #include "base/interruption.h"
 #include "io/output_folder.h"
 #include "model/weight_loader.h"
+#include "source_dir.h"
 #include "unit/io/test_files.h"
 #include "unit/tools/prune/small_model.h"
 
@@ -30,7 +31,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::UnorderedElementsAre;
 
-const fs::path kTales = fs::path(CHORALE_SOURCE_DIR) / "models/tales-moe";
+const fs::path kTales = source_dir() / "models/tales-moe";
 
 std::string text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};

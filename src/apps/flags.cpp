@@ -17,6 +17,20 @@ constexpr const char* kModel = "Model";
 constexpr const char* kExecution = "Execution";
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
 
+engine::InjectedFault parse_fault(const std::string& text) {
+  engine::InjectedFault fault;
+  int length = 0;
+  long step = 0;
+  const int found = std::sscanf(text.c_str(), "%d:%ld%n", &fault.rank, &step, &length);
+  const std::string rest = found == 2 ? text.substr(static_cast<size_t>(length)) : "?";
+  if (!rest.empty() && rest != ":hang") {
+    throw CLI::ValidationError("--inject-fault", "expected RANK:STEP or RANK:STEP:hang, found " + text);
+  }
+  fault.step = step;
+  if (!rest.empty()) fault.kind = DeviceFault::hang;
+  return fault;
+}
+
 }  // namespace
 
 void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument argument) {
@@ -152,18 +166,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
   app.add_option_function<std::string>(
          "--inject-fault",
          [&options](const std::string& text) {
-           engine::InjectedFault fault;
-           int length = 0;
-           long step = 0;
-           const int found = std::sscanf(text.c_str(), "%d:%ld%n", &fault.rank, &step, &length);
-           const std::string rest = found == 2 ? text.substr(static_cast<size_t>(length)) : "?";
-           if (!rest.empty() && rest != ":hang") {
-             throw CLI::ValidationError("--inject-fault",
-                                        "expected RANK:STEP or RANK:STEP:hang, found " + text);
-           }
-           fault.step = step;
-           if (!rest.empty()) fault.kind = DeviceFault::hang;
-           options.parallel.fault = fault;
+           options.parallel.fault = parse_fault(text);
          },
          "For tests: this rank's device fails, or hangs, at the start of this step")
       ->option_text("RANK:STEP[:hang]")

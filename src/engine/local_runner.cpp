@@ -145,14 +145,17 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
         std::make_unique<RankRunner>(parts_of(parts, rank, split_groups(world, topology)));
   });
   for (;;) {
-    Work work;
+    std::optional<Work> work;
     {
       std::unique_lock lock(mutex_);
       start_.wait(lock, [&] { return stopping_ || num_given_ > done; });
       if (stopping_) return;
-      work = works_[static_cast<size_t>((done + 1) % kMaxGiven)];
+      // What was given behind a work that has failed builds on it.
+      if (!failure_) work = works_[static_cast<size_t>((done + 1) % kMaxGiven)];
     }
-    guarded([&] { run_rank(rank, work); });
+    guarded([&] {
+      if (work) run_rank(rank, *work);
+    });
   }
 }
 

@@ -258,6 +258,12 @@ TEST(EngineAhead, OnTheReferenceDevice) {
     options.eos_token_ids = {5};
     Waves waves = random_waves(traffic, options, 7);
     waves.resize(1);
+    waves[0].resize(8);
+    for (Request& r : waves[0]) {
+      SamplingParams& params = r.request.sampling;
+      params.max_new_tokens = 4 + params.max_new_tokens % 16;
+      params.min_new_tokens %= 4;
+    }
     options.overlap_schedule = false;
     const auto expected = log_of(model.runner(), options, waves);
     options.overlap_schedule = true;

@@ -165,9 +165,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
       ->group(kGroup);
   app.add_option_function<std::string>(
          "--inject-fault",
-         [&options](const std::string& text) {
-           options.parallel.fault = parse_fault(text);
-         },
+         [&options](const std::string& text) { options.parallel.fault = parse_fault(text); },
          "For tests: this rank's device fails, or hangs, at the start of this step")
       ->option_text("RANK:STEP[:hang]")
       ->group("");  // not in the help

@@ -169,6 +169,9 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
   app.add_flag("--disable-radix-cache", flags.disable_radix_cache,
                "Do not keep the KV of finished prompts for reuse")
       ->group(kGroup);
+  app.add_flag("--disable-overlap-schedule{false}", flags.engine.overlap_schedule,
+               "Plan a step when the one before it is over, on a GPU too; slower, the same results")
+      ->group(kGroup);
 }
 
 void add_server_flags(CLI::App& app, ServeFlags& flags) {

@@ -60,6 +60,8 @@ class Device {
 
   DeviceKind kind() const { return is_host_memory() ? DeviceKind::cpu : driver_->kind(); }
   bool is_cpu() const { return driver_ == nullptr; }
+  // Its queues return before work is done, so the host has time for other things meanwhile.
+  bool is_asynchronous() const { return !is_host_memory(); }
   // The host may follow its addresses.
   bool is_host_memory() const { return is_cpu() || is_staging_; }
   std::string name() const { return is_host_memory() ? "cpu" : driver_->name(); }
@@ -85,6 +87,12 @@ enum class DeviceFault : uint8_t {
   hang,   // work that never ends
 };
 
+// A place in a queue: it is reached when everything that was given before it has taken effect. A
+// default-constructed one has been reached. A value without resources, good for as long as its queue.
+struct Event {
+  uint64_t number = 0;  // the queue's own count
+};
+
 // Work of one device, done in the order in which it was given; a backend's own kernels know the class behind
 // it. Used by one thread at a time.
 class Queue {
@@ -97,6 +105,11 @@ class Queue {
   // Returns when everything given so far has taken effect. Throws what has failed, and Error that names the
   // device when it takes longer than the time limit.
   virtual void synchronize() = 0;
+  // The place behind what was given so far. Does not allocate.
+  virtual Event record() = 0;
+  // Returns when the place is reached, whatever was given after it. Throws as synchronize() does, but not for
+  // what comes after the place.
+  virtual void wait(const Event& event) = 0;
   // 0: none, as in the beginning.
   virtual void set_time_limit(std::chrono::duration<double>) {}
 

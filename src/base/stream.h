@@ -39,6 +39,11 @@ class Stream {
   void synchronize() const {
     if (queue_ != nullptr) queue_->synchronize();
   }
+  // As Queue has them; on the CPU every place has been reached.
+  Event record() const { return queue_ != nullptr ? queue_->record() : Event(); }
+  void wait(const Event& event) const {
+    if (queue_ != nullptr) queue_->wait(event);
+  }
 
  private:
   Device device_;

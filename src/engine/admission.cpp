@@ -24,6 +24,8 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
                 options.max_context_len);
   }
   options.block_tokens = runner.block_tokens();
+  options.spare_blocks = runner.num_spare_blocks();
+  options.overlap_schedule &= runner.runs_ahead();
   if (options.max_total_tokens % options.block_tokens != 0) {
     throw_error("max_total_tokens must be a multiple of the KV block size {}, but is {}",
                 options.block_tokens, options.max_total_tokens);

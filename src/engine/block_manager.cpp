@@ -7,19 +7,21 @@
 namespace chorale::engine {
 
 BlockManager::BlockManager(int64_t num_blocks, bool enable_prefix_cache, BlockHasher hasher,
-                           int64_t block_tokens)
+                           int64_t block_tokens, int64_t num_spare)
     : block_tokens_(block_tokens),
+      num_spare_(num_spare),
       enable_prefix_cache_(enable_prefix_cache),
-      users_(static_cast<size_t>(num_blocks), 0),
-      cache_(num_blocks, hasher, block_tokens) {
-  CHORALE_CHECK(num_blocks >= 1 && num_blocks <= std::numeric_limits<int32_t>::max(), "{} blocks",
-                num_blocks);
+      users_(static_cast<size_t>(num_blocks + num_spare), 0),
+      cache_(num_blocks + num_spare, hasher, block_tokens) {
+  const int64_t all = num_blocks + num_spare;
+  CHORALE_CHECK(num_blocks >= 1 && num_spare >= 0 && all <= std::numeric_limits<int32_t>::max(), "{} blocks",
+                all);
   free_.reserve(users_.size());
-  for (auto block = static_cast<int32_t>(num_blocks - 1); block >= 0; --block) free_.push_back(block);
+  for (auto block = static_cast<int32_t>(all - 1); block >= 0; --block) free_.push_back(block);
 }
 
 int32_t BlockManager::take() {
-  if (free_.empty()) {
+  if (num_free() == 0) {
     const int32_t evicted = cache_.evict();
     CHORALE_CHECK(evicted != kNoBlock, "no block is available");
     return evicted;
@@ -45,12 +47,34 @@ void BlockManager::remove_user(int32_t block) {
 }
 
 void BlockManager::allocate(int64_t n, std::vector<int32_t>& table) {
+  CHORALE_CHECK(num_ahead_ == 0, "{} blocks were taken ahead", num_ahead_);
   CHORALE_CHECK(n <= num_available(), "{} blocks of {} available", n, num_available());
   for (int64_t i = 0; i < n; ++i) {
     const int32_t block = take();
     users_[static_cast<size_t>(block)] = 1;
     table.push_back(block);
   }
+}
+
+bool BlockManager::allocate_ahead(std::vector<int32_t>& table) {
+  if (num_available() <= num_ahead_ || free_.empty()) return false;
+  const int32_t block = free_.back();
+  free_.pop_back();
+  users_[static_cast<size_t>(block)] = 1;
+  table.push_back(block);
+  ++num_ahead_;
+  return true;
+}
+
+// The block that take() would give takes the place of the one that was given.
+void BlockManager::confirm_ahead() {
+  if (num_free() == 0) free_.push_back(take());
+  cancel_ahead();
+}
+
+void BlockManager::cancel_ahead() {
+  CHORALE_CHECK(num_ahead_ > 0, "no block was taken ahead");
+  --num_ahead_;
 }
 
 int64_t BlockManager::acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table) {
@@ -88,10 +112,12 @@ void BlockManager::commit(std::vector<int32_t>& table, int64_t index, std::span<
 
 void BlockManager::release(std::vector<int32_t>& table) {
   // Children before parents: this is what makes eviction by last use leaf-first.
-  while (!table.empty()) {
-    remove_user(table.back());
-    table.pop_back();
-  }
+  while (!table.empty()) release_last(table);
+}
+
+void BlockManager::release_last(std::vector<int32_t>& table) {
+  remove_user(table.back());
+  table.pop_back();
 }
 
 void BlockManager::flush() {

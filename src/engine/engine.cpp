@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -59,10 +60,13 @@ class Engine::Impl {
   void apply_commands();
   std::vector<int64_t> expert_load();
   void step();
+  const PlannedStep* begin_step();
+  const PlannedStep* begin_ahead();
+  void plan_ahead();
   void note_first_steps(const PlannedStep& step, std::chrono::steady_clock::time_point now);
   template <typename Work>
   bool run(const Work& work);
-  void sample(const PlannedStep& step);
+  void collect(const PlannedStep& step);
   void take_choices(const PlannedStep& step);
   void take_choice(Sequence& sequence, Choice choice);
   void append_token(Sequence& sequence, Choice choice);
@@ -83,6 +87,10 @@ class Engine::Impl {
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
   StepPlanner planner_;
   std::vector<SampledStep> sampled_;  // [dp_size], of the step
+  // The forward pass of the planner's next step is under way, or could not begin for this reason.
+  bool is_ahead_ = false;
+  std::optional<std::string> ahead_failure_;
+  std::chrono::steady_clock::time_point step_start_;  // or the end of the one before, where that is later
   MaskWorkers masks_{mask_threads()};
   TokenChooser chooser_;
   Outbox outbox_;
@@ -140,6 +148,8 @@ void Engine::Impl::loop() {
   }
   for (const auto& [arrival, sequence] : sequences_) finish_early(*sequence, FinishReason::aborted);
   publish_and_deliver();
+  // The plan of a step that is still under way goes with the engine.
+  if (is_ahead_ && !failed_) run([&] { runner_->synchronize(); });
 }
 
 void Engine::Impl::apply_commands() {
@@ -170,25 +180,68 @@ std::vector<int64_t> Engine::Impl::expert_load() {
 }
 
 void Engine::Impl::step() {
-  const auto start = std::chrono::steady_clock::now();
-  const PlannedStep& planned = planner_.plan();
-  note_first_steps(planned, start);
-  masks_.help(kMaskHelp);
-  if (!run([&] { runner_->forward(planned.plans); })) return;
+  const PlannedStep* const planned = begin_step();
+  if (planned == nullptr) return;
   planner_.commit();
-  if (!run([&] { sample(planned); })) return;
-  take_choices(planned);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  if (!run([&] { runner_->start_sampling(chooser_.plan(*planned)); })) return;
+  if (options_.overlap_schedule) plan_ahead();
+  if (!run([&] { collect(*planned); })) return;
+  take_choices(*planned);
+  const auto now = std::chrono::steady_clock::now();
+  const std::chrono::duration<double> seconds = now - step_start_;
+  step_start_ = now;
   ++stats_.steps;
-  stats_.step_seconds[static_cast<size_t>(planned.phase)].observe(seconds.count());
+  stats_.step_seconds[static_cast<size_t>(planned->phase)].observe(seconds.count());
+}
+
+// The next step, whose forward pass has begun; null when there is none, or the model has failed.
+const PlannedStep* Engine::Impl::begin_step() {
+  if (is_ahead_) {
+    const PlannedStep* const planned = begin_ahead();
+    if (planned != nullptr || failed_) return planned;
+  }
+  step_start_ = std::chrono::steady_clock::now();
+  const PlannedStep& planned = planner_.plan();
+  note_first_steps(planned, step_start_);
+  masks_.help(kMaskHelp);
+  return run([&] { runner_->forward(planned.plans); }) ? &planned : nullptr;
+}
+
+// The step that was planned ahead; null when all its sequences have ended, or the model has failed.
+const PlannedStep* Engine::Impl::begin_ahead() {
+  is_ahead_ = false;
+  const std::optional<std::string> failure = std::exchange(ahead_failure_, std::nullopt);
+  const PlannedStep* const planned = planner_.begin_ahead();
+  if (planned == nullptr) {
+    run([&] { runner_->synchronize(); });  // its plan is written anew soon
+    return nullptr;
+  }
+  if (failure) {
+    fail_engine(*failure);
+    return nullptr;
+  }
+  note_first_steps(*planned, std::chrono::steady_clock::now());
+  return planned;
+}
+
+// A failure is for the requests of that step, not for those of this one.
+void Engine::Impl::plan_ahead() {
+  const PlannedStep* const planned = planner_.plan_ahead();
+  if (planned == nullptr) return;
+  is_ahead_ = true;
+  try {
+    runner_->forward(planned->plans);
+  } catch (const std::exception& error) {
+    ahead_failure_ = error.what();
+  }
 }
 
 // Requests that have waited for this step.
 void Engine::Impl::note_first_steps(const PlannedStep& step, std::chrono::steady_clock::time_point now) {
   for (const ScheduledStep* group : step.groups) {
     for (const ScheduledSequence& scheduled : group->sequences) {
+      if (scheduled.sequence == nullptr || scheduled.sequence->queue_seconds >= 0) continue;
       Sequence& sequence = *scheduled.sequence;
-      if (sequence.queue_seconds >= 0) continue;
       sequence.queue_seconds = std::chrono::duration<double>(now - sequence.submitted).count();
       stats_.queue_seconds.observe(sequence.queue_seconds);
     }
@@ -208,12 +261,12 @@ bool Engine::Impl::run(const Work& work) {
 }
 
 // Throws Error when the runner gives more or fewer rows than were planned.
-void Engine::Impl::sample(const PlannedStep& step) {
-  const std::span<const SamplePlan* const> plans = chooser_.plan(step);
-  runner_->sample(plans, sampled_);
-  for (size_t g = 0; g < plans.size(); ++g) {
-    if (std::ssize(sampled_[g].tokens) != plans[g]->num_rows()) {
-      throw_error("{} rows were to be sampled, {} came", plans[g]->num_rows(), sampled_[g].tokens.size());
+void Engine::Impl::collect(const PlannedStep& step) {
+  runner_->collect(sampled_);
+  for (size_t g = 0; g < step.plans.size(); ++g) {
+    const size_t rows = step.plans[g]->logits_tokens.size();
+    if (sampled_[g].tokens.size() != rows) {
+      throw_error("{} rows were to be sampled, {} came", rows, sampled_[g].tokens.size());
     }
   }
 }
@@ -221,6 +274,7 @@ void Engine::Impl::sample(const PlannedStep& step) {
 void Engine::Impl::take_choices(const PlannedStep& step) {
   for (size_t g = 0; g < step.groups.size(); ++g) {
     for (const ScheduledSequence& scheduled : step.groups[g]->sequences) {
+      if (scheduled.sequence == nullptr) continue;
       take_choice(*scheduled.sequence, chooser_.choose(scheduled, sampled_[g]));
     }
   }

@@ -1,7 +1,8 @@
 // The engine: takes requests, batches them continuously, and tells each request's listener its tokens.
 //
-// One thread of its own runs the steps: schedule -> run the model -> sample -> notify. It sleeps while there
-// is no work. All public functions are thread-safe.
+// One thread of its own runs the steps: schedule -> run the model -> sample -> notify. With
+// EngineOptions::overlap_schedule it schedules a step, and has the model run it, before it waits for the
+// tokens of the one before. It sleeps while there is no work. All public functions are thread-safe.
 #pragma once
 
 #include <array>
@@ -30,6 +31,10 @@ struct EngineOptions {
   // Most logits rows of one step of a group; 0: its part of max_running_requests; not less than that.
   int64_t max_logits_rows = 0;
   bool enable_prefix_cache = true;
+  // A step is planned and given to the model while the one before it runs, where the runner can do that
+  // (ModelRunner::runs_ahead). No answer, event or counter differs.
+  bool overlap_schedule = true;
+  int64_t spare_blocks = 0;  // the runner's, of each group; the engine sets it
   std::vector<int32_t> eos_token_ids;
 };
 

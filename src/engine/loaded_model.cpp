@@ -293,21 +293,23 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   const Device device = resolved.device();
   auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver), std::move(processes),
                                           describe(resolved, plan), std::move(stored), nullptr});
-  impl->runner = start({.config = impl->info.config,
-                        .plan = impl->info.parallel,
-                        .weights = impl->stored.weights,
-                        .stored = impl->stored.shard,
-                        .limits = plan.limits,
-                        .num_blocks = plan.memory.kv_tokens / impl->info.block_tokens(),
-                        .kv_dtype = plan.memory.kv_dtype,
-                        .device = device,
-                        .isa = plan.instruction_set,
-                        .threads_per_rank = plan.threads_per_rank,
-                        .collective_timeout = options.parallel.collective_timeout,
-                        .records_steps = options.records_steps,
-                        .fault = options.parallel.fault,
-                        .profile = options.profile},
-                       impl->processes.mpi());
+  impl->runner =
+      start({.config = impl->info.config,
+             .plan = impl->info.parallel,
+             .weights = impl->stored.weights,
+             .stored = impl->stored.shard,
+             .limits = plan.limits,
+             .num_blocks = plan.memory.kv_tokens / impl->info.block_tokens() + plan.memory.spare_blocks,
+             .num_spare_blocks = plan.memory.spare_blocks,
+             .kv_dtype = plan.memory.kv_dtype,
+             .device = device,
+             .isa = plan.instruction_set,
+             .threads_per_rank = plan.threads_per_rank,
+             .collective_timeout = options.parallel.collective_timeout,
+             .records_steps = options.records_steps,
+             .fault = options.parallel.fault,
+             .profile = options.profile},
+            impl->processes.mpi());
   return LoadedModel(std::move(impl));
 }
 

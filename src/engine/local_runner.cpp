@@ -1,10 +1,9 @@
 #include "engine/local_runner.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "base/error.h"
 
@@ -20,19 +19,21 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
 LocalRunner::LocalRunner(const RunnerParts& parts)
     : ParallelRunner(parts),
       timeout_(parts.collective_timeout),
+      runs_ahead_(parts.device.is_asynchronous()),
       traffic_(parts.plan.ranks.size()),
-      runners_(parts.plan.ranks.size()) {
+      runners_(parts.plan.ranks.size()),
+      sampled_(static_cast<size_t>(dp_size_)),
+      num_done_(parts.plan.ranks.size(), -1) {
   const auto world = static_cast<int>(parts.plan.ranks.size());
   if (world == 1) {
     runners_[0] = std::make_unique<RankRunner>(parts_of(parts, 0, {}));
     return;
   }
   world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
-  busy_ = world;
   for (int rank = 0; rank < world; ++rank) {
     threads_.emplace_back([this, &parts, rank] { rank_loop(parts, rank); });
   }
-  wait_for_ranks();  // until all are built: they read `parts`
+  wait_for_ranks(0);  // until all are built: they read `parts`
 }
 
 LocalRunner::~LocalRunner() {
@@ -46,38 +47,61 @@ LocalRunner::~LocalRunner() {
 
 void LocalRunner::forward(std::span<const StepPlan* const> plans) {
   CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_);
-  ++num_steps_;
-  run_ranks({.forward = plans, .sample = {}, .sampled = {}});
+  give({.forward = plans, .sample = {}, .step = ++num_steps_});
+  if (!runs_ahead_) wait_for_ranks(num_given_);
 }
 
-void LocalRunner::sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) {
-  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && sampled.size() == plans.size());
-  run_ranks({.forward = {}, .sample = plans, .sampled = sampled});
+void LocalRunner::start_sampling(std::span<const SamplePlan* const> plans) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_);
+  give({.forward = {}, .sample = plans, .step = num_steps_});
+  last_sampling_ = num_given_;
+}
+
+void LocalRunner::collect(std::span<SampledStep> sampled) {
+  CHORALE_CHECK(sampled.size() == sampled_.size());
+  if (threads_.empty()) {
+    sampled[0] = runners_[0]->collect();
+    return;
+  }
+  wait_for_ranks(last_sampling_);
+  std::ranges::copy(sampled_, sampled.begin());
 }
 
 std::span<const float> LocalRunner::logits() {
+  wait_for_ranks(num_given_);
   return as_span(runners_[0]->logits());
 }
 
-void LocalRunner::run_ranks(const Work& work) {
-  if (threads_.empty()) return run_rank(0, work);
-  {
-    const std::lock_guard lock(mutex_);
-    work_ = work;
-    busy_ = static_cast<int>(threads_.size());
-    ++num_works_;
-  }
-  start_.notify_all();
-  wait_for_ranks();
+void LocalRunner::synchronize() {
+  wait_for_ranks(num_given_);
+  for (const auto& runner : runners_) runner->synchronize();
 }
 
-void LocalRunner::wait_for_ranks() {
+// Each rank does what is given in its order. At most kMaxGiven works are not done.
+void LocalRunner::give(const Work& work) {
+  if (threads_.empty()) return run_rank(0, work);
+  wait_for_ranks(num_given_ + 1 - kMaxGiven);
+  {
+    const std::lock_guard lock(mutex_);
+    works_[static_cast<size_t>(++num_given_ % kMaxGiven)] = work;
+  }
+  start_.notify_all();
+}
+
+// Under mutex_.
+bool LocalRunner::has_done(int64_t works) const {
+  return std::ranges::all_of(num_done_, [&](int64_t done) { return done >= works; });
+}
+
+// Until the first of all works are done, so many.
+void LocalRunner::wait_for_ranks(int64_t works) {
+  if (threads_.empty()) return;
   std::unique_lock lock(mutex_);
-  done_.wait(lock, [this] { return busy_ == 0 || failure_.has_value(); });
+  done_.wait(lock, [&] { return failure_.has_value() || has_done(works); });
   if (!failure_) return;
   // The others hear of it in their next collective. One that hangs is not waited for.
   const auto grace = std::chrono::duration<double>(std::max(timeout_, 1.0));
-  done_.wait_for(lock, grace, [this] { return busy_ == 0; });
+  done_.wait_for(lock, grace, [&] { return has_done(works); });
   throw_error("rank {} failed: {}", failure_->rank, failure_->what);
 }
 
@@ -90,14 +114,17 @@ void LocalRunner::run_rank(int rank, const Work& work) {
   const auto dp_group = static_cast<size_t>(rank / tp_size_);
   RankRunner& runner = *runners_[static_cast<size_t>(rank)];
   if (!work.forward.empty()) {
-    inject_fault(rank, num_steps_, runner);
+    inject_fault(rank, work.step, runner);
     runner.forward(*work.forward[dp_group]);
-  } else if (rank % tp_size_ == 0) {
-    work.sampled[dp_group] = runner.sample(*work.sample[dp_group]);
+    return;
   }
+  if (rank % tp_size_ != 0) return;
+  runner.start_sampling(*work.sample[dp_group]);
+  if (!threads_.empty()) sampled_[dp_group] = runner.collect();
 }
 
 void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
+  int64_t& done = num_done_[static_cast<size_t>(rank)];
   const auto guarded = [&](const auto& work) {
     try {
       work();
@@ -108,7 +135,7 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
       world_->fail(rank, error.what());
     }
     const std::lock_guard lock(mutex_);
-    --busy_;
+    ++done;
     done_.notify_all();
   };
   guarded([&] {
@@ -117,16 +144,18 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
     runners_[static_cast<size_t>(rank)] =
         std::make_unique<RankRunner>(parts_of(parts, rank, split_groups(world, topology)));
   });
-  for (int64_t seen = 0;;) {
-    Work work;
+  for (;;) {
+    std::optional<Work> work;
     {
       std::unique_lock lock(mutex_);
-      start_.wait(lock, [&] { return stopping_ || num_works_ != seen; });
+      start_.wait(lock, [&] { return stopping_ || num_given_ > done; });
       if (stopping_) return;
-      seen = num_works_;
-      work = work_;
+      // What was given behind a work that has failed builds on it.
+      if (!failure_) work = works_[static_cast<size_t>((done + 1) % kMaxGiven)];
     }
-    guarded([&] { run_rank(rank, work); });
+    guarded([&] {
+      if (work) run_rank(rank, *work);
+    });
   }
 }
 
@@ -137,6 +166,7 @@ std::vector<std::vector<int64_t>> LocalRunner::expert_load_by_rank() const {
 }
 
 std::vector<int64_t> LocalRunner::expert_load() {
+  wait_for_ranks(num_given_);  // the streams are theirs until then
   std::vector<int64_t> total;
   for (const auto& runner : runners_) runner->add_expert_load(total);
   return total;

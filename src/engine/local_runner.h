@@ -1,6 +1,7 @@
 // All ranks as threads of this process, which share the weights. A world of one runs on the caller's thread.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -25,9 +26,12 @@ class LocalRunner : public ParallelRunner {
   LocalRunner(const LocalRunner&) = delete;
   LocalRunner& operator=(const LocalRunner&) = delete;
 
-  // Throws Error that names the rank when one fails; the runner is of no use after that.
+  // Each throws Error that names the rank when one has failed; the runner is of no use after that.
   void forward(std::span<const StepPlan* const> plans) override;
-  void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) override;
+  void start_sampling(std::span<const SamplePlan* const> plans) override;
+  void collect(std::span<SampledStep> sampled) override;
+  bool runs_ahead() const override { return runs_ahead_; }
+  void synchronize() override;
   std::span<const float> logits() override;
 
   std::vector<int64_t> expert_load() override;
@@ -41,34 +45,41 @@ class LocalRunner : public ParallelRunner {
     std::string what;
   };
 
-  // What all ranks do at once: a forward pass, or, where it has plans for that, sampling.
+  // What all ranks do: a forward pass, or, where it has plans for that, sampling.
   struct Work {
     std::span<const StepPlan* const> forward;
     std::span<const SamplePlan* const> sample;
-    std::span<SampledStep> sampled;
+    int64_t step = 0;  // forward passes that were begun, this one among them
   };
+  // Works that may be given before the first of them is done: two steps.
+  static constexpr int64_t kMaxGiven = 4;
 
-  void run_ranks(const Work& work);
+  void give(const Work& work);
   void run_rank(int rank, const Work& work);
   void rank_loop(const RunnerParts& parts, int rank);
   void record_failure(int rank, bool is_cause, const char* what);
-  void wait_for_ranks();
+  void wait_for_ranks(int64_t works);
+  bool has_done(int64_t works) const;
 
-  const double timeout_;                              // seconds
+  const double timeout_;  // seconds
+  const bool runs_ahead_;
   std::vector<comm::Traffic> traffic_;                // [world]
   std::unique_ptr<comm::LocalWorld> world_;           // null for a world of one
   std::vector<std::unique_ptr<RankRunner>> runners_;  // [world]
 
-  // The work of all ranks, under mutex_.
+  int64_t num_steps_ = 0;             // forward passes that were begun
+  int64_t last_sampling_ = 0;         // the number of the work that samples, of several ranks
+  std::vector<SampledStep> sampled_;  // [dp_size], of the last start_sampling(), likewise
+
+  // The works of all ranks, under mutex_.
   std::mutex mutex_;
   std::condition_variable start_;
   std::condition_variable done_;
-  int64_t num_works_ = 0;  // that were begun
-  int64_t num_steps_ = 0;  // forward passes among them
-  int busy_ = 0;           // ranks that have not finished
+  int64_t num_given_ = 0;
+  std::array<Work, kMaxGiven> works_;  // work number w, the first of which is 1, at w % kMaxGiven
+  std::vector<int64_t> num_done_;      // [world]; -1 until the rank is built
   bool stopping_ = false;
   std::optional<Failure> failure_;
-  Work work_;
 
   std::vector<std::thread> threads_;  // last: they use everything above
 };

@@ -22,6 +22,14 @@ int64_t blocks_of(int64_t tokens, DeviceKind device) {
   return ceil_div(tokens, backend_of(device).kv_block_tokens);
 }
 
+// Blocks for a step that is planned ahead: a sequence seldom begins a block, and a step in which more do is
+// planned when the one before it is over.
+constexpr int64_t kMostSpareBlocks = 32;
+
+int64_t choose_spare_blocks(const model::StepLimits& limits, DeviceKind device) {
+  return device == DeviceKind::cpu ? 0 : std::min(limits.max_segments, kMostSpareBlocks);
+}
+
 std::string shortage(const MemoryPlan& plan, uint64_t needed, const std::string& advice) {
   return fmt::format(
       "the model does not fit: weights {}, activations {} and at least {} for the KV cache are needed, {} is "
@@ -55,7 +63,8 @@ int64_t size_cache(const MemoryPlan& plan, const LoadOptions& options, const mod
                    uint64_t block_bytes, DeviceKind device) {
   const uint64_t free = plan.available - std::min(plan.available, plan.weights + plan.activations);
   const auto budget = static_cast<uint64_t>(static_cast<double>(free) * options.mem_fraction);
-  const auto fitting = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
+  const auto all = static_cast<int64_t>(std::min<uint64_t>(budget / block_bytes, uint64_t{1} << 31));
+  const int64_t fitting = std::max<int64_t>(all - plan.spare_blocks, 0);
   return std::min(fitting, limits.max_segments * blocks_of(plan.context_length, device));
 }
 
@@ -124,11 +133,12 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
         model::KvCache::block_bytes(config, extent.kv_heads, plan.kv_dtype, formats.device));
   }
 
+  plan.spare_blocks = choose_spare_blocks(limits, formats.device);
   const bool fixed = options.max_total_tokens > 0;
   const int64_t blocks = fixed ? blocks_of(options.max_total_tokens, formats.device)
                                : size_cache(plan, options, limits, block_bytes, formats.device);
   plan.kv_tokens = blocks * backend_of(formats.device).kv_block_tokens;
-  plan.kv_cache = static_cast<uint64_t>(blocks) * block_bytes;
+  plan.kv_cache = static_cast<uint64_t>(blocks + plan.spare_blocks) * block_bytes;
   if (blocks == 0 || plan.weights + plan.activations + plan.kv_cache > available) {
     const uint64_t cache = std::max<uint64_t>(plan.kv_cache, block_bytes);
     throw Error(shortage(

@@ -20,7 +20,8 @@ struct MemoryPlan {
   uint64_t activations = 0;  // bytes: scratch, logits, sampling and step inputs
   uint64_t available = 0;    // bytes that this process may still take
   DType kv_dtype = DType::bf16;
-  int64_t kv_tokens = 0;  // capacity of each data-parallel group, a multiple of the KV block size
+  int64_t spare_blocks = 0;  // of the KV cache of each group, beyond its capacity; part of kv_cache
+  int64_t kv_tokens = 0;     // capacity of each data-parallel group, a multiple of the KV block size
   int64_t num_dp_groups = 1;
   int64_t context_length = 0;
   int64_t step_tokens = 0;  // in the largest step of a group

@@ -10,4 +10,9 @@ std::span<const float> ModelRunner::run(const StepPlan& plan) {
   return logits();
 }
 
+void ModelRunner::sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) {
+  start_sampling(plans);
+  collect(sampled);
+}
+
 }  // namespace chorale::engine

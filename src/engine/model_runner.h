@@ -30,6 +30,9 @@ struct SequenceChunk {
 // One step, planned on the host: everything the model has to know, in token ids and block ids.
 struct StepPlan {
   std::vector<int32_t> token_ids;  // [tokens], all chunks one after the other
+  // [tokens] or empty. Not negative: the token is the one that the last start_sampling() chooses for this row
+  // of its group, 0 where it chooses none, and its place in token_ids means nothing.
+  std::vector<int32_t> sampled_rows;
   std::vector<SequenceChunk> chunks;
   std::vector<int32_t> block_tables;   // block ids of all chunks' sequences, concatenated
   std::vector<int32_t> logits_tokens;  // indices into token_ids whose logits are wanted, ascending
@@ -45,15 +48,32 @@ class ModelRunner {
   // Data-parallel groups, each with sequences and a KV cache of its own.
   virtual int64_t num_dp_groups() const { return 1; }
 
-  // Runs one step of all groups together: plans[g] is group g's and may have no tokens. The keys and values
-  // of all tokens are in the caches afterwards. Within one plan, no two chunks write the same block. Not
-  // thread-safe, and neither are the two below.
+  // A step is three calls, in this order: forward(), start_sampling(), collect(). Not thread-safe, and
+  // neither is anything below that does not say so.
+
+  // Computes one step of all groups together: plans[g] is group g's and may have no tokens. The keys and
+  // values of all tokens are then in the caches. Within one plan, no two chunks write the same block. Where
+  // runs_ahead(), this returns before it is done; the plans must stay as they are until the step was
+  // collected, or until synchronize().
   virtual void forward(std::span<const StepPlan* const> plans) = 0;
-  // Samples the rows of logits of the last forward(), where they are: plans[g] is for those of group g.
-  // sampled[g] is set, valid until the next call of forward().
-  virtual void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) = 0;
+  // Samples the rows of logits of the last forward(), where they are: plans[g] is for those of group g, and
+  // must stay as it is until collect().
+  virtual void start_sampling(std::span<const SamplePlan* const> plans) = 0;
+  // Waits for what came of the last start_sampling(). sampled[g] is set, valid until the next one.
+  virtual void collect(std::span<SampledStep> sampled) = 0;
+  // The last two.
+  void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled);
+
+  // Whether forward() may be called for the next step before collect() of this one, with
+  // StepPlan::sampled_rows. Any failure of the next step is told by a later call.
+  virtual bool runs_ahead() const { return false; }
+  // Returns when nothing is under way any more. Throws what has failed.
+  virtual void synchronize() {}
+  // KV blocks of each group beyond those that it is known to have, for steps that are planned ahead.
+  virtual int64_t num_spare_blocks() const { return 0; }
+
   // The first group's rows of logits of the last forward(): [logits_tokens of its plan, vocab_size],
-  // row-major, valid until the next call of forward(). For tools.
+  // row-major, valid until the next call of forward(). Waits for them. For tools.
   virtual std::span<const float> logits() = 0;
 
   // Runs one step of the first group alone, and gives its logits().

@@ -60,19 +60,24 @@ void MpiRunner::forward(std::span<const StepPlan* const> plans) {
   });
 }
 
-void MpiRunner::sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) {
-  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_ && sampled.size() == plans.size());
+void MpiRunner::start_sampling(std::span<const SamplePlan* const> plans) {
+  CHORALE_CHECK(static_cast<int>(plans.size()) == dp_size_);
   drive([&] {
     if (dp_size_ == 1) {
-      sampled[0] = runner_->sample(*plans[0]);
+      runner_->start_sampling(*plans[0]);
+      own_ = runner_->collect();
       return;
     }
     write_sampling(plans, message_);
     announce({Work::sample, static_cast<int64_t>(message_.size() * sizeof(int32_t))});
     broadcast_message(leaders_);
     sample_own(plans);
-    for (size_t g = 0; g < sampled.size(); ++g) sampled[g] = sampled_[g].view();
   });
+}
+
+void MpiRunner::collect(std::span<SampledStep> sampled) {
+  CHORALE_CHECK(rank_ == 0 && sampled.size() == sampled_.size());
+  for (size_t g = 0; g < sampled.size(); ++g) sampled[g] = dp_size_ == 1 ? own_ : sampled_[g].view();
 }
 
 std::span<const float> MpiRunner::logits() {
@@ -123,7 +128,9 @@ void MpiRunner::sample_own(std::span<const SamplePlan* const> plans) {
     total += num_rows_[g] = plans[g]->num_rows();
   }
   const auto group = static_cast<size_t>(dp_group_);
-  write_sampled(runner_->sample(*plans[group]), most, own_rows_);
+  runner_->start_sampling(*plans[group]);
+  own_ = runner_->collect();
+  write_sampled(own_, most, own_rows_);
   const int64_t columns = sampled_columns(most);
   if (rank_ == 0) gathered_rows_.resize(static_cast<size_t>(total * columns));
   const Tensor own(own_rows_.data(), DType::i32, num_rows_[group], columns, columns);

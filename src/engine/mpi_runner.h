@@ -28,9 +28,11 @@ class MpiRunner : public ParallelRunner {
   MpiRunner(const MpiRunner&) = delete;
   MpiRunner& operator=(const MpiRunner&) = delete;
 
-  // On rank 0:
+  // On rank 0. Each call is done when it returns, and nothing runs ahead: to tell the others of a step while
+  // one runs would take a thread of its own on every rank.
   void forward(std::span<const StepPlan* const> plans) override;
-  void sample(std::span<const SamplePlan* const> plans, std::span<SampledStep> sampled) override;
+  void start_sampling(std::span<const SamplePlan* const> plans) override;
+  void collect(std::span<SampledStep> sampled) override;
   std::span<const float> logits() override;
   std::vector<int64_t> expert_load() override;
   std::optional<std::string> failure() const override;
@@ -74,6 +76,7 @@ class MpiRunner : public ParallelRunner {
   std::vector<SamplePlan> sample_plans_;
   std::vector<const SamplePlan*> sample_pointers_;
   // What came of sampling: this group's rows as they are sent; of all groups, on rank 0.
+  SampledStep own_;
   std::vector<int32_t> own_rows_, gathered_rows_;
   std::vector<int64_t> num_rows_;
   std::vector<SampledValues> sampled_;

@@ -9,6 +9,7 @@ ParallelRunner::ParallelRunner(const RunnerParts& parts)
       block_tokens_(backend_of(parts.device).kv_block_tokens),
       dp_size_(parts.plan.strategy.dp_size),
       tp_size_(parts.plan.strategy.tp_size),
+      num_spare_blocks_(parts.num_spare_blocks),
       fault_(parts.fault) {}
 
 void ParallelRunner::inject_fault(int rank, int64_t step, RankRunner& runner) const {

@@ -16,6 +16,7 @@ class ParallelRunner : public ModelRunner {
   int64_t vocab_size() const override { return vocab_size_; }
   int64_t block_tokens() const override { return block_tokens_; }
   int64_t num_dp_groups() const override { return dp_size_; }
+  int64_t num_spare_blocks() const override { return num_spare_blocks_; }
 
  protected:
   explicit ParallelRunner(const RunnerParts& parts);
@@ -31,6 +32,7 @@ class ParallelRunner : public ModelRunner {
   const int tp_size_;
 
  private:
+  const int64_t num_spare_blocks_;
   const std::optional<InjectedFault> fault_;
 };
 

@@ -1,11 +1,13 @@
 #include "engine/rank_runner.h"
 
+#include <array>
 #include <chrono>
 #include <thread>
 #include <utility>
 
 #include "base/copy.h"
 #include "base/error.h"
+#include "kernels/sample.h"
 
 namespace chorale::engine {
 
@@ -16,6 +18,7 @@ RankRunner::RankRunner(Parts parts)
       max_table_blocks_(parts.limits.max_table_blocks),
       records_steps_(parts.records_steps && queue_ != nullptr && queue_->can_record()),
       inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank, stream_.device()),
+      attention_group_(parts.groups.attention),
       cache_(parts.config, parts.part.extent.kv_heads, parts.kv_dtype, parts.num_blocks, stream_.device()),
       model_(stream_, {.config = parts.config,
                        .weights = std::move(parts.weights),
@@ -28,6 +31,11 @@ RankRunner::RankRunner(Parts parts)
   segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
   if (parts.part.extent.tp_rank != 0) return;
   sampler_.emplace(sample_limits(parts.config, parts.limits, stream_.device().kind()), stream_.device());
+  if (attention_group_.size() > 1) {
+    placed_memory_.emplace(Arena::dense_matrix_bytes(DType::i32, 1, parts.limits.max_tokens),
+                           stream_.device());
+    placed_ids_ = placed_memory_->dense_matrix(DType::i32, 1, parts.limits.max_tokens);
+  }
   if (stream_.device().is_host_memory()) return;
   const int64_t rows = parts.limits.max_logits_rows, vocab = parts.config.vocab_size;
   host_memory_.emplace(Arena::dense_matrix_bytes(DType::f32, rows, vocab), stream_.device().staging());
@@ -35,7 +43,6 @@ RankRunner::RankRunner(Parts parts)
 }
 
 void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
-  stream_.synchronize();  // the last step's inputs are done with
   segments_.clear();
   for (const SequenceChunk& chunk : plan.chunks) {
     segments_.push_back({.first_token = chunk.first_token,
@@ -47,11 +54,24 @@ void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
                                              ? decode_shape(plan, max_table_blocks_)
                                              : std::nullopt;
   const model::StepInputs in = inputs_.upload(stream_, {.token_ids = plan.token_ids,
+                                                        .sampled_rows = plan.sampled_rows,
                                                         .segments = segments_,
                                                         .block_tables = plan.block_tables,
                                                         .logits_tokens = plan.logits_tokens,
                                                         .min_table_blocks = shape ? shape->table_blocks : 0});
+  if (!in.sampled_rows.empty()) place_sampled(in);
   logits_ = shape ? run_recorded(*shape, in) : model_.forward(stream_, in, cache_, observer);
+}
+
+// The group's first rank has what was sampled, and tells the others.
+void RankRunner::place_sampled(const model::StepInputs& in) {
+  if (sampler_) place_tokens(stream_, sampler_->tokens(), in.sampled_rows, in.token_ids);
+  const auto ranks = static_cast<size_t>(attention_group_.size());
+  if (ranks == 1) return;
+  std::array<int64_t, comm::kMaxRanks> rows{1};
+  const Tensor mine = in.token_ids.first_rows(sampler_ ? 1 : 0);
+  const Tensor all = sampler_ ? placed_ids_.first_columns(in.num_tokens()) : in.token_ids;
+  attention_group_.all_gather_rows(stream_, mine, std::span(rows).first(ranks), all, comm::Purpose::control);
 }
 
 // The first step of a shape runs op by op, the second is recorded.
@@ -70,8 +90,12 @@ Tensor RankRunner::run_recorded(const StepShape& shape, const model::StepInputs&
   return step->logits;
 }
 
-SampledStep RankRunner::sample(const SamplePlan& plan) {
-  return sampler_.value().sample(stream_, logits_, plan);
+void RankRunner::start_sampling(const SamplePlan& plan) {
+  sampler_.value().start(stream_, logits_, plan);
+}
+
+SampledStep RankRunner::collect() {
+  return sampler_.value().collect(stream_);
 }
 
 Tensor RankRunner::logits() {

@@ -40,10 +40,13 @@ class RankRunner {
   };
   explicit RankRunner(Parts parts);
 
-  // One step of this rank's data-parallel group.
+  // One step of this rank's data-parallel group. Returns before another device than the CPU has done it.
   void forward(const StepPlan& plan, model::StepObserver* observer = nullptr);
-  // On the group's first rank: samples the logits of the last step; valid until the next one.
-  SampledStep sample(const SamplePlan& plan);
+  // On the group's first rank, of the logits of the last step; as RankSampler has them.
+  void start_sampling(const SamplePlan& plan);
+  SampledStep collect();
+  // Waits for all that was given to the device.
+  void synchronize() { stream_.synchronize(); }
   // The logits of the last step, float32 [L, V], in memory of the host, on the group's first rank, nothing on
   // the others; valid until the next step.
   Tensor logits();
@@ -58,6 +61,7 @@ class RankRunner {
  private:
   // Then each op is given by itself.
   bool is_profiled() const { return stream_.profile() != nullptr && stream_.profile()->is_on(); }
+  void place_sampled(const model::StepInputs& in);
   Tensor run_recorded(const StepShape& shape, const model::StepInputs& in);
 
   ThreadPool pool_;               // the CPU's
@@ -66,9 +70,12 @@ class RankRunner {
   const int64_t max_table_blocks_;
   const bool records_steps_;
   model::StepBuffers inputs_;
+  const comm::Communicator attention_group_;
   model::KvCache cache_;
   model::Qwen3MoeModel model_;
   std::optional<RankSampler> sampler_;        // on the group's first rank
+  std::optional<Arena> placed_memory_;        // likewise, in a group of several
+  Tensor placed_ids_;                         // int32 [1, most tokens], in it
   Tensor logits_;                             // of the last step, on the device
   std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
   Tensor host_logits_;                        // float32 [L, V], in it

@@ -17,6 +17,13 @@ int64_t mask_words(int64_t vocab_size) {
   return ceil_div<int64_t>(vocab_size, 32);
 }
 
+size_t host_bytes(const SampleLimits& limits) {
+  const auto dense = &Arena::dense_matrix_bytes;
+  return 2 * dense(DType::i32, 1, limits.max_rows) +
+         dense(DType::f32, 1, limits.max_rows * (1 + kMaxTopLogprobs)) +
+         dense(DType::i32, 1, limits.max_rows * kMaxTopLogprobs);
+}
+
 // Only rows that choose a token have a bias, and there is one for each text at most.
 int64_t max_biases(const SampleLimits& limits) {
   return limits.max_texts * static_cast<int64_t>(kMaxLogitBias + kMaxStopTokenIds + kMaxEosTokenIds);
@@ -49,10 +56,11 @@ RankSampler::RankSampler(const SampleLimits& limits, Device device)
       statuses_(arena_.dense_matrix(DType::i32, 1, limits.max_rows)),
       logprobs_(arena_.matrix(DType::f32, limits.max_rows, 1 + kMaxTopLogprobs)),
       top_tokens_(arena_.matrix(DType::i32, limits.max_rows, kMaxTopLogprobs)),
-      host_tokens_(static_cast<size_t>(limits.max_rows)),
-      host_statuses_(host_tokens_.size()),
-      host_top_tokens_(host_tokens_.size() * kMaxTopLogprobs),
-      host_logprobs_(host_tokens_.size() * (1 + kMaxTopLogprobs)) {}
+      host_arena_(host_bytes(limits), device.staging()),
+      host_tokens_(host_arena_.dense_matrix(DType::i32, 1, limits.max_rows)),
+      host_statuses_(host_arena_.dense_matrix(DType::i32, 1, limits.max_rows)),
+      host_logprobs_(host_arena_.dense_matrix(DType::f32, 1, limits.max_rows * (1 + kMaxTopLogprobs))),
+      host_top_tokens_(host_arena_.dense_matrix(DType::i32, 1, limits.max_rows * kMaxTopLogprobs)) {}
 
 size_t RankSampler::bytes(const SampleLimits& limits) {
   const auto dense = &Arena::dense_matrix_bytes;
@@ -66,11 +74,13 @@ size_t RankSampler::bytes(const SampleLimits& limits) {
          matrix(DType::f32, rows, 1 + kMaxTopLogprobs) + matrix(DType::i32, rows, kMaxTopLogprobs);
 }
 
-SampledStep RankSampler::sample(const Stream& stream, const Tensor& logits, const SamplePlan& plan) {
+void RankSampler::start(const Stream& stream, const Tensor& logits, const SamplePlan& plan) {
   const int64_t rows = plan.num_rows();
   CHORALE_CHECK(logits.rows() == rows && rows <= limits_.max_rows, "{} rows are to be sampled of {}, room {}",
                 rows, logits.rows(), limits_.max_rows);
-  if (rows == 0) return {};
+  sampled_ = {};
+  done_ = {};
+  if (rows == 0) return;
   count_texts(stream, plan);
   const int64_t most = plan.most_alternatives();
   SampledRows sampled{.tokens = tokens_.first_columns(rows),
@@ -82,7 +92,13 @@ SampledStep RankSampler::sample(const Stream& stream, const Tensor& logits, cons
     sampled.top_tokens = top_tokens_.first_rows(rows).first_columns(most);
   }
   chorale::sample(stream, upload(stream, logits, plan), scratch_, sampled);
-  return download(stream, sampled);
+  download(stream, sampled);
+  done_ = stream.record();
+}
+
+SampledStep RankSampler::collect(const Stream& stream) {
+  stream.wait(done_);
+  return sampled_;
 }
 
 void RankSampler::count_texts(const Stream& stream, const SamplePlan& plan) {
@@ -133,19 +149,19 @@ SampleRows RankSampler::upload(const Stream& stream, const Tensor& logits, const
   return in;
 }
 
-SampledStep RankSampler::download(const Stream& stream, const SampledRows& sampled) {
-  const auto to_host = [&stream]<typename T>(const Tensor& source, std::vector<T>& target) {
-    if (source.empty()) return std::span<const T>();
-    copy(stream, source, {target.data(), source.dtype(), source.rows(), source.columns(), source.columns()});
-    return std::span<const T>(target).first(static_cast<size_t>(source.size()));
+void RankSampler::download(const Stream& stream, const SampledRows& sampled) {
+  const auto to_host = [&stream]<typename T>(const Tensor& source, const Tensor& memory,
+                                             std::span<const T>& view) {
+    if (source.empty()) return;
+    const Tensor target = memory.first_columns(source.size()).reshaped(source.rows(), source.columns());
+    copy(stream, source, target);
+    view = {target.data<T>(), static_cast<size_t>(source.size())};
   };
-  SampledStep step{.tokens = to_host(sampled.tokens, host_tokens_),
-                   .statuses = to_host(sampled.statuses, host_statuses_),
-                   .logprobs = to_host(sampled.logprobs, host_logprobs_),
-                   .top_tokens = to_host(sampled.top_tokens, host_top_tokens_),
-                   .most = sampled.top_tokens.columns()};
-  stream.synchronize();
-  return step;
+  to_host(sampled.tokens, host_tokens_, sampled_.tokens);
+  to_host(sampled.statuses, host_statuses_, sampled_.statuses);
+  to_host(sampled.logprobs, host_logprobs_, sampled_.logprobs);
+  to_host(sampled.top_tokens, host_top_tokens_, sampled_.top_tokens);
+  sampled_.most = sampled.top_tokens.columns();
 }
 
 }  // namespace chorale::engine

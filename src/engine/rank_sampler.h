@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "base/stream.h"
 #include "base/tensor.h"
@@ -29,16 +28,21 @@ class RankSampler {
   RankSampler(const SampleLimits& limits, Device device);
   static size_t bytes(const SampleLimits& limits);  // on the device; pure arithmetic
 
-  // Samples logits float32 [plan.num_rows(), V] on a stream of the device, and waits for what comes of it. A
-  // plan beyond the limits is a programmer's fault. Does not allocate.
-  SampledStep sample(const Stream& stream, const Tensor& logits, const SamplePlan& plan);
+  // Samples logits float32 [plan.num_rows(), V] on a stream of the device, always the same one. The plan must
+  // stay as it is until collect(). One beyond the limits is a programmer's fault. Neither allocates.
+  void start(const Stream& stream, const Tensor& logits, const SamplePlan& plan);
+  // Waits for what came of the last start(); valid until the next one, before which it must be called.
+  SampledStep collect(const Stream& stream);
+  // The tokens of the last start(), int32 [1, most rows], on the device in the stream's order; -1 for a row
+  // that has none.
+  const Tensor& tokens() const { return tokens_; }
 
  private:
   void count_texts(const Stream& stream, const SamplePlan& plan);
   void count_tokens(const Stream& stream, std::span<const int32_t> tokens, bool in_prompt,
                     const Tensor& counts);
   SampleRows upload(const Stream& stream, const Tensor& logits, const SamplePlan& plan);
-  SampledStep download(const Stream& stream, const SampledRows& sampled);
+  void download(const Stream& stream, const SampledRows& sampled);
 
   const SampleLimits limits_;
   Arena arena_;
@@ -54,9 +58,11 @@ class RankSampler {
   Tensor statuses_;    // int32 [1, rows]
   Tensor logprobs_;    // float32 [rows, 1 + kMaxTopLogprobs]
   Tensor top_tokens_;  // int32 [rows, kMaxTopLogprobs]
-  // What came of the rows, on the host.
-  std::vector<int32_t> host_tokens_, host_statuses_, host_top_tokens_;
-  std::vector<float> host_logprobs_;
+  // What came of the rows, in memory of the host that the device copies to by itself.
+  Arena host_arena_;
+  Tensor host_tokens_, host_statuses_, host_logprobs_, host_top_tokens_;
+  SampledStep sampled_;  // views of these
+  Event done_;
 };
 
 }  // namespace chorale::engine

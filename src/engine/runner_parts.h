@@ -23,7 +23,8 @@ struct RunnerParts {
   const model::ModelWeights& weights;
   const model::WeightShard& stored;
   model::StepLimits limits;
-  int64_t num_blocks = 0;  // in the KV cache of each data-parallel group
+  int64_t num_blocks = 0;        // in the KV cache of each data-parallel group
+  int64_t num_spare_blocks = 0;  // so many of them are ModelRunner::num_spare_blocks()
   DType kv_dtype = DType::bf16;
   Device device;  // of all ranks
   InstructionSet isa = InstructionSet::portable;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 #include <span>
+#include <utility>
 
 #include "base/error.h"
 #include "base/math.h"
@@ -48,20 +49,34 @@ void Scheduler::remove(Sequence& sequence) {
   }
   sequence.phase = Phase::finished;
   blocks_->release(sequence.blocks);
+  if (ahead_ == nullptr) return;
+  for (ScheduledSequence& scheduled : ahead_->sequences) {
+    if (scheduled.sequence != &sequence) continue;
+    scheduled.sequence = nullptr;
+    if (scheduled.took_block) blocks_->cancel_ahead();
+  }
+}
+
+// The other step's plan may still be read.
+void Scheduler::clear_step() {
+  step_ = step_ == &steps_[0] ? &steps_[1] : &steps_[0];
+  step_->plan.token_ids.clear();
+  step_->plan.sampled_rows.clear();
+  step_->plan.chunks.clear();
+  step_->plan.block_tables.clear();
+  step_->plan.logits_tokens.clear();
+  step_->sequences.clear();
+  prefill_budget_ = options_.chunked_prefill_size;
 }
 
 const ScheduledStep& Scheduler::schedule() {
-  step_.plan.token_ids.clear();
-  step_.plan.chunks.clear();
-  step_.plan.block_tables.clear();
-  step_.plan.logits_tokens.clear();
-  step_.sequences.clear();
-  prefill_budget_ = options_.chunked_prefill_size;
+  CHORALE_CHECK(ahead_ == nullptr, "a step was planned ahead");
+  clear_step();
   schedule_decodes();
   if (schedule_running_prefills()) admit_waiting();
-  CHORALE_CHECK(!step_.sequences.empty() || (running_.empty() && waiting_.empty()),
+  CHORALE_CHECK(!step_->sequences.empty() || (running_.empty() && waiting_.empty()),
                 "no sequence can advance");
-  return step_;
+  return *step_;
 }
 
 void Scheduler::schedule_decodes() {
@@ -69,6 +84,78 @@ void Scheduler::schedule_decodes() {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
     if (sequence.is_decoding() && make_room_for_decode(sequence)) append_chunk(sequence, 1);
+  }
+}
+
+// What the sequence does next does not depend on the token that is being chosen, nor does what it leaves to
+// others, but for its end.
+bool Scheduler::may_plan_ahead(const Sequence& sequence) const {
+  return sequence.next_prompt_logprob == sequence.num_prompt;
+}
+
+const ScheduledStep* Scheduler::schedule_ahead() {
+  CHORALE_CHECK(ahead_ == nullptr, "a step was planned ahead");
+  ScheduledStep* const current = step_;
+  clear_step();
+  ahead_ = step_;
+  if (plan_ahead()) {
+    step_ = current;
+    return ahead_;
+  }
+  drop_ahead();
+  step_ = current;
+  return nullptr;
+}
+
+// False when it has to wait for what the last step chooses. More rows and more places than there are wanted
+// would be free if sequences ended, so nothing may want them.
+bool Scheduler::plan_ahead() {
+  for (Sequence* sequence : running_) {
+    if (!may_plan_ahead(*sequence) || !append_decode_ahead(*sequence)) return false;
+  }
+  for (Sequence* sequence : running_) {
+    if (sequence->num_remaining() > 0 && !sequence->is_decoding() && !schedule_prefill(*sequence)) break;
+  }
+  step_->plan.sampled_rows.resize(step_->plan.token_ids.size(), -1);
+  return waiting_.empty() || prefill_budget_ == 0;
+}
+
+// False when no block is left.
+bool Scheduler::append_decode_ahead(Sequence& sequence) {
+  if (sequence.is_decoding()) {
+    append_chunk(sequence, 1);
+    return true;
+  }
+  const bool ends = sequence.num_output() + 1 >= sequence.max_output;
+  if (sequence.num_remaining() > 0 || ends) return true;
+  const bool takes_block =
+      static_cast<int64_t>(sequence.blocks.size()) < blocks_for(sequence.num_tokens() + 1);
+  if (takes_block && !blocks_->allocate_ahead(sequence.blocks)) return false;
+  append_chunk(sequence, 1);
+  step_->plan.sampled_rows.resize(step_->plan.token_ids.size(), -1);
+  step_->plan.sampled_rows.back() = sequence.sampled_row;
+  step_->sequences.back().took_block = takes_block;
+  return true;
+}
+
+bool Scheduler::begin_ahead() {
+  CHORALE_CHECK(ahead_ != nullptr, "no step was planned ahead");
+  step_ = std::exchange(ahead_, nullptr);
+  bool is_anyone_left = false;
+  for (const ScheduledSequence& scheduled : step_->sequences) {
+    if (scheduled.sequence == nullptr) continue;
+    is_anyone_left = true;
+    if (scheduled.took_block) blocks_->confirm_ahead();
+  }
+  return is_anyone_left;
+}
+
+void Scheduler::drop_ahead() {
+  if (ahead_ == nullptr) return;
+  for (const ScheduledSequence& scheduled : std::exchange(ahead_, nullptr)->sequences) {
+    if (scheduled.sequence == nullptr || !scheduled.took_block) continue;
+    blocks_->release_last(scheduled.sequence->blocks);
+    blocks_->cancel_ahead();
   }
 }
 
@@ -141,7 +228,7 @@ bool Scheduler::next_block_is_being_computed(const Sequence& sequence, int64_t c
   const int64_t end = cached + blocks_->block_tokens();
   if (!blocks_->prefix_cache_enabled() || end > sequence.first_logits_position()) return false;
   const auto wanted = token_range(sequence, 0, end);
-  return std::ranges::any_of(step_.sequences, [&](const ScheduledSequence& s) {
+  return std::ranges::any_of(step_->sequences, [&](const ScheduledSequence& s) {
     return s.sequence->num_computed + s.num_tokens >= end &&
            std::ranges::equal(token_range(*s.sequence, 0, end), wanted);
   });
@@ -150,29 +237,33 @@ bool Scheduler::next_block_is_being_computed(const Sequence& sequence, int64_t c
 // Schedules as much of the sequence as the budgets of tokens and logits rows allow. False: a budget is used
 // up, and nobody who came later may prefill in this step.
 bool Scheduler::schedule_prefill(Sequence& sequence) {
-  const int64_t rows_left = options_.max_logits_rows - static_cast<int64_t>(step_.plan.logits_tokens.size());
+  const int64_t rows_left = options_.max_logits_rows - static_cast<int64_t>(step_->plan.logits_tokens.size());
   const int64_t before_rows = std::max<int64_t>(sequence.first_logits_position() - sequence.num_computed, 0);
   const int64_t wanted = sequence.num_remaining();
   const int64_t num_tokens = std::min({wanted, prefill_budget_, before_rows + rows_left});
   if (num_tokens > 0) append_chunk(sequence, num_tokens);
   prefill_budget_ -= num_tokens;
-  const auto rows = static_cast<int64_t>(step_.plan.logits_tokens.size());
+  const auto rows = static_cast<int64_t>(step_->plan.logits_tokens.size());
   return num_tokens == wanted && prefill_budget_ > 0 && rows < options_.max_logits_rows;
 }
 
 void Scheduler::append_chunk(Sequence& sequence, int64_t num_tokens) {
-  StepPlan& plan = step_.plan;
+  StepPlan& plan = step_->plan;
   const int64_t first_position = sequence.num_computed;
   const int64_t end_position = first_position + num_tokens;
   const int64_t num_blocks = blocks_for(end_position);
   const int64_t first_token = plan.num_tokens();
-  const auto ids = token_range(sequence, first_position, num_tokens);
   plan.chunks.push_back({.first_token = first_token,
                          .num_tokens = num_tokens,
                          .first_position = first_position,
                          .first_block_index = static_cast<int64_t>(plan.block_tables.size()),
                          .num_blocks = num_blocks});
-  plan.token_ids.insert(plan.token_ids.end(), ids.begin(), ids.end());
+  if (end_position > sequence.num_tokens()) {
+    plan.token_ids.push_back(0);  // one that is being chosen
+  } else {
+    const auto ids = token_range(sequence, first_position, num_tokens);
+    plan.token_ids.insert(plan.token_ids.end(), ids.begin(), ids.end());
+  }
   plan.block_tables.insert(plan.block_tables.end(), sequence.blocks.begin(),
                            sequence.blocks.begin() + num_blocks);
   const auto first_row = static_cast<int64_t>(plan.logits_tokens.size());
@@ -180,14 +271,16 @@ void Scheduler::append_chunk(Sequence& sequence, int64_t num_tokens) {
     plan.logits_tokens.push_back(static_cast<int32_t>(first_token + p - first_position));
   }
   const int64_t num_rows = static_cast<int64_t>(plan.logits_tokens.size()) - first_row;
-  step_.sequences.push_back({&sequence, num_tokens, first_row, num_rows});
+  step_->sequences.push_back({&sequence, num_tokens, first_row, num_rows});
 }
 
 void Scheduler::commit() {
   const int64_t block_tokens = blocks_->block_tokens();
-  for (const ScheduledSequence& scheduled : step_.sequences) {
+  for (const ScheduledSequence& scheduled : step_->sequences) {
+    if (scheduled.sequence == nullptr) continue;
     Sequence& sequence = *scheduled.sequence;
     sequence.num_computed += scheduled.num_tokens;
+    sequence.sampled_row = static_cast<int32_t>(scheduled.first_row + scheduled.num_rows - 1);
     for (; (sequence.num_committed + 1) * block_tokens <= sequence.num_computed; ++sequence.num_committed) {
       const auto ids = token_range(sequence, sequence.num_committed * block_tokens, block_tokens);
       blocks_->commit(sequence.blocks, sequence.num_committed, ids);
@@ -215,11 +308,11 @@ void Scheduler::check_invariants() const {
   }
   blocks_->check_invariants(tables);
   std::set<int32_t> written;
-  for (const SequenceChunk& chunk : step_.plan.chunks) {
+  for (const SequenceChunk& chunk : step_->plan.chunks) {
     CHORALE_CHECK(chunk.num_tokens > 0 &&
                   chunk.num_blocks == blocks_for(chunk.first_position + chunk.num_tokens));
     for (int64_t b = chunk.first_position / block_tokens; b < chunk.num_blocks; ++b) {
-      const int32_t block = step_.plan.block_tables[static_cast<size_t>(chunk.first_block_index + b)];
+      const int32_t block = step_->plan.block_tables[static_cast<size_t>(chunk.first_block_index + b)];
       CHORALE_CHECK(written.insert(block).second, "block {} is written twice", block);
     }
   }

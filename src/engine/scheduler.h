@@ -8,10 +8,17 @@
 // front of the queue, and is computed again later (often from the prefix cache). So the oldest sequence
 // always advances and nobody starves.
 //
+// A step can be planned ahead, while the one before it runs: every sequence that waits for its next token is
+// taken to go on, with a token of which the row is known and not the id (StepPlan::sampled_rows). That is
+// done only where nothing else could depend on what that step chooses, so that a planner that waits for it
+// would plan the same, but for the sequences that have ended meanwhile: nobody waits for a place, no block
+// is short, and no log probabilities of a prompt are due.
+//
 // Pure bookkeeping: no threads, no clock, no model. In steady state schedule() and commit() do not allocate.
 // Not thread-safe.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -31,10 +38,12 @@ struct SchedulerOptions {
 // One sequence's part of a step: chunk i of the plan. Its logits rows are [first_row, first_row + num_rows),
 // for its last num_rows tokens of this step.
 struct ScheduledSequence {
-  Sequence* sequence = nullptr;
+  Sequence* sequence =
+      nullptr;  // null: it has ended since the step was planned, and nobody looks at its rows
   int64_t num_tokens = 0;
   int64_t first_row = 0;
   int64_t num_rows = 0;
+  bool took_block = false;  // with BlockManager::allocate_ahead()
 };
 
 // One step of one data-parallel group.
@@ -55,6 +64,8 @@ class Scheduler {
  public:
   // The block manager must outlive the scheduler.
   Scheduler(BlockManager& blocks, SchedulerOptions options);
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
 
   // Puts a new sequence at the end of the queue. Its `arrival` must exceed all earlier ones; it must stay
   // where it is until it was removed.
@@ -62,11 +73,19 @@ class Scheduler {
   // Takes a sequence out, in any phase, and releases its blocks.
   void remove(Sequence& sequence);
 
-  // The next step; empty only when there are no sequences. Valid until the next call. After the model has run
-  // it, call commit(); between the two no sequence may be added or removed.
+  // The next step; empty only when there are no sequences. Valid until the step after it was planned, too.
+  // After the model has run it, call commit(); between the two no sequence may be added or removed.
   const ScheduledStep& schedule();
   // Records that the scheduled tokens are in the KV cache, and offers their full blocks to the prefix cache.
   void commit();
+
+  // The step after the one that was committed, before what that one chooses is known; null when it cannot be
+  // planned yet. Sequences may be added and removed before it begins.
+  const ScheduledStep* schedule_ahead();
+  // That step begins, or is given up. What the one before it chose is known to its sequences. False when none
+  // of them is left.
+  bool begin_ahead();
+  void drop_ahead();
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
@@ -79,6 +98,10 @@ class Scheduler {
   void schedule_decodes();
   bool schedule_running_prefills();
   void admit_waiting();
+  bool plan_ahead();
+  bool append_decode_ahead(Sequence& sequence);
+  bool may_plan_ahead(const Sequence& sequence) const;
+  void clear_step();
   bool make_room_for_decode(Sequence& sequence);
   int64_t blocks_for(int64_t num_tokens) const;
   bool may_grow(const Sequence& sequence) const;
@@ -94,7 +117,9 @@ class Scheduler {
   std::vector<Sequence*> running_;
   SchedulerCounters counters_;
 
-  ScheduledStep step_;
+  std::array<ScheduledStep, 2> steps_;
+  ScheduledStep* step_ = &steps_[0];  // that is planned, or was last
+  ScheduledStep* ahead_ = nullptr;    // the other one, when it was planned ahead
   int64_t prefill_budget_ = 0;
 };
 

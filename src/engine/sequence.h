@@ -57,7 +57,9 @@ struct Sequence {
   Phase phase = Phase::waiting;
   std::vector<int32_t> tokens;  // prompt, then output; the last one is never computed when the sequence ends
   int64_t num_prompt = 0;
-  int64_t num_computed = 0;     // tokens whose keys and values are in `blocks`
+  int64_t num_computed = 0;  // tokens whose keys and values are in `blocks`
+  int32_t sampled_row =
+      -1;  // of the last step, its group's row that chooses the next token, while there is one
   int64_t num_committed = 0;    // leading blocks that are shared through the prefix cache
   int64_t num_cached = -1;      // prompt tokens found in the cache at first admission; -1 before it
   std::vector<int32_t> blocks;  // the block table: block i holds positions [i, i + 1) * block_tokens

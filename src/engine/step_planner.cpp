@@ -12,6 +12,7 @@ StepPhase phase_of(const PlannedStep& step) {
   bool decodes = false;
   for (const ScheduledStep* group : step.groups) {
     for (const ScheduledSequence& scheduled : group->sequences) {
+      if (scheduled.sequence == nullptr) continue;
       (scheduled.sequence->is_decoding() ? decodes : prefills) = true;
     }
   }
@@ -23,7 +24,7 @@ StepPhase phase_of(const PlannedStep& step) {
 
 StepPlanner::DpGroup::DpGroup(const EngineOptions& options, int64_t num_dp_groups)
     : blocks(options.max_total_tokens / options.block_tokens, options.enable_prefix_cache, hash_block,
-             options.block_tokens),
+             options.block_tokens, options.spare_blocks),
       scheduler(blocks, {.chunked_prefill_size = options.chunked_prefill_size,
                          .max_running_requests = ceil_div(options.max_running_requests, num_dp_groups),
                          .max_logits_rows = options.max_logits_rows}) {}
@@ -32,8 +33,10 @@ StepPlanner::StepPlanner(const EngineOptions& options, int64_t num_dp_groups) {
   for (int64_t g = 0; g < num_dp_groups; ++g) {
     dp_groups_.push_back(std::make_unique<DpGroup>(options, num_dp_groups));
   }
-  step_.groups.resize(dp_groups_.size());
-  step_.plans.resize(dp_groups_.size());
+  for (PlannedStep& step : steps_) {
+    step.groups.resize(dp_groups_.size());
+    step.plans.resize(dp_groups_.size());
+  }
 }
 
 void StepPlanner::add(Sequence& sequence) {
@@ -51,13 +54,43 @@ bool StepPlanner::has_work() const {
   return std::ranges::any_of(dp_groups_, [](const auto& group) { return group->num_sequences() > 0; });
 }
 
+// The last one may still be read.
+PlannedStep& StepPlanner::other_step() {
+  turn_ = (turn_ + 1) % steps_.size();
+  return steps_[turn_];
+}
+
 const PlannedStep& StepPlanner::plan() {
+  PlannedStep& step = other_step();
   for (size_t g = 0; g < dp_groups_.size(); ++g) {
-    step_.groups[g] = &dp_groups_[g]->scheduler.schedule();
-    step_.plans[g] = &step_.groups[g]->plan;
+    step.groups[g] = &dp_groups_[g]->scheduler.schedule();
+    step.plans[g] = &step.groups[g]->plan;
   }
-  step_.phase = phase_of(step_);
-  return step_;
+  step.phase = phase_of(step);
+  return step;
+}
+
+const PlannedStep* StepPlanner::plan_ahead() {
+  PlannedStep& step = other_step();
+  bool is_planned = true, is_empty = true;
+  for (size_t g = 0; g < dp_groups_.size() && is_planned; ++g) {
+    step.groups[g] = dp_groups_[g]->scheduler.schedule_ahead();
+    is_planned = step.groups[g] != nullptr;
+    if (!is_planned) break;
+    step.plans[g] = &step.groups[g]->plan;
+    is_empty &= step.groups[g]->sequences.empty();
+  }
+  if (is_planned && !is_empty) return &step;
+  for (const auto& group : dp_groups_) group->scheduler.drop_ahead();
+  return nullptr;
+}
+
+const PlannedStep* StepPlanner::begin_ahead() {
+  bool is_anyone_left = false;
+  for (const auto& group : dp_groups_) is_anyone_left |= group->scheduler.begin_ahead();
+  PlannedStep& step = steps_[turn_];
+  step.phase = phase_of(step);
+  return is_anyone_left ? &step : nullptr;
 }
 
 void StepPlanner::commit() {

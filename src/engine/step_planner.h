@@ -4,6 +4,7 @@
 // because their ranks share the experts. Pure bookkeeping, as the scheduler is. Not thread-safe.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,10 +35,16 @@ class StepPlanner {
   void remove(Sequence& sequence);
   bool has_work() const;
 
-  // The next step, valid until the next call. After the model has run it, call commit(); between the two no
-  // sequence may be added or removed.
+  // The next step, valid until the one after it was planned, too. After the model has run it, call commit();
+  // between the two no sequence may be added or removed.
   const PlannedStep& plan();
   void commit();
+
+  // The step after the one that was committed, before what that one chooses is known, as
+  // Scheduler::schedule_ahead; null when it cannot be planned yet, or is empty.
+  const PlannedStep* plan_ahead();
+  // That step begins, or, when this gives null, none of its sequences is left.
+  const PlannedStep* begin_ahead();
 
   void flush_prefix_cache();
 
@@ -53,8 +60,11 @@ class StepPlanner {
     Scheduler scheduler;
   };
 
+  PlannedStep& other_step();
+
   std::vector<std::unique_ptr<DpGroup>> dp_groups_;
-  PlannedStep step_;
+  std::array<PlannedStep, 2> steps_;
+  size_t turn_ = 0;  // which of them was planned last
 };
 
 }  // namespace chorale::engine

@@ -42,15 +42,19 @@ std::span<const SamplePlan* const> TokenChooser::plan(const PlannedStep& step) {
   for (size_t g = 0; g < plans_.size(); ++g) {
     plans_[g].clear();
     slots_[g].release_preempted();
-    for (const ScheduledSequence& scheduled : step.groups[g]->sequences) plan_rows(scheduled);
+    for (const ScheduledSequence& scheduled : step.groups[g]->sequences) plan_rows(scheduled, plans_[g]);
   }
   return plan_pointers_;
 }
 
 // The row of position p scores the prompt's token at p + 1; that of the last token gives the next one.
-void TokenChooser::plan_rows(const ScheduledSequence& scheduled) {
+// Nobody looks at those of a sequence that has ended.
+void TokenChooser::plan_rows(const ScheduledSequence& scheduled, SamplePlan& plan) {
+  if (scheduled.sequence == nullptr) {
+    for (int64_t i = 0; i < scheduled.num_rows; ++i) add_score(0, -1, plan);
+    return;
+  }
   Sequence& sequence = *scheduled.sequence;
-  SamplePlan& plan = plans_[sequence.dp_group];
   const int64_t first_position = sequence.num_computed - scheduled.num_rows;
   for (int64_t target = first_position + 1; target <= sequence.num_computed; ++target) {
     if (target == sequence.num_tokens()) {

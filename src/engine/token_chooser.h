@@ -43,14 +43,15 @@ class TokenChooser {
   // Waits for the masks of constrained outputs.
   std::span<const SamplePlan* const> plan(const PlannedStep& step);
 
-  // What came of it for one of the step's sequences, in the order of the step; `sampled` is its group's.
+  // What came of it for one of the step's sequences that has not ended, in the order of the step; `sampled`
+  // is its group's.
   Choice choose(const ScheduledSequence& scheduled, const SampledStep& sampled) const;
 
   // Of a sequence that has ended.
   void forget(Sequence& sequence);
 
  private:
-  void plan_rows(const ScheduledSequence& scheduled);
+  void plan_rows(const ScheduledSequence& scheduled, SamplePlan& plan);
   void plan_choice(Sequence& sequence, SamplePlan& plan);
   bool score_prompt(const ScheduledSequence& scheduled, const SampledStep& sampled, Choice& choice) const;
 

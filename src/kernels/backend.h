@@ -106,6 +106,8 @@ struct Backend {
   int64_t (*sample_scratch_bytes)(int64_t vocab_size);
   void (*sample)(const Stream& stream, const SampleRows& input, const Tensor& scratch,
                  const SampledRows& output);
+  void (*place_tokens)(const Stream& stream, const Tensor& sampled, const Tensor& rows,
+                       const Tensor& token_ids);
   void (*clear_counts)(const Stream& stream, const Tensor& counts);
   void (*add_counts)(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts);
 };

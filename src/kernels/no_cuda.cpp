@@ -57,6 +57,12 @@ void Queue::synchronize() const {
 void Queue::synchronize() {
   no_cuda();
 }
+Event Queue::record() {
+  no_cuda();
+}
+void Queue::wait(const Event&) {
+  no_cuda();
+}
 void Queue::begin_recording() {
   no_cuda();
 }
@@ -168,6 +174,9 @@ int64_t sample_scratch_bytes(int64_t) {
   no_cuda();
 }
 void sample(const Queue&, const SampleRows&, const Tensor&, const SampledRows&) {
+  no_cuda();
+}
+void place_tokens(const Queue&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();
 }
 void clear_counts(const Queue&, const Tensor&) {

@@ -48,6 +48,14 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch
   backend_of(stream).sample(stream, input, scratch, output);
 }
 
+void place_tokens(const Stream& stream, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids) {
+  const OpScope scope(stream.profile(), "place_tokens");
+  check_vector(sampled, DType::i32, 0, "sampled");
+  check_vector(rows, DType::i32, 0, "rows");
+  check_matrix(token_ids, DType::i32, 1, rows.columns(), "token_ids");
+  if (!rows.empty()) backend_of(stream).place_tokens(stream, sampled, rows, token_ids);
+}
+
 void clear_counts(const Stream& stream, const Tensor& counts) {
   const OpScope scope(stream.profile(), "clear_counts");
   check_matrix(counts, DType::i32, 1, counts.columns(), "counts");

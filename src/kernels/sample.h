@@ -90,6 +90,11 @@ int64_t sample_scratch_bytes(int64_t vocab_size, DeviceKind kind = DeviceKind::c
 // without log probabilities, or whose status is not ok, these outputs stay as they are.
 void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch, const SampledRows& output);
 
+// What was sampled becomes what is computed next: token_ids[t] = sampled[rows[t]] for each t whose rows[t] is
+// 0 or more; the others stay as they are. A row without a token (-1) gives token 0. rows: int32 [1, T];
+// sampled: int32 [1, R]; token_ids: int32 [1, T].
+void place_tokens(const Stream& stream, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids);
+
 // One slot of counts, int32 [1, V], for a text that nothing is known of yet.
 void clear_counts(const Stream& stream, const Tensor& counts);
 // Counts tokens int32 [1, n], of the prompt or of the output.

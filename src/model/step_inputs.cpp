@@ -22,8 +22,9 @@ StepBuffers::StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_r
       arena_(bytes(limits), device),
       staging_(device.is_host_memory()
                    ? std::nullopt
-                   : std::optional<Arena>(std::in_place, bytes(limits), device.staging())),
+                   : std::optional<Arena>(std::in_place, kStagings * bytes(limits), device.staging())),
       token_ids_(take_vector(limits.max_tokens)),
+      sampled_rows_(take_vector(limits.max_tokens)),
       positions_(take_vector(limits.max_tokens)),
       logits_rows_(take_vector(limits.max_logits_rows)),
       segments_(take_vector(limits.max_segments * SegmentColumn::count)),
@@ -32,13 +33,15 @@ StepBuffers::StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_r
 }
 
 size_t StepBuffers::bytes(const StepLimits& limits) {
-  return 2 * vector_bytes(limits.max_tokens) + vector_bytes(limits.max_logits_rows) +
+  return 3 * vector_bytes(limits.max_tokens) + vector_bytes(limits.max_logits_rows) +
          vector_bytes(limits.max_segments * SegmentColumn::count) + vector_bytes(limits.max_table_blocks);
 }
 
 StepBuffers::StagedVector StepBuffers::take_vector(int64_t n) {
   const Tensor device = arena_.dense_matrix(DType::i32, 1, n);
-  return {device, staging_ ? staging_->dense_matrix(DType::i32, 1, n) : device};
+  StagedVector vector{.device = device, .host = {}};
+  for (Tensor& host : vector.host) host = staging_ ? staging_->dense_matrix(DType::i32, 1, n) : device;
+  return vector;
 }
 
 void StepBuffers::split_tokens(int64_t num_tokens) {
@@ -68,39 +71,53 @@ void StepBuffers::split_logits_rows(std::span<const int32_t> logits_tokens) {
   CHORALE_CHECK(next == logits_tokens.size(), "logits of token {} of {}", logits_tokens[next], first);
 }
 
-StepInputs StepBuffers::upload(const Stream& stream, const HostStep& step) {
-  // The first n entries of a vector, once the host has written them.
-  const auto send = [&](const StagedVector& vector, int64_t n) {
-    const Tensor view = vector.device.first_columns(n);
-    if (staging_) copy(stream, vector.host.first_columns(n), view);
-    return view;
-  };
-  const auto fill = [&](const StagedVector& vector, std::span<const int32_t> source) {
-    const auto n = static_cast<int64_t>(source.size());
-    CHORALE_CHECK(n <= vector.host.columns(), "{} entries, room for {}", n, vector.host.columns());
-    std::copy(source.begin(), source.end(), vector.host.data<int32_t>());
-    return send(vector, n);
-  };
+// The first n entries of a vector, once the host has written them.
+Tensor StepBuffers::send(const Stream& stream, const StagedVector& vector, int64_t n) const {
+  const Tensor view = vector.device.first_columns(n);
+  if (staging_) copy(stream, vector.host[turn_].first_columns(n), view);
+  return view;
+}
 
+Tensor StepBuffers::fill(const Stream& stream, const StagedVector& vector,
+                         std::span<const int32_t> source) const {
+  const auto n = std::ssize(source);
+  const Tensor& host = vector.host[turn_];
+  CHORALE_CHECK(n <= host.columns(), "{} entries, room for {}", n, host.columns());
+  std::copy(source.begin(), source.end(), host.data<int32_t>());
+  return send(stream, vector, n);
+}
+
+StepInputs StepBuffers::upload(const Stream& stream, const HostStep& step) {
+  turn_ = (turn_ + 1) % kStagings;
+  stream.wait(sent_[turn_]);
   StepInputs in;
-  in.token_ids = fill(token_ids_, step.token_ids);
-  in.batch.block_tables = fill(block_tables_, step.block_tables);
+  in.token_ids = fill(stream, token_ids_, step.token_ids);
+  if (!step.sampled_rows.empty()) in.sampled_rows = fill(stream, sampled_rows_, step.sampled_rows);
+  in.batch.block_tables = fill(stream, block_tables_, step.block_tables);
   if (step.min_table_blocks > in.batch.block_tables.columns())
     in.batch.block_tables = block_tables_.device.first_columns(step.min_table_blocks);
   split_tokens(in.num_tokens());
   split_logits_rows(step.logits_tokens);
-  in.home_logits_rows = fill(logits_rows_, home_logits_tokens_);
-  in.num_logits_rows = static_cast<int64_t>(step.logits_tokens.size());
+  in.home_logits_rows = fill(stream, logits_rows_, home_logits_tokens_);
+  in.num_logits_rows = std::ssize(step.logits_tokens);
   in.home = {.tokens_of = tokens_of_,
              .logits_rows_of = logits_rows_of_,
              .first = std::accumulate(tokens_of_.begin(), tokens_of_.begin() + tp_rank_, int64_t{0}),
              .count = tokens_of_[static_cast<size_t>(tp_rank_)]};
+  write_segments(stream, step.segments, in);
+  sent_[turn_] = stream.record();
+  return in;
+}
 
-  const auto num_segments = static_cast<int64_t>(step.segments.size());
-  CHORALE_CHECK(num_segments * SegmentColumn::count <= segments_.host.columns(), "{} segments", num_segments);
-  int32_t* row = segments_.host.data<int32_t>();
-  int32_t* position = positions_.host.data<int32_t>();
-  for (const HostSegment& segment : step.segments) {
+// And the positions of all tokens.
+void StepBuffers::write_segments(const Stream& stream, std::span<const HostSegment> segments,
+                                 StepInputs& in) const {
+  const auto num_segments = std::ssize(segments);
+  const Tensor& host = segments_.host[turn_];
+  CHORALE_CHECK(num_segments * SegmentColumn::count <= host.columns(), "{} segments", num_segments);
+  int32_t* row = host.data<int32_t>();
+  int32_t* position = positions_.host[turn_].data<int32_t>();
+  for (const HostSegment& segment : segments) {
     row[SegmentColumn::first_token] = static_cast<int32_t>(segment.first_token);
     row[SegmentColumn::num_tokens] = static_cast<int32_t>(segment.num_tokens);
     row[SegmentColumn::first_position] = static_cast<int32_t>(segment.first_position);
@@ -111,10 +128,9 @@ StepInputs StepBuffers::upload(const Stream& stream, const HostStep& step) {
     }
     in.batch.longest_segment = std::max(in.batch.longest_segment, segment.num_tokens);
   }
-  in.positions = send(positions_, in.num_tokens());
-  in.batch.segments =
-      send(segments_, num_segments * SegmentColumn::count).reshaped(num_segments, SegmentColumn::count);
-  return in;
+  in.positions = send(stream, positions_, in.num_tokens());
+  in.batch.segments = send(stream, segments_, num_segments * SegmentColumn::count)
+                          .reshaped(num_segments, SegmentColumn::count);
 }
 
 }  // namespace chorale::model

@@ -1,6 +1,8 @@
 // What the model has to know of a step, in device memory.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -32,6 +34,7 @@ struct Home {
 // Views of one step: of the whole TP group where nothing else is said.
 struct StepInputs {
   Tensor token_ids;         // int32 [1, T]
+  Tensor sampled_rows;      // int32 [1, T]: as HostStep has it; empty: all ids are known
   Tensor positions;         // int32 [1, T]
   Tensor home_logits_rows;  // int32 [1, .]: this rank's home tokens whose logits are wanted, counted from its
                             // first
@@ -51,6 +54,8 @@ struct HostSegment {
 
 struct HostStep {
   std::span<const int32_t> token_ids;
+  // [tokens] or empty: which row that was sampled last gives the token; -1: its id stands in token_ids.
+  std::span<const int32_t> sampled_rows;
   std::span<const HostSegment> segments;
   std::span<const int32_t> block_tables;
   std::span<const int32_t> logits_tokens;
@@ -65,18 +70,23 @@ class StepBuffers {
   StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank, Device device);
   static size_t bytes(const StepLimits& limits);  // on the device
 
-  // Copies the step once, on a stream of the device; the views are valid until the next call, before which
-  // the stream is synchronized. The step itself may go at once. One beyond the limits is a programmer's
-  // fault.
+  // Copies the step once, on a stream of the device, always the same one; the views are valid until the next
+  // call, whose copies come after all that was given to the stream. The step itself may go at once. Waits
+  // until the copies of the call before the last are done. A step beyond the limits is a programmer's fault.
   StepInputs upload(const Stream& stream, const HostStep& step);
 
  private:
+  // While copies from one of them are under way, the host writes into the other.
+  static constexpr size_t kStagings = 2;
   // A vector on the device, and where the host writes it: the same memory where it may.
   struct StagedVector {
     Tensor device;
-    Tensor host;
+    std::array<Tensor, kStagings> host;
   };
   StagedVector take_vector(int64_t n);
+  Tensor send(const Stream& stream, const StagedVector& vector, int64_t n) const;
+  Tensor fill(const Stream& stream, const StagedVector& vector, std::span<const int32_t> source) const;
+  void write_segments(const Stream& stream, std::span<const HostSegment> segments, StepInputs& in) const;
   void split_tokens(int64_t num_tokens);
   void split_logits_rows(std::span<const int32_t> logits_tokens);
 
@@ -85,7 +95,9 @@ class StepBuffers {
   std::vector<int32_t> home_logits_tokens_;
   Arena arena_;
   std::optional<Arena> staging_;  // absent where the host may write to the device's memory
-  StagedVector token_ids_, positions_, logits_rows_, segments_, block_tables_;
+  StagedVector token_ids_, sampled_rows_, positions_, logits_rows_, segments_, block_tables_;
+  std::array<Event, kStagings> sent_;  // the copies from each
+  size_t turn_ = 0;                    // which is written now
 };
 
 }  // namespace chorale::model

@@ -51,5 +51,25 @@ TEST(GpuRuntime, ErrorsNameTheDeviceAndTheCall) {
   queue().synchronize();  // the queue is not hurt
 }
 
+TEST(GpuRuntime, AnEventIsReachedWhenWhatWasGivenBeforeItIsDone) {
+  Queue own(queue().index());
+  own.wait(Event());
+  constexpr size_t kBytes = 64 << 20;
+  const DeviceBuffer memory(own.index(), kBytes), copied(own.index(), kBytes);
+  Buffer host(kBytes), back(kBytes);
+  // More places than the queue has events, each awaited late.
+  for (int round = 0; round < 20; ++round) {
+    std::memset(host.data(), round + 1, kBytes);
+    own.copy(host.data(), memory.data(), kBytes);
+    own.copy(memory.data(), copied.data(), kBytes);
+    own.copy(copied.data(), back.data(), kBytes);
+    const Event done = own.record();
+    own.copy(memory.data(), copied.data(), kBytes);
+    own.wait(done);
+    ASSERT_EQ(back.data()[kBytes - 1], static_cast<std::byte>(round + 1));
+  }
+  own.synchronize();
+}
+
 }  // namespace
 }  // namespace chorale::cuda

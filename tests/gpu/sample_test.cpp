@@ -188,6 +188,22 @@ TEST(GpuSample, CountsAreOfPromptAndOutput) {
   EXPECT_THAT(to_dense<int32_t>(counts.download()).values, testing::Each(0));
 }
 
+TEST(GpuPlaceTokens, TakesSampledTokensWhereARowIsNamed) {
+  Random random(7);
+  for (const int64_t size : {1, 5, 256, 257, 3000}) {
+    std::vector<int32_t> sampled, rows, ids;
+    for (int i = 0; i < 300; ++i) sampled.push_back(static_cast<int32_t>(random_int(random, -1, 150'000)));
+    for (int64_t t = 0; t < size; ++t) {
+      rows.push_back(static_cast<int32_t>(random_int(random, -1, 299)));
+      ids.push_back(static_cast<int32_t>(random_int(random, 0, 150'000)));
+    }
+    const GpuTensor token_ids = gpu_vector(ids);
+    place_tokens(queue(), gpu_vector(sampled), gpu_vector(rows), token_ids);
+    ref::place_tokens(sampled, rows, ids);
+    EXPECT_EQ(to_dense<int32_t>(token_ids.download()).values, ids);
+  }
+}
+
 TEST(GpuSample, NoRowsAreNoWork) {
   sample(queue(), {}, {}, {});
 }

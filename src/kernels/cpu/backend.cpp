@@ -42,6 +42,7 @@ const Backend& backend() {
       .count_tokens = count_tokens,
       .sample_scratch_bytes = sample_scratch_bytes,
       .sample = sample,
+      .place_tokens = place_tokens,
       .clear_counts = clear_counts,
       .add_counts = count_tokens,
   };

@@ -458,6 +458,17 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch
   });
 }
 
+void place_tokens(const Stream&, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids) {
+  const auto* token = sampled.data<int32_t>();
+  const auto* row = rows.data<int32_t>();
+  auto* id = token_ids.data<int32_t>();
+  for (int64_t t = 0; t < rows.columns(); ++t) {
+    if (row[t] < 0) continue;
+    CHORALE_CHECK(row[t] < sampled.columns(), "row {} of {}", row[t], sampled.columns());
+    id[t] = std::max(token[row[t]], 0);
+  }
+}
+
 void clear_counts(const Stream&, const Tensor& counts) {
   std::fill_n(counts.data<int32_t>(), counts.columns(), 0);
 }

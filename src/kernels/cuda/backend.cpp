@@ -177,6 +177,7 @@ const Backend& backend() {
       .norm_rope_append = norm_rope_append,
       .sample_scratch_bytes = sample_scratch_bytes,
       .sample = OnQueue<sample>::run,
+      .place_tokens = OnQueue<place_tokens>::run,
       .clear_counts = OnQueue<clear_counts>::run,
       .add_counts = [](const Stream& stream, const Tensor& tokens, bool in_prompt,
                        const Tensor& counts) { count_tokens(queue_of(stream), tokens, in_prompt, counts); },

@@ -44,10 +44,13 @@ Queue::Queue(int index, Device owner) : index_(index), owner_(owner) {
                 kMinor, major, minor);
   num_multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, index);
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate", index);
+  for (CUevent_st*& event : events_)
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate", index);
 }
 
 Queue::~Queue() {
   for (const cudaEvent_t mark : marks_) cudaEventDestroy(mark);
+  for (CUevent_st* event : events_) cudaEventDestroy(event);
   cudaStreamDestroy(stream_);
 }
 
@@ -90,16 +93,41 @@ void Queue::copy(const Tensor& source, const Tensor& target) {
         "cudaMemcpy2DAsync", index_);
 }
 
+namespace {
+
+// Asks until the answer is not cudaErrorNotReady.
+template <typename Query>
+void await(const Query& query, const char* call, int index, std::chrono::duration<double> limit) {
+  const auto start = std::chrono::steady_clock::now();
+  while (true) {
+    const cudaError_t status = query();
+    if (status != cudaErrorNotReady) return check(status, call, index);
+    if (std::chrono::steady_clock::now() - start > limit)
+      throw_error("cuda:{}: a step has not ended within {} s", index, limit.count());
+  }
+}
+
+}  // namespace
+
 void Queue::synchronize() const {
   enter();
   if (time_limit_.count() == 0) return check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", index_);
-  const auto start = std::chrono::steady_clock::now();
-  while (true) {
-    const cudaError_t status = cudaStreamQuery(stream_);
-    if (status != cudaErrorNotReady) return check(status, "cudaStreamQuery", index_);
-    if (std::chrono::steady_clock::now() - start > time_limit_)
-      throw_error("cuda:{}: a step has not ended within {} s", index_, time_limit_.count());
-  }
+  await([this] { return cudaStreamQuery(stream_); }, "cudaStreamQuery", index_, time_limit_);
+}
+
+Event Queue::record() {
+  enter();
+  const Event event{++num_events_};
+  check(cudaEventRecord(events_[event.number % events_.size()], stream_), "cudaEventRecord", index_);
+  return event;
+}
+
+void Queue::wait(const Event& event) {
+  if (event.number == 0) return;
+  enter();
+  CUevent_st* const awaited = events_[event.number % events_.size()];
+  if (time_limit_.count() == 0) return check(cudaEventSynchronize(awaited), "cudaEventSynchronize", index_);
+  await([=] { return cudaEventQuery(awaited); }, "cudaEventQuery", index_, time_limit_);
 }
 
 namespace {

@@ -12,8 +12,9 @@
 #include "base/device.h"
 #include "base/tensor.h"
 
+// CUDA's own; cudaStream_t and cudaEvent_t are pointers to them.
+struct CUstream_st;
 struct CUevent_st;
-struct CUstream_st;  // CUDA's own; cudaStream_t is a pointer to it
 
 namespace chorale::cuda {
 
@@ -55,6 +56,8 @@ class Queue final : public chorale::Queue {
   // Returns when everything given so far has taken effect. Throws what has failed.
   void synchronize() const;
   void synchronize() override;
+  Event record() override;
+  void wait(const Event& event) override;
   void set_time_limit(std::chrono::duration<double> limit) override { time_limit_ = limit; }
 
   // As CUDA graphs.
@@ -72,6 +75,9 @@ class Queue final : public chorale::Queue {
   Device owner_;
   int num_multiprocessors_ = 0;
   CUstream_st* stream_ = nullptr;
+  // By turns: an event that has been taken again stands for a later place, which is reached later.
+  std::array<CUevent_st*, 8> events_{};
+  uint64_t num_events_ = 0;
   std::chrono::duration<double> time_limit_{0};
   struct ZeroSums {
     const std::byte* data = nullptr;

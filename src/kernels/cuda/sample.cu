@@ -378,6 +378,18 @@ __global__ void __launch_bounds__(kAdjustThreads)
     atomicAdd(&counts[tokens[i]], 1);
 }
 
+// ---- what is computed next ----
+
+__global__ void __launch_bounds__(kAdjustThreads)
+    place_tokens_kernel(const int32_t* sampled, int64_t num_rows, const int32_t* rows, int64_t size,
+                        int32_t* token_ids) {
+  wait_for_previous();
+  allow_next();
+  const int64_t t = int64_t{blockIdx.x} * kAdjustThreads + threadIdx.x;
+  if (t >= size || rows[t] < 0) return;
+  token_ids[t] = rows[t] < num_rows ? max(sampled[rows[t]], 0) : 0;
+}
+
 List list_of(const SparseRows& rows) {
   if (rows.offsets.empty()) return {};
   return {rows.offsets.device_data<int32_t>(), rows.tokens.device_data<int32_t>(),
@@ -423,6 +435,12 @@ void sample(const Queue& queue, const SampleRows& input, const Tensor& scratch, 
            args, static_cast<int>(block_tokens));
     launch(queue, "sample", choose_tokens, {dim3(count), kChooseThreads}, args);
   }
+}
+
+void place_tokens(const Queue& queue, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids) {
+  launch(queue, "place_tokens", place_tokens_kernel,
+         {dim3(blocks_for(rows.columns(), kAdjustThreads)), kAdjustThreads}, sampled.device_data<int32_t>(),
+         sampled.columns(), rows.device_data<int32_t>(), rows.columns(), token_ids.device_data<int32_t>());
 }
 
 void clear_counts(const Queue& queue, const Tensor& counts) {

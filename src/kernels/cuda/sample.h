@@ -19,6 +19,9 @@ int64_t sample_scratch_bytes(int64_t vocab_size);
 // busy with some 32 rows or more. `allowed` must be there where a row is masked.
 void sample(const Queue& queue, const SampleRows& input, const Tensor& scratch, const SampledRows& output);
 
+// A row that was not sampled gives token 0, too.
+void place_tokens(const Queue& queue, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids);
+
 void clear_counts(const Queue& queue, const Tensor& counts);
 // A token that the vocabulary does not have is left out.
 void count_tokens(const Queue& queue, const Tensor& tokens, bool in_prompt, const Tensor& counts);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <span>
 
+#include "base/error.h"
 #include "base/random.h"
 #include "kernels/token_weight.h"
 
@@ -114,6 +115,15 @@ SampledRow sample(const SampleRow& row) {
     result.logprobs.emplace_back(entry.token, logprob(entry.logit));
   }
   return result;
+}
+
+void place_tokens(std::span<const int32_t> sampled, std::span<const int32_t> rows,
+                  std::span<int32_t> token_ids) {
+  for (size_t t = 0; t < rows.size(); ++t) {
+    if (rows[t] < 0) continue;
+    CHORALE_CHECK(static_cast<size_t>(rows[t]) < sampled.size(), "row {} of {}", rows[t], sampled.size());
+    token_ids[t] = std::max(sampled[static_cast<size_t>(rows[t])], 0);
+  }
 }
 
 }  // namespace chorale::ref

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -27,5 +28,8 @@ struct SampledRow {
 
 // By the definition: a full sort, and each filter in turn. The same bits.
 SampledRow sample(const SampleRow& row);
+
+void place_tokens(std::span<const int32_t> sampled, std::span<const int32_t> rows,
+                  std::span<int32_t> token_ids);
 
 }  // namespace chorale::ref

@@ -44,6 +44,7 @@ const Backend& backend() {
       .count_tokens = count_tokens,
       .sample_scratch_bytes = [](int64_t) { return int64_t{0}; },
       .sample = sample,
+      .place_tokens = place_tokens,
       .clear_counts = clear_counts,
       .add_counts = count_tokens,
   };

@@ -60,7 +60,7 @@ std::byte* Driver::allocate_host(size_t bytes) {
 
 void Driver::release_host(std::byte* data, size_t) noexcept {
   const std::lock_guard lock(mutex_);
-  for (WorkQueue* queue : queues_) queue->wait();
+  for (WorkQueue* queue : queues_) queue->wait_for_all();
   memory_.erase(data);
 }
 
@@ -96,24 +96,34 @@ void WorkQueue::enqueue(std::function<void()> work) {
   {
     const std::lock_guard lock(mutex_);
     work_.push_back(std::move(work));
+    ++num_given_;
   }
   changed_.notify_all();
 }
 
-void WorkQueue::wait() noexcept {
+void WorkQueue::wait_for_all() noexcept {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return work_.empty(); });
 }
 
 void WorkQueue::synchronize() {
+  wait(record());
+}
+
+Event WorkQueue::record() {
+  const std::lock_guard lock(mutex_);
+  return {num_given_};
+}
+
+void WorkQueue::wait(const Event& event) {
   std::unique_lock lock(mutex_);
-  const auto is_done = [this] { return work_.empty(); };
+  const auto is_reached = [&] { return num_done_ >= event.number; };
   if (time_limit_.count() == 0) {
-    changed_.wait(lock, is_done);
-  } else if (!changed_.wait_for(lock, time_limit_, is_done)) {
+    changed_.wait(lock, is_reached);
+  } else if (!changed_.wait_for(lock, time_limit_, is_reached)) {
     throw_error("{}: a step has not ended within {} s", driver_.name(), time_limit_.count());
   }
-  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  if (failure_ && failed_at_ <= event.number) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 int64_t WorkQueue::mark_time() {
@@ -153,9 +163,13 @@ void WorkQueue::work_loop() {
       failure = std::current_exception();
     }
     lock.lock();
-    if (failure) failure_ = failure;
+    ++num_done_;
+    if (failure) {
+      failure_ = failure;
+      failed_at_ = num_done_;
+    }
     work_.pop_front();
-    if (work_.empty()) changed_.notify_all();
+    changed_.notify_all();
   }
 }
 

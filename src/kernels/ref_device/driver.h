@@ -57,13 +57,16 @@ class WorkQueue final : public Queue {
   void copy(const Tensor& source, const Tensor& target) override;
   // Once work has thrown, what comes after it is left out, until this throws the same.
   void synchronize() override;
+  Event record() override;
+  // Throws as synchronize() does, unless what has thrown was given after the event.
+  void wait(const Event& event) override;
   void set_time_limit(std::chrono::duration<double> limit) override { time_limit_ = limit; }
   int64_t mark_time() override;
   std::vector<double> take_marks() override;
   void inject(DeviceFault fault) override;
 
   void enqueue(std::function<void()> work);
-  void wait() noexcept;
+  void wait_for_all() noexcept;
 
  private:
   void work_loop();
@@ -74,7 +77,9 @@ class WorkQueue final : public Queue {
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::deque<std::function<void()>> work_;  // the first is under way
+  uint64_t num_given_ = 0, num_done_ = 0;
   std::exception_ptr failure_;
+  uint64_t failed_at_ = 0;  // the number of the work that has thrown
   bool stopping_ = false;
   std::thread thread_;
 };

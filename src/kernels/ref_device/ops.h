@@ -51,6 +51,7 @@ void count_experts(const Stream& stream, const Tensor& experts, const Tensor& co
 void count_tokens(const Stream& stream, int64_t num_tokens, const Tensor& counts);
 
 void sample(const Stream& stream, const SampleRows& input, const Tensor& scratch, const SampledRows& output);
+void place_tokens(const Stream& stream, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids);
 void clear_counts(const Stream& stream, const Tensor& counts);
 void count_tokens(const Stream& stream, const Tensor& tokens, bool in_prompt, const Tensor& counts);
 

@@ -83,6 +83,14 @@ void sample(const Stream& stream, const SampleRows& input, const Tensor&, const 
   });
 }
 
+void place_tokens(const Stream& stream, const Tensor& sampled, const Tensor& rows, const Tensor& token_ids) {
+  enqueue(stream, [=] {
+    auto ids = load_as<int32_t>(token_ids);
+    ref::place_tokens(load_as<int32_t>(sampled).values, load_as<int32_t>(rows).values, ids.values);
+    store(ids, token_ids);
+  });
+}
+
 void clear_counts(const Stream& stream, const Tensor& counts) {
   enqueue(stream, [=] { store(ref::Dense<int32_t>(1, counts.columns()), counts); });
 }

@@ -175,5 +175,59 @@ TEST(BlockManager, RandomWalkWithCollidingHashes) {
   random_walk(two_hashes, 7);
 }
 
+// All blocks are cached, and one is spare.
+class BlocksAhead : public testing::Test {
+ protected:
+  BlocksAhead() {
+    blocks_.allocate(4, table_);
+    for (int64_t b = 0; b < 4; ++b)
+      blocks_.commit(table_, b, std::vector<int32_t>(kBlockTokens, static_cast<int32_t>(b)));
+    blocks_.release(table_);
+  }
+
+  BlockManager blocks_{4, true, hash_block, kBlockTokens, 1};
+  std::vector<int32_t> table_, other_;
+};
+
+TEST_F(BlocksAhead, CountAsTakenOnceTheyAreConfirmed) {
+  EXPECT_EQ(blocks_.num_blocks(), 4);
+  EXPECT_EQ(blocks_.num_cached(), 4);
+  ASSERT_TRUE(blocks_.allocate_ahead(table_));
+  EXPECT_FALSE(blocks_.allocate_ahead(other_)) << "the spare one is taken";
+  EXPECT_EQ(blocks_.num_cached(), 4);
+  EXPECT_EQ(blocks_.num_used(), 0);
+  blocks_.confirm_ahead();
+  EXPECT_EQ(blocks_.num_cached(), 3) << "one is evicted, and is spare from now on";
+  EXPECT_EQ(blocks_.num_used(), 1);
+  EXPECT_TRUE(blocks_.allocate_ahead(other_));
+  blocks_.confirm_ahead();
+  const std::vector<const std::vector<int32_t>*> tables{&table_, &other_};
+  blocks_.check_invariants(tables);
+  blocks_.release(table_);
+  blocks_.release(other_);
+  EXPECT_EQ(blocks_.num_free(), 2);
+  EXPECT_EQ(blocks_.num_cached(), 2);
+}
+
+TEST_F(BlocksAhead, EvictNothingWhenTheyAreGivenBack) {
+  ASSERT_TRUE(blocks_.allocate_ahead(table_));
+  blocks_.release(table_);
+  blocks_.cancel_ahead();
+  EXPECT_EQ(blocks_.num_cached(), 4);
+  EXPECT_EQ(blocks_.num_free(), 0);
+}
+
+TEST_F(BlocksAhead, EvictNothingWhenOthersBecameFree) {
+  ASSERT_TRUE(blocks_.allocate_ahead(table_));
+  blocks_.flush();
+  blocks_.confirm_ahead();
+  EXPECT_EQ(blocks_.num_free(), 3);
+}
+
+TEST_F(BlocksAhead, AreNotGivenWhenNoneIsLeftToConfirmThemWith) {
+  blocks_.allocate(4, other_);
+  EXPECT_FALSE(blocks_.allocate_ahead(table_)) << "the spare one counts as nobody's";
+}
+
 }  // namespace
 }  // namespace chorale::engine

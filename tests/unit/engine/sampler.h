@@ -63,8 +63,9 @@ class Sampler {
  private:
   SampledStep run(std::span<const float> logits) {
     CHORALE_CHECK(std::ssize(logits) == vocab_size_);
-    return sampler_.sample(
-        stream_, {const_cast<float*>(logits.data()), DType::f32, 1, vocab_size_, vocab_size_}, plan_);
+    sampler_.start(stream_, {const_cast<float*>(logits.data()), DType::f32, 1, vocab_size_, vocab_size_},
+                   plan_);
+    return sampler_.collect(stream_);
   }
 
   const int64_t vocab_size_;

@@ -237,6 +237,96 @@ TEST(Scheduler, PromptLogprobsAreBoundedByRowsAndLimitTheCachedPrefix) {
   EXPECT_LE(bench.runner.max_rows_seen, 4);
 }
 
+// A step that has been computed, and of which no token is known yet.
+void begin_step(Bench& bench) {
+  bench.runner.run(bench.scheduler.schedule().plan);
+  bench.scheduler.commit();
+}
+
+TEST(Scheduler, PlansAStepWhoseTokensAreBeingChosen) {
+  Bench bench(8, {.chunked_prefill_size = 20, .max_running_requests = 8, .max_logits_rows = 8});
+  Sequence& a = bench.add(5, 1000);
+  Sequence& b = bench.add(30, 2000);
+  begin_step(bench);
+  const ScheduledStep* ahead = bench.scheduler.schedule_ahead();
+  ASSERT_NE(ahead, nullptr);
+  EXPECT_EQ(ahead->plan.chunks.size(), 2u);
+  EXPECT_EQ(ahead->plan.chunks[0].first_position, 5);
+  EXPECT_EQ(ahead->plan.token_ids.size(), 16u) << "one token of a, what is left of b";
+  EXPECT_EQ(ahead->plan.sampled_rows[0], 0);
+  EXPECT_EQ(std::ranges::count(ahead->plan.sampled_rows, -1), 15);
+  EXPECT_EQ(ahead->plan.logits_tokens, (std::vector<int32_t>{0, 15}));
+  bench.scheduler.check_invariants();
+  a.tokens.push_back(7);
+  EXPECT_TRUE(bench.scheduler.begin_ahead());
+  bench.scheduler.commit();
+  bench.scheduler.check_invariants();
+  EXPECT_EQ(a.num_computed, 6);
+  EXPECT_EQ(b.num_computed, 30);
+}
+
+TEST(Scheduler, ASequenceThatEndsLeavesTheStepThatWasPlannedAhead) {
+  Bench bench(8, kOptions);
+  Sequence& a = bench.add(kBlockTokens, 1000);  // the next token begins a block
+  Sequence& b = bench.add(5, 2000);
+  begin_step(bench);
+  const ScheduledStep* ahead = bench.scheduler.schedule_ahead();
+  ASSERT_NE(ahead, nullptr);
+  EXPECT_EQ(a.blocks.size(), 2u);
+  EXPECT_EQ(bench.blocks.num_used(), 2) << "the new block does not count yet";
+  bench.scheduler.remove(a);
+  EXPECT_EQ(ahead->sequences[0].sequence, nullptr);
+  EXPECT_EQ(bench.blocks.num_used(), 1);
+  EXPECT_TRUE(bench.scheduler.begin_ahead());
+  bench.scheduler.commit();
+  b.tokens.push_back(7);
+  EXPECT_EQ(bench.blocks.num_used(), 1);
+  ASSERT_NE(bench.scheduler.schedule_ahead(), nullptr);
+  bench.scheduler.remove(b);
+  EXPECT_FALSE(bench.scheduler.begin_ahead()) << "nobody is left";
+  EXPECT_EQ(bench.blocks.num_used(), 0);
+}
+
+TEST(Scheduler, ASequenceWhoseEndIsKnownIsNotPlannedAhead) {
+  Bench bench(8, kOptions);
+  Sequence& a = bench.add(5, 1000);
+  a.max_output = 2;
+  begin_step(bench);
+  ASSERT_NE(bench.scheduler.schedule_ahead(), nullptr);
+  a.tokens.push_back(7);
+  ASSERT_TRUE(bench.scheduler.begin_ahead());
+  bench.scheduler.commit();
+  const ScheduledStep* ahead = bench.scheduler.schedule_ahead();
+  ASSERT_NE(ahead, nullptr);
+  EXPECT_TRUE(ahead->sequences.empty());
+}
+
+TEST(Scheduler, PlansNothingAheadThatAnEndWouldChange) {
+  Bench bench(3, {.chunked_prefill_size = 512, .max_running_requests = 2, .max_logits_rows = 2});
+  Sequence& a = bench.add(kBlockTokens, 1000);
+  begin_step(bench);
+  Sequence& waiting = bench.add(5, 2000);
+  EXPECT_EQ(bench.scheduler.schedule_ahead(), nullptr) << "somebody waits for a place";
+  bench.scheduler.remove(waiting);
+  ASSERT_NE(bench.scheduler.schedule_ahead(), nullptr);
+  bench.scheduler.drop_ahead();
+  EXPECT_EQ(a.blocks.size(), 1u) << "as if it had not been planned";
+  a.tokens.push_back(7);
+  Sequence& scored = bench.add(5, 3000, 0);
+  begin_step(bench);
+  EXPECT_EQ(bench.scheduler.schedule_ahead(), nullptr) << "log probabilities of a prompt are due";
+  bench.scheduler.remove(scored);
+}
+
+TEST(Scheduler, PlansNothingAheadWhenABlockIsShort) {
+  Bench bench(1, kOptions);
+  Sequence& a = bench.add(kBlockTokens, 1000);
+  begin_step(bench);
+  EXPECT_EQ(bench.scheduler.schedule_ahead(), nullptr);
+  EXPECT_EQ(a.blocks.size(), 1u);
+  bench.scheduler.check_invariants();
+}
+
 // Hundreds of random arrivals, removals and tiny caches; the invariants are checked around every step, and
 // the fake model checks every plan.
 TEST(Scheduler, RandomTrafficKeepsOrderAndInvariants) {

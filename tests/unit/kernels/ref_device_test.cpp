@@ -1,5 +1,6 @@
 // The reference device itself: its memory and its queues. What its ops compute is in the tests of the ops.
 #include <chrono>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -74,6 +75,35 @@ TEST_F(RefDevice, WorkThatTakesLongerThanTheLimitIsNotWaitedFor) {
 TEST_F(RefDevice, BreaksOnPurpose) {
   queue_.inject(DeviceFault::error);
   EXPECT_THROW(queue_.synchronize(), Error);
+}
+
+TEST_F(RefDevice, AnEventIsReachedWhenWhatWasGivenBeforeItIsDone) {
+  std::promise<void> gate;
+  int done = 0;
+  queue_.wait(Event());
+  queue_.enqueue([&] { ++done; });
+  const Event first = queue_.record();
+  queue_.enqueue([&] { gate.get_future().wait(); });
+  queue_.enqueue([&] { ++done; });
+  const Event second = queue_.record();
+  queue_.wait(first);  // what comes after it cannot be done yet
+  EXPECT_EQ(done, 1);
+  gate.set_value();
+  queue_.wait(second);
+  EXPECT_EQ(done, 2);
+  queue_.wait(first);
+}
+
+TEST_F(RefDevice, WaitingForAnEventThrowsWhatHasFailedBeforeItAlone) {
+  queue_.enqueue([] {});
+  const Event before = queue_.record();
+  queue_.enqueue([] { throw_error("broken"); });
+  queue_.enqueue([] {});
+  const Event after = queue_.record();
+  queue_.wait_for_all();
+  queue_.wait(before);
+  EXPECT_THROW(queue_.wait(after), Error);
+  queue_.wait(after);
 }
 
 TEST_F(RefDevice, MemoryIsZeroedAndItsAddressesArePoison) {

@@ -258,5 +258,35 @@ TEST_P(Sample, NoRowsAreNoWork) {
   sample(streams(InstructionSet::portable)[0], {}, {}, {});
 }
 
+class PlaceTokens : public AnyDeviceTest {};
+INSTANTIATE_TEST_SUITE_P(All, PlaceTokens, testing::ValuesIn(kAllDevices), name_of_device);
+
+TEST_P(PlaceTokens, TakesSampledTokensWhereARowIsNamed) {
+  Random random(11);
+  for (const Stream& stream : streams(InstructionSet::portable)) {
+    for (const int64_t size : {0, 1, 2, 40, 300}) {
+      std::vector<int32_t> sampled, rows, ids;
+      for (int i = 0; i < 70; ++i) sampled.push_back(static_cast<int32_t>(random() % 1000) - 1);
+      for (int64_t t = 0; t < size; ++t) {
+        rows.push_back(static_cast<int32_t>(random() % 71) - 1);
+        ids.push_back(static_cast<int32_t>(random() % 1000));
+      }
+      const TestTensor token_ids = vector_tensor(ids);
+      place_tokens(stream, vector_tensor(sampled), vector_tensor(rows), token_ids);
+      ref::place_tokens(sampled, rows, ids);
+      expect_same_bits(token_ids, vector_tensor(ids));
+    }
+  }
+}
+
+TEST_P(PlaceTokens, ARowWithoutATokenGivesTheFirstOne) {
+  for (const Stream& stream : streams(InstructionSet::portable)) {
+    const TestTensor token_ids = vector_tensor(std::vector<int32_t>{5, 6, 7});
+    place_tokens(stream, vector_tensor(std::vector<int32_t>{-1, 9}),
+                 vector_tensor(std::vector<int32_t>{0, -1, 1}), token_ids);
+    expect_same_bits(token_ids, vector_tensor(std::vector<int32_t>{0, 6, 9}));
+  }
+}
+
 }  // namespace
 }  // namespace chorale

@@ -267,6 +267,43 @@ def other_architecture(model):
     return ["LlamaForCausalLM", "Qwen3MoeForCausalLM"]
 
 
+def end_token(file, value):
+    """One that is no token: beyond the embedding, or a row of it that the tokenizer does not have."""
+
+    def damage(model):
+        if file == "config.json":
+            (model / "generation_config.json").unlink()
+        edit_json(model / file, lambda config: config.__setitem__("eos_token_id", value))
+        return [file, "eos_token_id", str(value if isinstance(value, int) else value[-1])]
+
+    damage.__name__ = f"end_token_{value}_of_{file}"
+    return damage
+
+
+def many_end_tokens(model):
+    edit_json(model / "generation_config.json", lambda config: config.__setitem__("eos_token_id", list(range(64))))
+    return ["generation_config.json", "eos_token_id", "64", "65"]
+
+
+def two_tokens_with_one_id(model):
+    edit_json(model / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].__setitem__("unheard-of", 70))
+    return ["tokenizer.json", "70", "unheard-of"]
+
+
+def added_token_with_a_taken_id(model):
+    added = {"id": 70, "content": "<|new|>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}  # fmt: skip
+    edit_json(model / "tokenizer.json", lambda tokenizer: tokenizer["added_tokens"].append(added))
+    return ["tokenizer.json", "70", "<|new|>"]
+
+
+def two_added_tokens_with_one_id(model):
+    added = {"id": 4066, "content": "<|new|>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}  # fmt: skip
+    edit_json(model / "tokenizer.json", lambda tokenizer: tokenizer["added_tokens"].append(added))
+    return ["tokenizer.json", "4066", "<|im_end|>", "<|new|>"]
+
+
 def no_tokenizer(model):
     (model / "tokenizer.json").unlink()
     return ["tokenizer.json"]
@@ -318,6 +355,14 @@ ERRORS = [
     no_tokenizer,
     broken_tokenizer,
     vocabulary_larger_than_the_embedding,
+    two_tokens_with_one_id,
+    added_token_with_a_taken_id,
+    two_added_tokens_with_one_id,
+    end_token("generation_config.json", 4095),
+    end_token("generation_config.json", [4066, 4096]),
+    end_token("config.json", 100000),
+    many_end_tokens,
+    config_field("max_position_embeddings", 1),
 ]
 
 

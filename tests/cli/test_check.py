@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import signal
 import struct
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from conftest import MODEL
+from conftest import BINARY, MODEL
 
 SHARD = "model-00001-of-00003.safetensors"
 
@@ -533,3 +537,32 @@ def test_one_file_without_an_index(chorale, model_copy, tmp_path):
     assert chorale.json("check", model_copy)["tensors"] == len(header)
 
     assert same_answer(chorale, model_copy)
+
+
+def shortened_after_it_was_mapped(model, *arguments):
+    """Runs the command, and cuts the shard off as soon as it is mapped; None when its bytes had been read by then."""
+    shard = model / SHARD
+    whole = shard.read_bytes()
+    process = subprocess.Popen([BINARY, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and SHARD not in maps.read_text():
+        time.sleep(0.0002)
+    process.send_signal(signal.SIGSTOP)
+    with shard.open("r+b") as file:
+        file.truncate(len(whole) // 3)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    shard.write_bytes(whole)
+    assert process.returncode in (0, 1), (process.returncode, out, err)  # no signal
+    return out + err if process.returncode == 1 else None
+
+
+@pytest.mark.parametrize("command", ["check", "generate"])
+def test_a_shard_that_is_cut_off_while_it_is_read(model_copy, command):
+    more = {"check": (), "generate": ("--prompt", "x", "--max-new-tokens", "1", "--threads", "1")}[command]
+    for _ in range(20):
+        told = shortened_after_it_was_mapped(model_copy, command, model_copy, *more)
+        if told is not None:
+            break
+    assert told is not None, "the shard was always read before it was cut off"
+    assert SHARD in told and "cannot read at byte" in told

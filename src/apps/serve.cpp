@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
+#include "engine/rank_processes.h"
 #include "server/http/cors.h"
 #include "server/server.h"
 #include "text/chat_template.h"
@@ -85,6 +86,7 @@ int run_serve(const ServeFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);  // the server goes on when the reader of its log leaves
   log::set_level(log::parse_level(flags.log_level));
   log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
+  engine::check_launcher(flags.load.parallel);
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
   const std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);

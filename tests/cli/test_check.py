@@ -456,6 +456,19 @@ def test_broken_template_is_a_warning_and_costs_chat_alone(chorale, model_copy, 
     assert result.stderr.startswith("chorale: --chat: ")
 
 
+ENDLESS = (
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}"
+)
+
+
+def test_a_template_cannot_take_all_time(chorale, model_copy):
+    set_template(model_copy, ENDLESS)
+    report = chorale.json("check", model_copy)
+    assert report["chat_template"] is False
+    assert len(report["warnings"]) == 1
+    assert "it takes more than 3 s of a processor's time" in report["warnings"][0]
+
+
 def test_no_template_is_a_warning(chorale, model_copy):
     edit_json(model_copy / "tokenizer_config.json", lambda config: config.pop("chat_template"))
     report = chorale.json("check", model_copy)

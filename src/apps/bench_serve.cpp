@@ -242,7 +242,7 @@ void add_server_flags(CLI::App& app, BenchServeFlags& flags) {
       ->group(kGroup);
   app.add_option("--request-timeout", flags.timeout, "Seconds after which a request has failed (21600)")
       ->option_text("SECONDS")
-      ->check(CLI::Range(0.001, 1e6))
+      ->check(number_in(0.001, 1e6))
       ->group(kGroup);
 }
 
@@ -266,7 +266,7 @@ void add_dataset_flags(CLI::App& app, BenchServeFlags& flags) {
   app.add_option("--random-range-ratio", flags.workload.random_range_ratio,
                  "random: lengths are drawn from this share of them on; 1: always full length (0)")
       ->option_text("R")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_in(0, 1))
       ->group(kGroup);
   add_count("--sharegpt-output-len", flags.workload.sharegpt_output_tokens, 1,
             "sharegpt: tokens of each answer; default: as many as the reply in the file has");

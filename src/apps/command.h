@@ -56,4 +56,8 @@ CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options);
 CLI::Option* add_log_level_flag(CLI::App& app, std::string& level);
 CLI::Option* add_json_flag(CLI::App& app, bool& json);
 
+// The check of a flag that takes a number from `least` to `most`. CLI::Range lets "nan" through, which is
+// neither below nor above anything.
+std::function<std::string(const std::string&)> number_in(double least, double most);
+
 }  // namespace chorale::apps

@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -161,7 +162,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
   app.add_option("--dist-timeout", options.parallel.collective_timeout,
                  "Seconds that a rank may keep the others waiting before the server ends (10); 0: for ever")
       ->option_text("SECONDS")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(number_in(0, 86400))
       ->group(kGroup);
   app.add_option_function<std::string>(
          "--inject-fault",
@@ -183,6 +184,14 @@ CLI::Option* add_log_level_flag(CLI::App& app, std::string& level) {
   return app.add_option("--log-level", level, "Least severe messages to log, on standard error")
       ->option_text("debug|info|warn|error|critical|off")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "critical", "off"}));
+}
+
+std::function<std::string(const std::string&)> number_in(double least, double most) {
+  return [least, most](const std::string& text) {
+    double number = 0;
+    const bool fits = CLI::detail::lexical_cast(text, number) && number >= least && number <= most;
+    return fits ? std::string() : fmt::format("Value {} not in range [{} - {}]", text, least, most);
+  };
 }
 
 CLI::Option* add_json_flag(CLI::App& app, bool& json) {

@@ -189,6 +189,7 @@ int run_generate(GenerateFlags flags) {
   InterruptWatcher interrupt;
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
+  const std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
   const std::string prompt = render_prompt(flags);
   engine::GenerationRequest request;
   request.id = kRequestId;
@@ -219,7 +220,7 @@ int run_generate(GenerateFlags flags) {
   options.chunked_prefill_size = load.chunked_prefill_size;
   options.max_running_requests = 1;
   options.max_context_len = model.info().max_context_len;
-  options.eos_token_ids = tools::end_tokens(load.model_path, model.info().eos_token_ids, tokenizer);
+  options.eos_token_ids = eos_token_ids;
   engine::Engine engine(model.runner(), options);
   const auto armed = interrupt.on_interrupt([&engine] { engine.abort(kRequestId); });
   const Answer answer = run_request(engine, tokenizer, std::move(request), flags.stop, flags.json);
@@ -235,7 +236,7 @@ void add_sampling_flags(CLI::App& app, GenerateFlags& flags) {
       ->group(kGroup);
   app.add_option("--temperature", flags.temperature, "0: always the most likely token; default: the model's")
       ->option_text("T")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number_in(0, 1e6))
       ->group(kGroup);
   app.add_option("--top-p", flags.top_p,
                  "Sample from the likeliest tokens that sum up to P; default: the model's")

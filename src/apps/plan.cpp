@@ -334,7 +334,7 @@ Command add_plan(CLI::App& root) {
   app->add_option("--mem-fraction-static", flags->load.mem_fraction,
                   "Share of the memory free after the weights that the KV cache gets (0.8)")
       ->option_text("F")
-      ->check(CLI::Range(0.01, 1.0))
+      ->check(number_in(0.01, 1))
       ->group(kMemory);
   add_chunk_flag(*app, flags->load)->group(kMemory);
   app->add_option("--max-running-requests", flags->load.max_running_requests,

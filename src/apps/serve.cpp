@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
+#include "engine/rank_processes.h"
 #include "server/http/cors.h"
 #include "server/server.h"
 #include "text/chat_template.h"
@@ -85,8 +86,10 @@ int run_serve(const ServeFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);  // the server goes on when the reader of its log leaves
   log::set_level(log::parse_level(flags.log_level));
   log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
+  engine::check_launcher(flags.load.parallel);
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
+  const std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
   const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
   warn_of_files(config, chat);
 
@@ -100,7 +103,7 @@ int run_serve(const ServeFlags& flags) {
   engine_options.max_running_requests = flags.load.max_running_requests;
   engine_options.max_context_len = info.max_context_len;
   engine_options.enable_prefix_cache = !flags.disable_radix_cache;
-  engine_options.eos_token_ids = tools::end_tokens(flags.load.model_path, info.eos_token_ids, tokenizer);
+  engine_options.eos_token_ids = eos_token_ids;
   engine::Engine engine(model.runner(), engine_options);
   log_capacity(info,
                flags.load.context_length > 0 ? flags.load.context_length : config.max_position_embeddings);
@@ -153,7 +156,7 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--mem-fraction-static", flags.load.mem_fraction,
                  "Share of the memory free after the weights that the KV cache gets (0.8)")
       ->option_text("F")
-      ->check(CLI::Range(0.01, 1.0))
+      ->check(number_in(0.01, 1))
       ->group(kGroup);
   add_chunk_flag(app, flags.load)->group(kGroup);
   app.add_option("--max-running-requests", flags.load.max_running_requests,
@@ -186,7 +189,7 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--drain-timeout", flags.server.drain_timeout_seconds,
                  "Seconds that running requests get to finish after SIGTERM or Ctrl-C (30)")
       ->option_text("SECONDS")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(number_in(0, 86400))
       ->group(kGroup);
   app.add_flag("--clip-max-tokens", flags.server.clip_max_tokens,
                "Answer a request whose max_tokens exceeds the context with what is left of it, not with 400")
@@ -194,7 +197,7 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--health-check-timeout", flags.server.health_check_timeout_seconds,
                  "Seconds in which /health_generate wants a token, else it answers 503 (20)")
       ->option_text("SECONDS")
-      ->check(CLI::Range(0.001, 86400.0))
+      ->check(number_in(0.001, 86400))
       ->group(kGroup);
 }
 
@@ -210,7 +213,7 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--status-interval", flags.server.status_interval_seconds,
                  "Seconds between lines that tell what is running, while something is (10); 0: none")
       ->option_text("SECONDS")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(number_in(0, 86400))
       ->group(kGroup);
   app.add_option("--metrics-compat", flags.metrics_compat,
                  "Also export metrics under these servers' names, separated by commas (none)")
@@ -264,7 +267,7 @@ void add_http_flags(CLI::App& app, server::HttpOptions& options) {
            },
            text)
         ->option_text("SECONDS")
-        ->check(CLI::Range(least, 86400.0))
+        ->check(number_in(least, 86400))
         ->group(kGroup);
   };
   add_seconds("--header-timeout", options.header_timeout, "For a request's header, from its first byte (10)");

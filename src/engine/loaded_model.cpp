@@ -17,6 +17,7 @@
 #include "base/progress_bar.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "engine/agreement.h"
 #include "engine/local_runner.h"
 #include "engine/memory_plan.h"
 #include "engine/mpi_runner.h"
@@ -180,6 +181,22 @@ uint64_t free_memory(const Resolved& resolved) {
 }
 
 // Collective.
+void require_agreement_of_ranks(const Resolved& resolved, const LoadOptions& options,
+                                const parallel::Strategy& strategy, const RankProcesses& processes) {
+  if (processes.mpi() != nullptr) {
+    const RankInputs inputs{.options = options,
+                            .config = resolved.config,
+                            .formats = resolved.formats,
+                            .strategy = strategy,
+                            .checkpoint = resolved.checkpoint ? &*resolved.checkpoint : nullptr,
+                            .device = resolved.device().name()};
+    require_agreement(*processes.mpi(),
+                      what_was_given(inputs, num_threads(options, processes.num_on_this_host())));
+  }
+  processes.require_world();
+}
+
+// Collective.
 LoadPlan plan_load(const Resolved& resolved, const LoadOptions& options, const parallel::Strategy& strategy,
                    const RankProcesses& processes) {
   // Ranks on different processors would compute different bits; the sets are in order of what they need.
@@ -288,6 +305,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
                 parallel::to_string(strategy));
   }
   RankProcesses processes(options.parallel, strategy);
+  require_agreement_of_ranks(resolved, options, strategy, processes);
   const LoadPlan plan = plan_load(resolved, options, strategy, processes);
   StoredWeights stored = fill(resolved, plan.parallel, options, processes);
   const Device device = resolved.device();

@@ -17,30 +17,52 @@ bool uses_mpi(const ParallelOptions& options) {
   return options.communicator == "mpi";
 }
 
-std::unique_ptr<comm::MpiWorld> join_mpi(const ParallelOptions& options, const parallel::Strategy& strategy) {
+// As "srun" does without PMIx, or the mpirun of another MPI.
+[[noreturn]] void refuse_launch(const comm::MpiWorld::Launch& launch) {
+  throw_error(
+      "{}={}: {} processes were started together, but they do not reach each other through MPI; start them "
+      "with this "
+      "MPI's mpirun, or with \"srun --mpi=pmix\", which \"srun --mpi=list\" must have; --communicator local "
+      "lets each "
+      "process run by itself",
+      launch.variable, launch.processes, launch.processes);
+}
+
+std::unique_ptr<comm::MpiWorld> join_mpi(const ParallelOptions& options) {
   const auto limit = std::chrono::milliseconds(static_cast<int64_t>(options.collective_timeout * 1000));
   auto mpi = std::make_unique<comm::MpiWorld>(comm::MpiOptions{.time_limit = limit});
-  if (mpi->size() != strategy.world()) {
-    throw_error(
-        "--communicator mpi: the strategy {} has {} ranks, but {} processes were started; start as many, or "
-        "change "
-        "--tp-size and --dp-size so that their product is {}",
-        parallel::to_string(strategy), strategy.world(), mpi->size(), mpi->size());
-  }
+  const auto launch = comm::MpiWorld::launch();
+  if (mpi->size() == 1 && launch && launch->processes > 1) refuse_launch(*launch);
   return mpi;
 }
 
 }  // namespace
 
+void check_launcher(const ParallelOptions& options) {
+  if (options.communicator != "auto" || uses_mpi(options)) return;
+  const auto launch = comm::MpiWorld::launch();
+  if (launch && launch->processes > 1) refuse_launch(*launch);
+}
+
 RankProcesses::RankProcesses(const ParallelOptions& options, const parallel::Strategy& strategy)
-    : world_(strategy.world()) {
+    : strategy_(strategy) {
+  check_launcher(options);
   if (uses_mpi(options)) {
-    mpi_ = join_mpi(options, strategy);
+    mpi_ = join_mpi(options);
     ranks_here_ = {mpi_->rank()};
   } else {
-    ranks_here_.resize(static_cast<size_t>(world_));
+    ranks_here_.resize(static_cast<size_t>(strategy.world()));
     std::iota(ranks_here_.begin(), ranks_here_.end(), 0);
   }
+}
+
+void RankProcesses::require_world() const {
+  if (mpi_ == nullptr || mpi_->size() == strategy_.world()) return;
+  throw_error(
+      "--communicator mpi: the strategy {} has {} ranks, but {} processes were started; start as many, or "
+      "change "
+      "--tp-size and --dp-size so that their product is {}",
+      parallel::to_string(strategy_), strategy_.world(), mpi_->size(), mpi_->size());
 }
 
 int RankProcesses::num_on_this_host() const {
@@ -48,10 +70,10 @@ int RankProcesses::num_on_this_host() const {
 }
 
 std::vector<int> RankProcesses::host_numbers() const {
-  std::vector<int> numbers(static_cast<size_t>(world_), 0);
+  std::vector<int> numbers(static_cast<size_t>(strategy_.world()), 0);
   if (mpi_ == nullptr) return numbers;
   std::map<std::string, int> seen;
-  for (int rank = 0; rank < world_; ++rank) {
+  for (int rank = 0; rank < strategy_.world(); ++rank) {
     numbers[static_cast<size_t>(rank)] =
         seen.emplace(mpi_->host_of(rank), static_cast<int>(seen.size())).first->second;
   }

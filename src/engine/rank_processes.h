@@ -11,11 +11,18 @@
 
 namespace chorale::engine {
 
+// Throws Error where a launcher has started several processes that do not know of each other through MPI:
+// each would serve by itself. Looks at the environment alone. --communicator local says that this is meant.
+void check_launcher(const ParallelOptions& options);
+
 class RankProcesses {
  public:
-  // Joins MPI's processes where the options, or the launcher, say so. Throws Error when their number is not
-  // that of the strategy's ranks.
+  // Joins MPI's processes where the options, or the launcher, say so. Throws Error as check_launcher() when
+  // MPI was not reached.
   RankProcesses(const ParallelOptions& options, const parallel::Strategy& strategy);
+
+  // Throws Error when there are not as many processes as the strategy has ranks.
+  void require_world() const;
 
   // Null when all ranks are in this process.
   comm::MpiWorld* mpi() const { return mpi_.get(); }
@@ -31,7 +38,7 @@ class RankProcesses {
   int64_t least_of_all(int64_t mine) const;
 
  private:
-  int world_;
+  parallel::Strategy strategy_;
   std::unique_ptr<comm::MpiWorld> mpi_;
   std::vector<int> ranks_here_;
 };

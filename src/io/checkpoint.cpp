@@ -77,6 +77,19 @@ std::vector<TensorEntry> split_experts(const TensorEntry& fused) {
   return out;
 }
 
+SafetensorsHeader read_header(const MappedFile& file, const std::string& source) {
+  SafetensorsHeader header;
+  try {
+    refuse_foreign_file(file.bytes(), source);
+    header = parse_safetensors_header(file.bytes(), source);
+  } catch (const Error&) {
+    file.check_read();  // which may be why
+    throw;
+  }
+  file.check_read();
+  return header;
+}
+
 }  // namespace
 
 Checkpoint::WeightMap Checkpoint::read_weight_map(const fs::path& index) {
@@ -134,8 +147,7 @@ void Checkpoint::split_fused_experts() {
 
 void Checkpoint::add_file(const fs::path& path, const WeightMap* index) {
   auto file = std::make_shared<const MappedFile>(path);
-  refuse_foreign_file(file->bytes(), path.string());
-  SafetensorsHeader header = parse_safetensors_header(file->bytes(), path.string());
+  SafetensorsHeader header = read_header(*file, path.string());
   const std::span<const std::byte> data = file->bytes().subspan(header.data_start);
   const std::string file_name = path.filename().string();
   for (SafetensorsHeader::Entry& t : header.tensors) {
@@ -223,6 +235,14 @@ uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;
   for (const TensorEntry& t : tensors_) total += t.bytes.size();
   return total;
+}
+
+void Checkpoint::check_read() const {
+  for (const auto& file : files_) file->check_read();
+}
+
+bool Checkpoint::could_read() const {
+  return std::ranges::all_of(files_, [](const auto& file) { return file->could_read(); });
 }
 
 const MappedFile* Checkpoint::file_of(const TensorEntry& tensor) const {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/error.h"
 
 namespace chorale::io {
 
@@ -54,8 +55,8 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file_bytes
 
 class MappedFile;
 
-// Immutable after construction; safe to read from many threads. The files must not be shortened while it
-// lives.
+// Immutable after construction; safe to read from many threads. Bytes that cannot be read, as when a file is
+// shortened or its disk fails, are zeros: see check_read().
 class Checkpoint {
  public:
   // Opens `directory`/model.safetensors, else the shards of model.safetensors.index.json, or all
@@ -76,6 +77,24 @@ class Checkpoint {
   std::span<const TensorEntry> tensors() const { return tensors_; }
   uint64_t total_bytes() const;
   const std::filesystem::path& path() const { return path_; }
+
+  // Throws Error that names file and offset when bytes of the files could not be read. For whoever has read
+  // tensors, before what came of it counts.
+  void check_read() const;
+  // The same as a cheap question, to end long work early.
+  bool could_read() const;
+  // Reads tensors: an Error of `read` gives way to that of a file that could not be read, which may have been
+  // its cause.
+  template <typename Read>
+  void reading(const Read& read) const {
+    try {
+      read();
+    } catch (const Error&) {
+      check_read();
+      throw;
+    }
+    check_read();
+  }
 
   // Tells the kernel that the bytes of this tensor will be needed soon (reads them from the disk).
   void will_need(const TensorEntry& tensor) const;

@@ -1,5 +1,6 @@
 #include "io/file_access.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <span>
 #include <system_error>
@@ -40,6 +41,11 @@ OpenFile open_regular(const std::filesystem::path& path) {
 
 FileDescriptor::FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
 
+FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
 FileDescriptor::~FileDescriptor() {
   if (fd_ >= 0) ::close(fd_);
 }
@@ -60,8 +66,8 @@ bool has_entry(const std::filesystem::path& path) {
   return true;
 }
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const OpenFile file = open_regular(path);
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path), descriptor_(-1) {
+  OpenFile file = open_regular(path);
   if (file.size == 0) return;  // an empty mapping is not possible, and not needed
   void* address = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.descriptor.get(), 0);
   if (address == MAP_FAILED) {
@@ -69,9 +75,31 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   }
   data_ = static_cast<std::byte*>(address);
   size_ = file.size;
+  descriptor_ = std::move(file.descriptor);
+  unreadable_.emplace(bytes());
+}
+
+// What lies behind the end of a file in its last page reads as zeros without a fault, so its size is asked
+// for, too.
+void MappedFile::check_read() const {
+  if (size_ == 0) return;
+  const std::optional<size_t> at = unreadable_->first();
+  struct stat info {};
+  const bool has_size = ::fstat(descriptor_.get(), &info) == 0;
+  const auto now = static_cast<size_t>(info.st_size);
+  if (has_size && now < size_) {
+    throw_error("{}: cannot read at byte {}: the file had {} bytes when it was opened and now has {}",
+                path_.string(), at ? std::min(*at, now) : now, size_, now);
+  }
+  if (!at) return;
+  std::byte byte{};
+  const bool fails = ::pread(descriptor_.get(), &byte, 1, static_cast<off_t>(*at)) < 0;
+  throw_error("{}: cannot read at byte {}: {}", path_.string(), *at,
+              fails ? system_message(errno) : "the bytes could not be read a moment ago");
 }
 
 MappedFile::~MappedFile() {
+  unreadable_.reset();
   if (data_ != nullptr) ::munmap(data_, size_);
 }
 
@@ -102,7 +130,7 @@ std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes
   while (done < text.size()) {
     const ssize_t got = ::read(file.descriptor.get(), text.data() + done, text.size() - done);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_error("{}: cannot read: {}", path.string(), system_message(errno));
+    if (got < 0) throw_error("{}: cannot read at byte {}: {}", path.string(), done, system_message(errno));
     if (got == 0) break;  // shortened since its size was read
     done += static_cast<size_t>(got);
   }

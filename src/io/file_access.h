@@ -5,8 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
+
+#include "io/unreadable_pages.h"
 
 namespace chorale::io {
 
@@ -17,7 +20,7 @@ class FileDescriptor {
   FileDescriptor(FileDescriptor&& other) noexcept;
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(FileDescriptor&&) = delete;
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
   ~FileDescriptor();
 
   int get() const { return fd_; }
@@ -35,8 +38,8 @@ std::string system_message(int error_number);
 // is wrong.
 bool has_entry(const std::filesystem::path& path);
 
-// A regular file, mapped read-only as a whole. Immutable; safe to read from many threads. The file must not
-// be shortened while it is mapped.
+// A regular file, mapped read-only as a whole. Immutable; safe to read from many threads. Bytes that cannot
+// be read are zeros, so who has read asks check_read() before they count.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);
@@ -45,6 +48,11 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Throws Error that names file and offset when bytes could not be read, or the file has been shortened.
+  void check_read() const;
+  // The same as a cheap question, for loops; does not know of a file that was shortened within its last page.
+  bool could_read() const { return !unreadable_ || !unreadable_->first(); }
+
   // Drops the pages that hold `range`, a part of bytes(), from this process; a later access reads them again.
   void release(std::span<const std::byte> range) const;
   // Has the system read `range` from the disk, without waiting for it.
@@ -54,8 +62,11 @@ class MappedFile {
   // Advice only: when the kernel does not take it, nothing changes.
   void advise(std::span<const std::byte> range, int advice) const;
 
+  std::filesystem::path path_;
+  FileDescriptor descriptor_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  std::optional<UnreadablePages> unreadable_;  // absent for an empty file
 };
 
 // The contents of a regular file of at most `max_bytes`.

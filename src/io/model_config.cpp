@@ -29,7 +29,7 @@ constexpr IntegerRange kLayersRange{1, 10'000};
 constexpr IntegerRange kHeadsRange{1, 65'536};
 constexpr IntegerRange kHeadDimRange{2, 8192};  // what the attention kernels have room for
 constexpr IntegerRange kExpertsRange{0, 65'536};
-constexpr IntegerRange kPositionsRange{1, int64_t{1} << 31};
+constexpr IntegerRange kPositionsRange{2, int64_t{1} << 31};
 
 void check_architecture(const JsonFields& fields) {
   const std::string supported = fmt::format("\"{}\" (model_type \"{}\")", kArchitecture, kModelType);

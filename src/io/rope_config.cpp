@@ -81,7 +81,7 @@ void read_yarn(const JsonFields& fields, const JsonFields& section, ModelConfig&
   // max_position_embeddings is often the one without the scaling: who adds that leaves the rest as it is.
   if (original) {
     config.max_position_embeddings =
-        std::max<int64_t>(1, std::llround(std::min(*original * rope.factor, kMostPositions)));
+        std::max<int64_t>(2, std::llround(std::min(*original * rope.factor, kMostPositions)));
   }
   rope.attention_factor = section.optional_number("attention_factor", kPositive);
   rope.mscale = section.optional_number("mscale", {});

@@ -234,10 +234,12 @@ void check_tensors(const io::Checkpoint& checkpoint, const io::ModelConfig& conf
   const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
   const std::string path = checkpoint.path().string();
   std::set<const io::TensorEntry*> expected;
-  for (const WeightPlace& place : plan.places) {
-    const auto source = io::LinearSource::open(checkpoint, plan.quantization, place.name, place.shape);
-    for (const io::TensorEntry* tensor : source.tensors().all()) expected.insert(tensor);
-  }
+  checkpoint.reading([&] {
+    for (const WeightPlace& place : plan.places) {
+      const auto source = io::LinearSource::open(checkpoint, plan.quantization, place.name, place.shape);
+      for (const io::TensorEntry* tensor : source.tensors().all()) expected.insert(tensor);
+    }
+  });
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {
     if (expected.contains(&tensor) || may_be_ignored(checkpoint, tensor, config)) continue;
     throw_error("{}: tensor \"{}\" in {}: not part of the model that config.json describes", path,
@@ -276,6 +278,7 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   const std::unique_ptr<WeightWriter> writer = make_weight_writer(memory, pool.size());
   ReadAhead reader(checkpoint, plan.quantization, places);
   pool.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    if (!checkpoint.could_read()) return;
     const LoadTask& task = tasks[static_cast<size_t>(i)];
     const auto source =
         io::LinearSource::open(checkpoint, plan.quantization, task.place->name, task.place->shape);
@@ -287,6 +290,7 @@ std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const We
   });
 
   writer->finish();
+  checkpoint.check_read();
 
   std::vector<std::string> names;
   for (const io::TensorEntry& tensor : checkpoint.tensors()) {

@@ -23,7 +23,7 @@ uint64_t bytes_to_load(const io::Checkpoint& checkpoint, const WeightPlan& plan)
 
 // Converts and packs every tensor of the plan, in parallel and in the order of the files, and drops the pages
 // of what was read. The checkpoint must have passed check_tensors. Returns the names of tensors that have NaN
-// values.
+// values. Throws Error that names file and offset when a file cannot be read.
 std::vector<std::string> load_weights(const io::Checkpoint& checkpoint, const WeightPlan& plan,
                                       const Buffer& memory, ThreadPool& pool, ProgressBar& progress);
 

@@ -38,7 +38,7 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes) {
   std::ifstream file(path, std::ios::binary);
   std::string text(static_cast<size_t>(size), '\0');
   file.read(text.data(), static_cast<std::streamsize>(size));
-  if (!file) throw_error("{}: the file cannot be read", path.string());
+  if (!file) throw_error("{}: cannot read at byte {}", path.string(), file.gcount());
   if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   return text;
 }

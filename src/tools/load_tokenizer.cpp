@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/request.h"
 #include "io/file_access.h"
 #include "io/foreign_file.h"
 #include "io/tokenizer_config.h"
@@ -72,12 +73,30 @@ void check_tokenizer_files(const std::filesystem::path& directory) {
   }
 }
 
-std::vector<int32_t> end_tokens(const std::filesystem::path& directory, std::span<const int32_t> declared,
+std::vector<int32_t> end_tokens(const std::filesystem::path& directory, const io::ModelConfig& config,
                                 const text::Tokenizer& tokenizer) {
-  std::vector<int32_t> tokens(declared.begin(), declared.end());
+  const std::vector<int64_t> generation = io::load_generation_defaults(directory).eos_token_ids;
+  const std::vector<int64_t>& declared = generation.empty() ? config.eos_token_ids : generation;
+  const std::string source =
+      (directory / (generation.empty() ? "config.json" : "generation_config.json")).string();
+  std::vector<int32_t> tokens;
+  for (const int64_t id : declared) {
+    if (id >= config.vocab_size || tokenizer.token_bytes(static_cast<int32_t>(id)).empty()) {
+      throw_error(
+          "{}: field \"eos_token_id\": expected tokens of tokenizer.json below {} (vocab_size in "
+          "config.json), found "
+          "{}",
+          source, config.vocab_size, id);
+    }
+    if (std::ranges::find(tokens, id) == tokens.end()) tokens.push_back(static_cast<int32_t>(id));
+  }
   const std::optional<std::string> own = io::load_tokenizer_config(directory).eos_token;
   const std::optional<int32_t> id = own ? tokenizer.token_to_id(*own) : std::nullopt;
   if (id && std::ranges::find(tokens, *id) == tokens.end()) tokens.push_back(*id);
+  if (tokens.size() > engine::kMaxEosTokenIds) {
+    throw_error("{}: field \"eos_token_id\": expected at most {} tokens, with the tokenizer's own, found {}",
+                source, engine::kMaxEosTokenIds, tokens.size());
+  }
   return tokens;
 }
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,9 +16,11 @@ namespace chorale::tools {
 // says what it is and what to do.
 void check_tokenizer_files(const std::filesystem::path& directory);
 
-// The tokens that end an answer: those that the configuration declares, and the tokenizer's own end token, as
-// other servers have it. For models that were made from another and kept its generation_config.json.
-std::vector<int32_t> end_tokens(const std::filesystem::path& directory, std::span<const int32_t> declared,
+// The tokens that end an answer: those that generation_config.json declares, else config.json, and the
+// tokenizer's own end token, as other servers have it; that is for models that were made from another and
+// kept its generation_config.json. Throws Error that names the file and the field when one of them is no
+// token, or when there are more than the engine takes.
+std::vector<int32_t> end_tokens(const std::filesystem::path& directory, const io::ModelConfig& config,
                                 const text::Tokenizer& tokenizer);
 
 // Loads `directory`/tokenizer.json. Throws Error when it cannot be used or has more tokens than the model's

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import signal
 import struct
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from conftest import MODEL
+from conftest import BINARY, MODEL
 
 SHARD = "model-00001-of-00003.safetensors"
 
@@ -267,6 +271,43 @@ def other_architecture(model):
     return ["LlamaForCausalLM", "Qwen3MoeForCausalLM"]
 
 
+def end_token(file, value):
+    """One that is no token: beyond the embedding, or a row of it that the tokenizer does not have."""
+
+    def damage(model):
+        if file == "config.json":
+            (model / "generation_config.json").unlink()
+        edit_json(model / file, lambda config: config.__setitem__("eos_token_id", value))
+        return [file, "eos_token_id", str(value if isinstance(value, int) else value[-1])]
+
+    damage.__name__ = f"end_token_{value}_of_{file}"
+    return damage
+
+
+def many_end_tokens(model):
+    edit_json(model / "generation_config.json", lambda config: config.__setitem__("eos_token_id", list(range(64))))
+    return ["generation_config.json", "eos_token_id", "64", "65"]
+
+
+def two_tokens_with_one_id(model):
+    edit_json(model / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].__setitem__("unheard-of", 70))
+    return ["tokenizer.json", "70", "unheard-of"]
+
+
+def added_token_with_a_taken_id(model):
+    added = {"id": 70, "content": "<|new|>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}  # fmt: skip
+    edit_json(model / "tokenizer.json", lambda tokenizer: tokenizer["added_tokens"].append(added))
+    return ["tokenizer.json", "70", "<|new|>"]
+
+
+def two_added_tokens_with_one_id(model):
+    added = {"id": 4066, "content": "<|new|>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}  # fmt: skip
+    edit_json(model / "tokenizer.json", lambda tokenizer: tokenizer["added_tokens"].append(added))
+    return ["tokenizer.json", "4066", "<|im_end|>", "<|new|>"]
+
+
 def no_tokenizer(model):
     (model / "tokenizer.json").unlink()
     return ["tokenizer.json"]
@@ -318,6 +359,14 @@ ERRORS = [
     no_tokenizer,
     broken_tokenizer,
     vocabulary_larger_than_the_embedding,
+    two_tokens_with_one_id,
+    added_token_with_a_taken_id,
+    two_added_tokens_with_one_id,
+    end_token("generation_config.json", 4095),
+    end_token("generation_config.json", [4066, 4096]),
+    end_token("config.json", 100000),
+    many_end_tokens,
+    config_field("max_position_embeddings", 1),
 ]
 
 
@@ -407,6 +456,19 @@ def test_broken_template_is_a_warning_and_costs_chat_alone(chorale, model_copy, 
     assert result.stderr.startswith("chorale: --chat: ")
 
 
+ENDLESS = (
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}"
+)
+
+
+def test_a_template_cannot_take_all_time(chorale, model_copy):
+    set_template(model_copy, ENDLESS)
+    report = chorale.json("check", model_copy)
+    assert report["chat_template"] is False
+    assert len(report["warnings"]) == 1
+    assert "it takes more than 3 s of a processor's time" in report["warnings"][0]
+
+
 def test_no_template_is_a_warning(chorale, model_copy):
     edit_json(model_copy / "tokenizer_config.json", lambda config: config.pop("chat_template"))
     report = chorale.json("check", model_copy)
@@ -488,3 +550,32 @@ def test_one_file_without_an_index(chorale, model_copy, tmp_path):
     assert chorale.json("check", model_copy)["tensors"] == len(header)
 
     assert same_answer(chorale, model_copy)
+
+
+def shortened_after_it_was_mapped(model, *arguments):
+    """Runs the command, and cuts the shard off as soon as it is mapped; None when its bytes had been read by then."""
+    shard = model / SHARD
+    whole = shard.read_bytes()
+    process = subprocess.Popen([BINARY, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and SHARD not in maps.read_text():
+        time.sleep(0.0002)
+    process.send_signal(signal.SIGSTOP)
+    with shard.open("r+b") as file:
+        file.truncate(len(whole) // 3)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    shard.write_bytes(whole)
+    assert process.returncode in (0, 1), (process.returncode, out, err)  # no signal
+    return out + err if process.returncode == 1 else None
+
+
+@pytest.mark.parametrize("command", ["check", "generate"])
+def test_a_shard_that_is_cut_off_while_it_is_read(model_copy, command):
+    more = {"check": (), "generate": ("--prompt", "x", "--max-new-tokens", "1", "--threads", "1")}[command]
+    for _ in range(20):
+        told = shortened_after_it_was_mapped(model_copy, command, model_copy, *more)
+        if told is not None:
+            break
+    assert told is not None, "the shard was always read before it was cut off"
+    assert SHARD in told and "cannot read at byte" in told

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -364,3 +365,110 @@ def test_a_wrong_number_of_processes_is_refused(models, tmp_path, mpi):
     for part in ("--tp-size", "--dp-size", "4 ranks", "2 processes", "product is 2"):
         assert part in message
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_NTASKS": "8", "SLURM_PROCID": "3"},
+        {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"},
+        {"PMI_SIZE": "4", "PMI_RANK": "1"},
+    ],
+    ids=lambda environment: "+".join(environment),
+)
+@pytest.mark.parametrize("command", ["generate", "serve"])
+def test_processes_that_do_not_know_of_each_other_are_refused(mpi, command, environment):
+    """As "srun -n 8" starts them where MPI has no PMIx."""
+    flags = {"generate": ("--prompt", "x", "--max-new-tokens", "1"), "serve": ("--port", "0")}[command]
+    for more in ((), ("--tp-size", "4")):
+        result = subprocess.run(
+            [BINARY, command, MODEL, *flags, *more], capture_output=True, text=True, timeout=60, env=os.environ | environment
+        )
+        assert result.returncode == 1, result.stderr
+        last = result.stderr.splitlines()[-1]
+        assert any(f"{name}={value}:" in last for name, value in environment.items()), last
+        assert "MPI" in last and "--communicator local" in last
+
+
+def test_a_launcher_of_one_process_or_a_word_is_enough(chorale, mpi):
+    flags = ("generate", MODEL, "--prompt", "x", "--max-new-tokens", "1")
+    for environment, more in (
+        ({"SLURM_NTASKS": "1"}, ()),
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, ()),
+        ({"SLURM_NTASKS": "8"}, ("--communicator", "local")),
+    ):
+        result = subprocess.run(
+            [BINARY, *flags, *more], capture_output=True, text=True, timeout=60, env=os.environ | environment
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def half_and_half(command, *given, timeout=60):
+    """Two ranks with the arguments that each was given."""
+    launch = ["mpirun", "--allow-run-as-root", "--oversubscribe"]
+    for number, arguments in enumerate(given):
+        launch += [*([":"] if number > 0 else []), "-n", "1", str(BINARY), command, *map(str, arguments)]
+    return subprocess.run(launch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+
+
+def copy_of(model, folder, edit):
+    shutil.copytree(model, folder)
+    edit(folder)
+    return folder
+
+
+def flip_a_bit(folder):
+    with (folder / "model-00002-of-00003.safetensors").open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def add_a_blank(name):
+    def edit(folder):
+        with (folder / name).open("a") as file:
+            file.write(" ")
+
+    return edit
+
+
+def other_header(folder):
+    file = folder / "model-00003-of-00003.safetensors"
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    name = next(name for name in header if name != "__metadata__")
+    header[name]["dtype"] = "F16"
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("flags", "edit", "what"),
+    [
+        ((), flip_a_bit, "the weights: "),
+        ((), other_header, "the headers of the weights: "),
+        ((), add_a_blank("config.json"), "config.json: "),
+        ((), add_a_blank("tokenizer.json"), "tokenizer.json: "),
+        ((), add_a_blank("model.safetensors.index.json"), "model.safetensors.index.json: "),
+        (("--quantization", "int8"), None, "--quantization: int8, rank 0 has none"),
+        (("--dtype", "float32"), None, "--dtype: float32, rank 0 has bfloat16"),
+        (("--kv-cache-dtype", "int8"), None, "--kv-cache-dtype: "),
+        (("--chunked-prefill-size", 77), None, "--chunked-prefill-size: 77, rank 0 has 512"),
+        (("--tp-size", 1, "--dp-size", 2), None, "the strategy: tp=1,dp=2,"),
+        (("--tp-size", 4), None, "the strategy: tp=4,"),
+        (("--load-format", "dummy"), None, "the headers of the weights: random weights"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_processes_that_were_given_something_else_are_named(mpi, tmp_path, flags, edit, what):
+    other = MODEL if edit is None else copy_of(MODEL, tmp_path / "other", edit)
+    common = ("--prompt", "x", "--max-new-tokens", 1)
+    strategy = () if "--tp-size" in flags else ("--tp-size", 2)
+    result = half_and_half("generate", (MODEL, *common, "--tp-size", 2), (other, *common, *strategy, *flags))
+    assert result.returncode == 1, result.stderr
+    told = [line for line in result.stderr.splitlines() if line.startswith("chorale: ")]
+    assert told[0].startswith("chorale: rank 1 was given something else than rank 0: " + what), result.stderr
+    assert set(told) == {told[0]}

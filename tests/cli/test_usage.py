@@ -260,3 +260,23 @@ def test_results_that_cannot_be_written_are_a_failure():
         process = subprocess.run([BINARY, "--help"], stdout=full, stderr=subprocess.PIPE, check=False)
     assert process.returncode == 1
     assert process.stderr.startswith(b"chorale: standard output")
+
+
+NUMBERS = ("SECONDS", "F", "T", "P", "R", "R|inf")  # how the help writes them
+
+
+def flags_with_numbers(chorale, command):
+    text = help_of(chorale, *command, "--help")
+    return re.findall(r"^ +(?:--[a-z-]+,)?(--[a-z-]+) (\S+)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command", [["serve", MODEL], ["generate", MODEL, "--prompt", "x"], ["plan", MODEL], ["bench", "serve"]], ids=str
+)
+def test_no_flag_takes_what_is_not_a_number(chorale, command):
+    flags = [flag for flag, kind in flags_with_numbers(chorale, [a for a in command if a in (*COMMANDS, "bench")])
+             if kind in NUMBERS]
+    assert flags
+    for flag in flags:
+        for text in ("nan", "-nan", "NaN"):
+            assert_one_message(chorale(*command, f"{flag}={text}"), 2, flag)

@@ -171,6 +171,25 @@ def test_a_broken_chat_template_leaves_completions(serve, tmp_path):
     assert server.stop() == 0
 
 
+def test_an_endless_chat_template_costs_its_own_requests_alone(serve, tmp_path):
+    model = tmp_path / "tales"
+    shutil.copytree(MODEL, model)
+    endless = "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}"
+    (model / "chat_template.jinja").write_text("{% if bad %}" + endless + "{% endif %}{{ messages[0].content }}", encoding="utf-8")
+    server = serve(model=model)
+
+    def chat(**kwargs):
+        body = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 2, "chat_template_kwargs": kwargs}
+        return server.post("/v1/chat/completions", body)
+
+    assert chat().status_code == 200
+    refused = chat(bad=True)
+    assert refused.status_code == 400
+    assert "processor's time" in refused.json()["error"]["message"]
+    assert chat().status_code == 200
+    assert server.stop() == 0
+
+
 def test_bad_input_leaves_the_server_alive(server):
     bodies = [b"", b"{", b"[]", b'{"prompt":"\xff"}', b'{"prompt":"\\ud800"}', b'{"a":1,"a":2}', b"[" * 100_000,
               b'{"prompt":' + b"[" * 100_000, b'{"prompt":"a","temperature":1e999}', b'{"prompt":"a"}\x00']

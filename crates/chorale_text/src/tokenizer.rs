@@ -1,5 +1,6 @@
 //! A byte-level BPE tokenizer with the bytes of every token at hand.
 
+use serde::Deserialize;
 use tokenizers::{DecoderWrapper, Tokenizer as HfTokenizer};
 
 use crate::added_tokens;
@@ -21,8 +22,14 @@ impl Tokenizer {
     pub fn new(tokenizer_json: &[u8], config_json: Option<&[u8]>) -> Result<Self, String> {
         let mut inner =
             HfTokenizer::from_bytes(tokenizer_json).map_err(|error| format!("{FILE}: {error}"))?;
+        check_ids(&inner)?;
+        check_listed_ids(&inner, tokenizer_json)?;
+        let size = inner.get_vocab_size(true);
         if let Some(text) = config_json {
             added_tokens::add_from_config(&mut inner, &json_file::parse_config(text)?)?;
+        }
+        if inner.get_vocab_size(true) != size {
+            check_ids(&inner)?;
         }
         // The file may hold settings of the last training run; requests are never cut or padded here.
         inner.with_truncation(None).map_err(|error| format!("{FILE}: {error}"))?;
@@ -158,6 +165,47 @@ impl ByteAlphabet {
             }
         }
     }
+}
+
+fn shared_id(id: u32, one: &str, other: &str) -> String {
+    let (first, second) = if one <= other { (one, other) } else { (other, one) };
+    format!("{FILE}: the id {id} stands for two tokens, {first:?} and {second:?}")
+}
+
+/// Every token has an id of its own.
+fn check_ids(tokenizer: &HfTokenizer) -> Result<(), String> {
+    let vocabulary = tokenizer.get_vocab(true);
+    let mut entries: Vec<(u32, &str)> = vocabulary.iter().map(|(token, id)| (*id, token.as_str())).collect();
+    entries.sort_unstable();
+    match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(shared_id(pair[0].0, pair[0].1, pair[1].1)),
+        None => Ok(()),
+    }
+}
+
+/// The ids that the file itself gives to added tokens: the library would give a token another one where its own is
+/// taken, and the model would then read something else than was written.
+fn check_listed_ids(tokenizer: &HfTokenizer, tokenizer_json: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Listed {
+        id: u32,
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Listed>,
+    }
+    let file: File = serde_json::from_slice(tokenizer_json).map_err(|error| format!("{FILE}: {error}"))?;
+    for listed in &file.added_tokens {
+        match tokenizer.id_to_token(listed.id) {
+            Some(token) if token != listed.content => {
+                return Err(shared_id(listed.id, &token, &listed.content));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Incremental detokenization needs tokens that stand for bytes, whatever surrounds them.

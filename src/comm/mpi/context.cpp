@@ -62,6 +62,7 @@ void Context::sleep_and_wait(std::span<MPI_Request> requests, const Call& call) 
     const std::chrono::nanoseconds waited = Clock::now() - start;
     const auto failure = look_for_failure(std::clamp(waited / 8, kShortestPause, call.longest_pause));
     if (test(requests)) return;
+    board_.show_life();
     if (failure) fail(*failure);
     if (limited && waited > options_.time_limit) fail(late(call));
   }
@@ -75,9 +76,13 @@ std::optional<CollectiveError> Context::look_for_failure(std::chrono::nanosecond
   return std::nullopt;
 }
 
+// Who waits looks around every few milliseconds, so half of the time limit without a sign of life tells who
+// does not.
 CollectiveError Context::late(const Call& call) {
   const double seconds = std::chrono::duration<double>(options_.time_limit).count();
-  if (const auto rank = board_.missing(call.group, *call.members, call.arrivals))
+  std::optional<int> rank = board_.silent(options_.time_limit / 2);
+  if (!rank) rank = board_.missing(call.group, *call.members, call.arrivals);
+  if (rank)
     return rank_failure(*rank,
                         fmt::format("it did not come to a collective operation within {:g} s", seconds));
   return rank_failure(-1, fmt::format("a collective operation was not completed within {:g} s", seconds));

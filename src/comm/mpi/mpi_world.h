@@ -37,6 +37,15 @@ class MpiWorld {
   // alone.
   static bool is_launched_by_mpi();
 
+  // What a launcher's variable says of how many processes it has started together, as SLURM_NTASKS=8; the
+  // first one there is. Looks at the environment alone, and knows launchers from which MPI may not be
+  // reached.
+  struct Launch {
+    std::string variable;
+    int processes = 1;
+  };
+  static std::optional<Launch> launch();
+
   // Collective. Throws Error when this build has no MPI or MPI cannot be used.
   explicit MpiWorld(MpiOptions options = {});
   // Collective, unless the world has failed or an exception is on its way: then it leaves at once, without

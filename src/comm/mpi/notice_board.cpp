@@ -11,6 +11,7 @@ namespace chorale::comm::mpi {
 
 struct alignas(64) NoticeBoard::Entry {
   std::atomic<uint64_t> waiting;
+  std::atomic<int64_t> seen;  // when it has last shown life, by the clock that all processes of a host share
   std::atomic<uint64_t> arrivals[kMaxGroups];
 };
 
@@ -22,7 +23,16 @@ struct alignas(64) NoticeBoard::Board {
 };
 
 // Several processes use them.
-static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free &&
+              std::atomic<int>::is_always_lock_free);
+
+namespace {
+
+int64_t now() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
 
 NoticeBoard::NoticeBoard(MPI_Comm world) {
   int rank = 0, world_size = 0;
@@ -55,6 +65,7 @@ NoticeBoard::NoticeBoard(MPI_Comm world) {
   board_ = std::launder(reinterpret_cast<Board*>(memory));
   entries_ = std::launder(reinterpret_cast<Entry*>(memory + sizeof(Board)));
   mine_ = entries_ + place;
+  show_life();
   check(MPI_Barrier(host), "MPI_Barrier");
   MPI_Comm_free(&host);
 }
@@ -68,13 +79,32 @@ NoticeBoard::Entry* NoticeBoard::entry(int world_rank) const {
   return place < 0 ? nullptr : entries_ + place;
 }
 
+void NoticeBoard::show_life() {
+  mine_->seen.store(now(), std::memory_order_relaxed);
+}
+
 uint64_t NoticeBoard::arrive(int group) {
+  show_life();
   if (group >= kMaxGroups) return 0;
   return mine_->arrivals[group].fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
 void NoticeBoard::set_waiting(bool waiting) {
   mine_->waiting.store(waiting ? 1 : 0, std::memory_order_relaxed);
+}
+
+std::optional<int> NoticeBoard::silent(std::chrono::nanoseconds time) const {
+  std::optional<int> found;
+  int64_t oldest = now() - time.count();
+  for (int rank = 0; rank < static_cast<int>(places_.size()); ++rank) {
+    const Entry* other = entry(rank);
+    if (other == nullptr || other == mine_) continue;
+    const int64_t seen = other->seen.load(std::memory_order_relaxed);
+    if (seen >= oldest) continue;
+    oldest = seen;
+    found = rank;
+  }
+  return found;
 }
 
 std::optional<int> NoticeBoard::missing(int group, const std::vector<int>& members, uint64_t arrivals) const {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -30,6 +31,14 @@ class NoticeBoard {
   // This rank has come to its next operation in a group. Returns how many that makes.
   uint64_t arrive(int group);
   void set_waiting(bool waiting);
+  // This rank runs: to be called again and again while it waits. To arrive is a sign of life, too.
+  void show_life();
+
+  // The rank of this host, other than this one, that has shown no life for longest, where that is longer than
+  // `time`: a process that is stopped, or that is busy with something else. What it has arrived at says
+  // nothing of it, because a process can be stopped while it waits, and then those that wait for it in turn
+  // stand where it stands.
+  std::optional<int> silent(std::chrono::nanoseconds time) const;
 
   // The member of a group (ranks of the world) that keeps the rest waiting: a rank that has come
   // to fewer operations than `arrivals` and does not itself wait in another group; else any rank of this host

@@ -51,11 +51,8 @@ void check_weights(CheckReport& report, const std::filesystem::path& directory, 
 
 void check_end_tokens(CheckReport& report, const std::filesystem::path& directory,
                       const text::Tokenizer& tokenizer) {
-  const std::vector<int64_t> generation = io::load_generation_defaults(directory).eos_token_ids;
-  const std::vector<int64_t>& declared =
-      generation.empty() && report.config ? report.config->eos_token_ids : generation;
-  const std::vector<int32_t> ids(declared.begin(), declared.end());
-  for (const int32_t id : end_tokens(directory, ids, tokenizer)) {
+  if (!report.config) return;
+  for (const int32_t id : end_tokens(directory, *report.config, tokenizer)) {
     report.end_tokens.push_back({id, tokenizer.token_bytes(id)});
   }
   if (report.end_tokens.empty()) {

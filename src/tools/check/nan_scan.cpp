@@ -50,10 +50,12 @@ std::vector<std::string> tensors_with_nan(const io::Checkpoint& checkpoint, Thre
   const auto tensors = checkpoint.tensors();
   std::vector<uint8_t> found(tensors.size());
   pool.parallel(static_cast<int64_t>(tensors.size()), [&](int64_t index) {
+    if (!checkpoint.could_read()) return;
     const auto i = static_cast<size_t>(index);
     found[i] = has_nan(tensors[i]) ? 1 : 0;
     checkpoint.release(tensors[i]);
   });
+  checkpoint.check_read();
   std::vector<std::string> names;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (found[i] != 0) names.push_back(tensors[i].name);

@@ -14,6 +14,7 @@ namespace chorale::tools {
 bool has_nan(const io::TensorEntry& tensor);
 
 // The names of the tensors with a NaN, in the checkpoint's order. Reads every byte of the files once.
+// Throws Error that names file and offset when one cannot be read.
 std::vector<std::string> tensors_with_nan(const io::Checkpoint& checkpoint, ThreadPool& pool);
 
 }  // namespace chorale::tools

@@ -121,6 +121,7 @@ void LayerFitter::run_original() {
     Arena arena(Arena::matrix_bytes(DType::f32, vocab, hidden));
     const Tensor lm_head = arena.matrix(DType::f32, vocab, hidden);
     stream.pool().parallel(vocab, [&](int64_t v) { read_row(head, v, hidden, lm_head.row<float>(v)); });
+    model_.checkpoint().check_read();
     pack_rhs(stream, {lm_head, true}, predictions_->by_vocab);
     pack_rhs(stream, {lm_head}, predictions_->by_hidden);
   }
@@ -269,6 +270,7 @@ void LayerFitter::choose_candidates(int64_t layer, const std::vector<double>& en
     read_row(model_.checkpoint().at(name(e, "up_proj")), neuron % inner, hidden,
              candidate_ups_.row<float>(c));
   });
+  model_.checkpoint().check_read();
   for (int64_t e = 0; e < config.num_experts; ++e) {
     for (const char* matrix : {"gate_proj", "up_proj", "down_proj"}) {
       model_.checkpoint().release(model_.checkpoint().at(name(e, matrix)));

@@ -109,6 +109,7 @@ class Averager {
       if (weights_[e] > 0)
         add_weighted(tensor.bytes.subspan(e * row_bytes, row_bytes), tensor.dtype, weights_[e], sum);
     }
+    source_.check_read();
     source_.release(tensor);
     return encode(sum, dtype_);
   }
@@ -119,6 +120,7 @@ class Averager {
       if (weights_[e] <= 0) continue;  // not even a NaN of an expert that was never used counts
       const auto& tensor = source_.at(fmt::format("{}experts.{}.{}_proj.weight", prefix_, e, which));
       add_weighted(tensor.bytes, tensor.dtype, weights_[e], sum);
+      source_.check_read();
       source_.release(tensor);
     }
     return encode(sum, dtype_);

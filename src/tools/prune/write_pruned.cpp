@@ -77,7 +77,7 @@ void copy_bytes(const io::Checkpoint& source, const TensorEntry& tensor, std::sp
   TensorEntry part{.name = tensor.name};
   while (!bytes.empty()) {
     part.bytes = bytes.first(std::min(bytes.size(), kPieceBytes));
-    sink(part.bytes);
+    source.reading([&] { sink(part.bytes); });
     source.release(part);
     bytes = bytes.subspan(part.bytes.size());
   }

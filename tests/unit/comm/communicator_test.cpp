@@ -153,5 +153,23 @@ TEST(MpiWorld, IsLaunchedByMpiLooksAtTheEnvironment) {
   }
 }
 
+TEST(MpiWorld, LaunchIsThatOfTheNearestLauncher) {
+  // From the nearest to the farthest.
+  const std::vector<std::string> names = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS",
+                                          "SLURM_NTASKS", "SLURM_NPROCS"};
+  for (const std::string& name : names) unsetenv(name.c_str());
+  EXPECT_FALSE(MpiWorld::launch().has_value());
+  int processes = 2;
+  for (auto name = names.rbegin(); name != names.rend(); ++name, ++processes) {
+    setenv(name->c_str(), "eight", 1);
+    EXPECT_NE(MpiWorld::launch().value_or(MpiWorld::Launch{}).variable, *name);
+    setenv(name->c_str(), std::to_string(processes).c_str(), 1);
+    ASSERT_TRUE(MpiWorld::launch().has_value());
+    EXPECT_EQ(MpiWorld::launch()->variable, *name);
+    EXPECT_EQ(MpiWorld::launch()->processes, processes);
+  }
+  for (const std::string& name : names) unsetenv(name.c_str());
+}
+
 }  // namespace
 }  // namespace chorale::comm

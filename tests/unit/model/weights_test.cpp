@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <cmath>
+#include <filesystem>
 #include <set>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include "base/error.h"
 #include "model/weight_loader.h"
 #include "unit/model/loaded.h"
+#include "unit/temporary_folder.h"
 
 namespace chorale::model {
 namespace {
@@ -93,6 +95,30 @@ TEST(RandomWeights, DependOnTheSeedAloneAndLookUntrained) {
   for (int64_t i = 0; i < w.embed_tokens.size(); ++i) squares += std::pow(w.embed_tokens.data<float>()[i], 2);
   EXPECT_NEAR(std::sqrt(squares / static_cast<double>(w.embed_tokens.size())), 0.02, 0.001);
   EXPECT_NEAR(w.norm.data<float>()[5], 1.0F, 0.04F);
+}
+
+TEST(LoadWeights, AFileThatIsShortenedMeanwhileIsAnErrorThatNamesIt) {
+  const TemporaryFolder folder;
+  std::filesystem::copy(bundled_model(), folder.path());
+  const io::ModelConfig config = io::load_model_config(folder.path());
+  const std::filesystem::path shard = folder / "model-00002-of-00003.safetensors";
+  const io::Checkpoint checkpoint = io::Checkpoint::open(folder.path());
+  check_tensors(checkpoint, config);
+  const WeightPlan plan = plan_weights(config, DType::bf16, whole_model(config));
+  const Buffer memory(plan.bytes);
+  ThreadPool pool(2);
+  const auto load = [&] {
+    ProgressBar progress("", plan.bytes, false);
+    load_weights(checkpoint, plan, memory, pool, progress);
+  };
+  EXPECT_NO_THROW(load());
+  std::filesystem::resize_file(shard, std::filesystem::file_size(shard) / 2);
+  try {
+    load();
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find(shard.string() + ": cannot read at byte "), 0U) << error.what();
+  }
 }
 
 TEST(CheckTensors, TheBundledModelPassesAndAnotherConfigNamesWhatIsMissing) {

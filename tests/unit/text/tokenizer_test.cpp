@@ -188,5 +188,22 @@ TEST(TokenizerFiles, RefusesIdsBeyondAllVocabularies) {
   EXPECT_THAT(error_of(folder), HasSubstr("4294967295"));
 }
 
+TEST(TokenizerFiles, RefusesOneIdForTwoTokens) {
+  TemporaryFolder folder;
+  const auto refused = [&](std::string_view what, std::string_view with) {
+    std::string file(kSmall);
+    EXPECT_NE(file.find(what), std::string::npos);
+    folder.write("tokenizer.json", file.replace(file.find(what), what.size(), with));
+    return error_of(folder);
+  };
+  EXPECT_THAT(refused(R"("b": 1)", R"("b": 1, "c": 1)"),
+              HasSubstr(R"(the id 1 stands for two tokens, "b" and "c")"));
+  EXPECT_THAT(refused(R"("id": 2)", R"("id": 0)"),
+              HasSubstr(R"(the id 0 stands for two tokens, "<end>" and "a")"));
+  // The library counts the vocabulary, and so gives the added token an id that is taken.
+  EXPECT_THAT(refused(R"("b": 1)", R"("b": 2)"),
+              HasSubstr(R"(the id 2 stands for two tokens, "<end>" and "b")"));
+}
+
 }  // namespace
 }  // namespace chorale::text

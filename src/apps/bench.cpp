@@ -37,8 +37,8 @@ struct BenchFlags {
 
 void choose_model(BenchFlags& flags) {
   if (flags.preset.empty() == flags.load.model_path.empty()) {
-    throw_error("chorale bench: expected either --model-path or --preset, found {}",
-                flags.preset.empty() ? "neither" : "both");
+    throw UsageError(fmt::format("expected either --model-path or --preset, found {}",
+                                 flags.preset.empty() ? "neither" : "both"));
   }
   if (flags.preset.empty()) return;
   flags.load.config = bench::preset(flags.preset);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "base/error.h"
 #include "engine/loaded_model.h"
 
 namespace CLI {
@@ -15,6 +16,13 @@ class Option;
 
 namespace chorale::apps {
 
+// A mistake in the command line that shows once its flags are read. So do Errors whose message begins with a
+// flag.
+class UsageError : public Error {
+ public:
+  using Error::Error;
+};
+
 // The references that `run` holds to its own flags live as long as it does. run() returns the exit status; it
 // throws Error for unusable files or flags.
 struct Command {
@@ -23,6 +31,7 @@ struct Command {
 };
 
 Command add_serve(CLI::App& root, const std::string& version);  // for /metrics
+Command add_chat(CLI::App& root);
 Command add_generate(CLI::App& root);
 Command add_logits(CLI::App& root);
 Command add_eval(CLI::App& root);

@@ -1,12 +1,9 @@
 // chorale generate: one prompt, streamed to the terminal.
 #include <algorithm>
-#include <condition_variable>
 #include <cstdio>
-#include <deque>
 #include <iostream>
 #include <iterator>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <variant>
 
@@ -17,13 +14,14 @@
 
 #include "apps/command.h"
 #include "apps/interrupt.h"
+#include "apps/sampling_flags.h"
 #include "apps/text_model.h"
+#include "apps/text_request.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
 #include "io/file_access.h"
-#include "server/generation/text_generation.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 #include "tools/load_tokenizer.h"
@@ -32,6 +30,7 @@ namespace chorale::apps {
 namespace {
 
 constexpr const char* kRequestId = "generate";
+constexpr int64_t kMaxNewTokens = 128;
 constexpr uint64_t kMaxPromptBytes = uint64_t{64} << 20;
 
 struct GenerateFlags {
@@ -41,44 +40,9 @@ struct GenerateFlags {
   std::string prompt;       // as given or read
   bool chat = false;
   bool no_thinking = false;
-  // Where absent, generation_config.json decides, then the engine's default.
-  std::optional<double> temperature;
-  std::optional<double> top_p;
-  std::optional<int64_t> top_k;
-  std::optional<int64_t> seed;
-  int64_t max_new_tokens = 128;
-  bool ignore_eos = false;
-  std::vector<std::string> stop;
+  SamplingFlags sampling;
   std::string log_level = "warn";
   bool json = false;
-};
-
-// Hands events from the engine's thread to the main thread.
-class EventQueue {
- public:
-  void push(engine::GenerationEvent event) {
-    const std::scoped_lock lock(mutex_);
-    events_.push_back(std::move(event));
-    ready_.notify_one();
-  }
-  engine::GenerationEvent pop() {
-    std::unique_lock lock(mutex_);
-    ready_.wait(lock, [this] { return !events_.empty(); });
-    engine::GenerationEvent event = std::move(events_.front());
-    events_.pop_front();
-    return event;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::deque<engine::GenerationEvent> events_;
-};
-
-struct Answer {
-  std::string text;
-  std::vector<int32_t> output_ids;
-  server::TextPiece last;  // the one with the finish reason
 };
 
 // A file's text as it is, but for a line break at its end, which editors put there.
@@ -115,7 +79,7 @@ void take_prompt(GenerateFlags& flags) {
 
 std::string render_prompt(const GenerateFlags& flags) {
   require_utf8(flags.prompt, flags.prompt_file.empty() ? "--prompt" : "--prompt-file " + flags.prompt_file);
-  for (const std::string& stop : flags.stop) require_utf8(stop, "--stop");
+  for (const std::string& stop : flags.sampling.stop) require_utf8(stop, "--stop");
   if (!flags.chat) return flags.prompt;
   const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
   if (!chat) throw_error("--chat: {} has no chat template", flags.load.model_path.string());
@@ -128,46 +92,21 @@ std::string render_prompt(const GenerateFlags& flags) {
   return std::get<std::string>(std::move(rendered));
 }
 
-engine::SamplingParams sampling_params(const GenerateFlags& flags, const io::GenerationDefaults& defaults) {
-  engine::SamplingParams params;
-  params.max_new_tokens = flags.max_new_tokens;
-  const bool greedy = defaults.do_sample.has_value() && !*defaults.do_sample;
-  params.temperature = flags.temperature.value_or(greedy ? 0.0 : defaults.temperature.value_or(1.0));
-  params.top_p = flags.top_p.value_or(defaults.top_p.value_or(params.top_p));
-  params.top_k = flags.top_k.value_or(defaults.top_k.value_or(params.top_k));
-  params.min_p = defaults.min_p.value_or(params.min_p);
-  params.repetition_penalty = defaults.repetition_penalty.value_or(params.repetition_penalty);
-  if (flags.seed) params.seed = static_cast<uint64_t>(*flags.seed);
-  params.ignore_eos = flags.ignore_eos;
-  return params;
-}
-
-// Submits the request and prints its text as it comes, unless `quiet`.
-Answer run_request(engine::Engine& engine, const text::Tokenizer& tokenizer,
-                   engine::GenerationRequest request, const std::vector<std::string>& stop, bool quiet) {
-  auto queue = std::make_shared<EventQueue>();
-  const auto listener = [queue](engine::GenerationEvent event) { queue->push(std::move(event)); };
-  if (const auto error = engine.submit(std::move(request), listener)) throw_error("{}", error->message);
-
-  server::TextGeneration generation(tokenizer, {.stop = stop});
-  Answer answer;
-  while (!generation.finished()) {
-    server::TextPiece piece = generation.consume(queue->pop());
-    answer.text += piece.text;
-    answer.output_ids.insert(answer.output_ids.end(), piece.token_ids.begin(), piece.token_ids.end());
-    if (!quiet) {
-      fmt::print("{}", piece.text);
-      std::fflush(stdout);
-    }
-    if (piece.abort_request) engine.abort(kRequestId);
-    if (generation.finished()) answer.last = std::move(piece);
-  }
+// Prints the text as it comes, unless `quiet`.
+TextAnswer print_answer(engine::Engine& engine, const text::Tokenizer& tokenizer,
+                        engine::GenerationRequest request, const std::vector<std::string>& stop, bool quiet) {
+  const auto tell = [quiet](const server::TextPiece& piece) {
+    if (quiet) return;
+    fmt::print("{}", piece.text);
+    std::fflush(stdout);
+  };
+  TextAnswer answer = run_request(engine, tokenizer, std::move(request), {.stop = stop}, tell);
   if (!quiet) fmt::print("\n");
   if (answer.last.error) throw_error("{}", answer.last.error->message);
   return answer;
 }
 
-void print_json(const Answer& answer, const std::string& prompt) {
+void print_json(const TextAnswer& answer, const std::string& prompt) {
   const server::TextPiece& last = answer.last;
   const char* reason = last.finish == engine::FinishReason::stop     ? "stop"
                        : last.finish == engine::FinishReason::length ? "length"
@@ -204,7 +143,8 @@ int run_generate(GenerateFlags flags) {
   if (num_prompt_tokens >= context) {
     throw_error("--prompt: the text has {} tokens; the model's context has {}", num_prompt_tokens, context);
   }
-  const int64_t max_new_tokens = std::min(flags.max_new_tokens, context - num_prompt_tokens);
+  const int64_t max_new_tokens =
+      std::min(flags.sampling.max_new_tokens.value_or(kMaxNewTokens), context - num_prompt_tokens);
   // One block more than the sequence, so that its last token never waits for memory.
   const int64_t block_tokens = engine::block_tokens(load);
   load.max_total_tokens = round_up(num_prompt_tokens + max_new_tokens, block_tokens) + block_tokens;
@@ -212,7 +152,7 @@ int run_generate(GenerateFlags flags) {
   load.show_progress = isatty(STDERR_FILENO) != 0;
   engine::LoadedModel model = engine::LoadedModel::load(load);
   if (!model.is_driver()) return model.serve_steps();
-  request.sampling = sampling_params(flags, model.info().generation_defaults);
+  request.sampling = sampling_params(flags.sampling, model.info().generation_defaults);
   request.sampling.max_new_tokens = max_new_tokens;
 
   engine::EngineOptions options;
@@ -222,45 +162,11 @@ int run_generate(GenerateFlags flags) {
   options.max_context_len = model.info().max_context_len;
   options.eos_token_ids = eos_token_ids;
   engine::Engine engine(model.runner(), options);
-  const auto armed = interrupt.on_interrupt([&engine] { engine.abort(kRequestId); });
-  const Answer answer = run_request(engine, tokenizer, std::move(request), flags.stop, flags.json);
+  const auto armed = interrupt.on_interrupt([&engine](int /*signal*/) { engine.abort(kRequestId); });
+  const TextAnswer answer =
+      print_answer(engine, tokenizer, std::move(request), flags.sampling.stop, flags.json);
   if (flags.json) print_json(answer, prompt);
   return 0;
-}
-
-void add_sampling_flags(CLI::App& app, GenerateFlags& flags) {
-  constexpr const char* kGroup = "Sampling";
-  app.add_option("--max-new-tokens", flags.max_new_tokens, "Most tokens to generate (128)")
-      ->option_text("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
-      ->group(kGroup);
-  app.add_option("--temperature", flags.temperature, "0: always the most likely token; default: the model's")
-      ->option_text("T")
-      ->check(number_in(0, 1e6))
-      ->group(kGroup);
-  app.add_option("--top-p", flags.top_p,
-                 "Sample from the likeliest tokens that sum up to P; default: the model's")
-      ->option_text("P")
-      ->check([](const std::string& text) {
-        double p = 0;
-        const bool is_share = CLI::detail::lexical_cast(text, p) && p > 0 && p <= 1;
-        return is_share ? std::string() : fmt::format("top_p must be above 0 and at most 1, but is {}", text);
-      })
-      ->group(kGroup);
-  app.add_option("--top-k", flags.top_k, "Sample from the K likeliest tokens, 0: all; default: the model's")
-      ->option_text("K")
-      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 31))
-      ->group(kGroup);
-  app.add_option("--seed", flags.seed, "The same seed gives the same text; default: a fresh one")
-      ->option_text("S")
-      ->group(kGroup);
-  app.add_option("--stop", flags.stop, "Stop before this text; may be given more than once")
-      ->option_text("TEXT")
-      ->allow_extra_args(false)
-      ->check([](const std::string& text) { return text.empty() ? "a stop text must not be empty" : ""; })
-      ->group(kGroup);
-  app.add_flag("--ignore-eos", flags.ignore_eos, "Go on after the model's end-of-sequence tokens")
-      ->group(kGroup);
 }
 
 }  // namespace
@@ -283,7 +189,7 @@ Command add_generate(CLI::App& root) {
       ->needs(chat)
       ->option_text(" ")
       ->group("Input");
-  add_sampling_flags(*app, *flags);
+  add_sampling_flags(*app, flags->sampling, std::to_string(kMaxNewTokens));
   add_model_flags(*app, flags->load);
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);

@@ -30,7 +30,7 @@ InterruptWatcher::~InterruptWatcher() {
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
-void InterruptWatcher::set_action(std::function<void()> action) {
+void InterruptWatcher::set_action(std::function<void(int)> action) {
   const std::scoped_lock lock(mutex_);
   action_ = std::move(action);
 }
@@ -43,7 +43,7 @@ void InterruptWatcher::watch(const std::stop_token& stop) {
     if (signal < 0) continue;
     const std::scoped_lock lock(mutex_);
     if (action_) {
-      std::exchange(action_, nullptr)();
+      std::exchange(action_, nullptr)(signal);
     } else {
       std::signal(signal, SIG_DFL);
       pthread_sigmask(SIG_UNBLOCK, &set, nullptr);

@@ -10,8 +10,8 @@
 namespace chorale::apps {
 
 // Takes SIGINT and SIGTERM from the calling thread and those that it starts later, so make one before any
-// other thread. The first signal calls the action, on a thread of this object; where no action is set, and
-// for a second signal, the signal has its default effect. One at a time.
+// other thread. The first signal calls the action with its number, on a thread of this object; where no
+// action is set, and for a second signal, the signal has its default effect. One at a time.
 class InterruptWatcher {
  public:
   InterruptWatcher();
@@ -30,17 +30,17 @@ class InterruptWatcher {
    private:
     InterruptWatcher* watcher_;
   };
-  [[nodiscard]] Armed on_interrupt(std::function<void()> action) {
+  [[nodiscard]] Armed on_interrupt(std::function<void(int)> action) {
     set_action(std::move(action));
     return Armed(*this);
   }
 
  private:
-  void set_action(std::function<void()> action);
+  void set_action(std::function<void(int)> action);
   void watch(const std::stop_token& stop);
 
   std::mutex mutex_;
-  std::function<void()> action_;
+  std::function<void(int)> action_;
   std::jthread thread_;
 };
 

@@ -99,6 +99,7 @@ constexpr auto kForeignFlags = std::to_array<std::pair<std::string_view, std::st
     {"--max-tokens", "--max-new-tokens"},
     {"--temp", "--temperature"},
     {"-s", "--seed"},
+    {"-sys", "--system-prompt"},
 });
 
 // Flags of these programs that have no counterpart, and why none is needed.
@@ -265,6 +266,7 @@ int run(int argc, char** argv) {
   root.formatter(std::make_shared<HelpFormatter>());
   root.require_subcommand(1);
   const std::vector<Command> commands = {add_serve(root, CHORALE_VERSION),
+                                         add_chat(root),
                                          add_generate(root),
                                          add_tokenize(root),
                                          add_check(root),
@@ -288,6 +290,8 @@ int run(int argc, char** argv) {
     if (!command.app->parsed()) continue;
     try {
       return command.run();
+    } catch (const UsageError& error) {
+      return usage_error(error.what(), chosen_command(root));
     } catch (const Error& error) {
       if (!is_about_a_flag(error.what())) throw;
       return usage_error(error.what(), chosen_command(root));

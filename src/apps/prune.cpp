@@ -108,7 +108,10 @@ void run_report(const PruneFlags& flags, tools::Pruner& pruner) {
 int run_prune(PruneFlags& flags, const std::string& version) {
   InterruptWatcher watcher;  // before any other thread
   log::set_level(log::parse_level(flags.log_level));
-  if (flags.output.empty() == flags.report.empty()) throw_error("expected either --output or --report");
+  if (flags.output.empty() == flags.report.empty()) {
+    throw UsageError(fmt::format("expected either --output or --report, found {}",
+                                 flags.output.empty() ? "neither" : "both"));
+  }
   tools::PruneOptions& options = flags.options;
   flags.variant.method = tools::parse_prune_method(flags.method);
   options.dtype = parse_dtype(flags.dtype);
@@ -120,7 +123,7 @@ int run_prune(PruneFlags& flags, const std::string& version) {
   Interruption interruption;
   options.interruption = &interruption;
   try {
-    const auto armed = watcher.on_interrupt([&] { interruption.request(); });
+    const auto armed = watcher.on_interrupt([&](int /*signal*/) { interruption.request(); });
     tools::Pruner pruner(options);
     if (flags.report.empty()) {
       print_result(flags, pruner.prune(flags.variant, flags.output, flags.force));

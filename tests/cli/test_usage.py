@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from conftest import BINARY, GOLDEN, MODEL
 
-COMMANDS = ["serve", "generate", "tokenize", "check", "eval", "logits", "plan", "compare", "bench"]
+COMMANDS = ["serve", "chat", "generate", "tokenize", "check", "eval", "logits", "plan", "compare", "bench"]
 
 
 def assert_one_message(result, status, *parts):
@@ -104,6 +104,7 @@ def test_unknown_flag_suggests_the_nearest(chorale, arguments, flag, suggestion)
         (["serve", "x", "--gpu-memory-utilization", "0.9"], "--gpu-memory-utilization", "--mem-fraction-static"),
         (["serve", "x", "--max-num-seqs", "8"], "--max-num-seqs", "--max-running-requests"),
         (["serve", "x", "--alias", "y"], "--alias", "--served-model-name"),
+        (["chat", "x", "-sys", "Hi"], "-sys", "--system-prompt"),
         (["generate", "x", "-p", "Hi"], "-p", "--prompt"),
         (["generate", "x", "--prompt", "y", "--n-predict", "9"], "--n-predict", "--max-new-tokens"),
     ],
@@ -167,6 +168,11 @@ def test_unknown_command_suggests_the_nearest(chorale):
         (["logits", "--model-path", "x", "--output", "y"], ["--input-ids", "--text"]),
         (["logits", "--model-path", "x", "--output", "y", "--input-ids", "1", "--text", "z"], ["--text"]),
         (["eval", "--model-path", "x", "--text-file", "y", "--window", "1"], ["--window"]),
+        (["bench"], ["--model-path", "--preset", "neither"]),
+        (["bench", "--model-path", MODEL, "--preset", "x"], ["--preset", "both"]),
+        (["chat"], ["--model-path", "required"]),
+        (["chat", MODEL, "--prompt", "x"], ["--prompt"]),
+        (["chat", MODEL, "--temperature", "-1"], ["--temperature"]),
     ],
 )
 def test_wrong_usage_exits_with_2(chorale, arguments, parts):

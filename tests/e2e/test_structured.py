@@ -228,6 +228,7 @@ UNENFORCEABLE = {
     "if": {"type": "integer", "if": {"minimum": 5}, "then": {"multipleOf": 5}, "minimum": 0, "maximum": 9},
     "contains": {"type": "array", "items": {"enum": [1, 2]}, "contains": {"const": 1}, "maxItems": 2},
     "pattern": {"type": "string", "pattern": r"^(?!x)\b[a-z]+$", "maxLength": 6},
+    "oneOf": {"oneOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "integer", "enum": [3, 44]}]},
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Tools and reasoning in chats, as far as a model shows them that has learned neither."""
 
 import json
+import re
 
 import openai
 import pytest
@@ -175,15 +176,18 @@ TOOL_CALL = "<tool_call>"
 
 
 @pytest.mark.parametrize(
-    "fields",
+    "fields, pattern",
     [
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [{"a": 1}]}}}},
-        {"guided_json": {"enum": [{"a": 1}]}},
+        ({"response_format": {"type": "json_object"}}, r"\{.*"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [{"a": 1}]}}}}, r'\{ ?"a" ?: ?1 ?\}'),
+        ({"guided_json": {"enum": [{"a": 1}]}}, r'\{ ?"a" ?: ?1 ?\}'),
+        ({"guided_regex": "^[a-c]{2}/(?:yes|no)$"}, "[a-c]{2}/(yes|no)"),
+        ({"structured_outputs": {"regex": "x\\\\y[0-9]"}}, r"x\\y[0-9]"),
+        ({"guided_choice": ['say "yes"', "no"]}, '(say "yes"|no)'),
     ],
-    ids=["json_object", "json_schema", "guided_json"],
+    ids=["json_object", "json_schema", "guided_json", "regex", "escaped_regex", "choice"],
 )
-def test_a_format_leaves_the_choice_of_a_call(server, fields):
+def test_a_format_leaves_the_choice_of_a_call(server, fields, pattern):
     body = {"messages": MESSAGES, "tools": [tool("now", {})], "max_tokens": 60, "seed": 2, "temperature": 0,
             "chat_template_kwargs": {"enable_thinking": False}} | fields  # fmt: skip
     (token,) = server.ask("/tokenize", {"prompt": TOOL_CALL})["tokens"]
@@ -193,7 +197,7 @@ def test_a_format_leaves_the_choice_of_a_call(server, fields):
     assert call["name"] == "now" and json.loads(call["arguments"]) == {}
     (choice,) = server.ask("/v1/chat/completions", body | {"logit_bias": {str(token): -100}})["choices"]
     assert not choice["message"].get("tool_calls")
-    assert choice["message"]["content"].startswith("{")
+    assert re.fullmatch(pattern, choice["message"]["content"], re.DOTALL), choice
 
 
 def say(server, text, **more):

@@ -17,8 +17,8 @@ struct RawValues {
   std::vector<Json> json;          // schemas of all else, which is written as JSON
 };
 
-// `schema` stands in `root`; both as ready_schema() makes them. "enum", "const", "pattern", "minLength" and
-// "maxLength" hold for strings; "format" does not.
+// `schema` stands in `root`; both as ready_schema() makes them. "enum", "const", "pattern", "format",
+// "minLength" and "maxLength" hold for strings.
 RawValues raw_values(const Json& schema, const Json& root);
 
 // The expression that a whole text matches where the pattern, with anchors, is found in it: between slashes,

@@ -54,8 +54,8 @@ extern const ToolCallFormat kJsonToolCalls;
 // two values of one parameter the first counts.
 //
 // In a grammar the parameters come in the order of the schema's properties, the required ones always; a value
-// is any text up to </parameter>, or, where the schema says that no string is allowed, JSON that matches the
-// property's schema.
+// is any text up to </parameter>, a text that follows what the schema says of strings, or, where it allows
+// others, JSON that matches the property's schema.
 extern const ToolCallFormat kXmlToolCalls;
 
 // All of them, those first that others would be taken for.

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "server/chat/reasoning_parser.h"
 #include "server/chat/tool_grammar_writer.h"
+#include "server/wire/bad_request.h"
+#include "text/grammar.h"
 
 namespace chorale::server {
 namespace {
@@ -15,9 +18,9 @@ namespace {
 void add_start(ToolGrammarWriter& grammar, const ToolGrammarOptions& options, bool parallel) {
   const ReasoningStart reasoning = options.reasoning;
   std::string start = parallel ? "call (\"\\n\" call)*" : "call";
-  if (options.text_schema != nullptr) {
+  if (!options.text.empty()) {
     start = fmt::format("({} | text)", start);
-    grammar.add("text", grammar_json(*options.text_schema, !options.text_is_strict));
+    grammar.add("text", options.text);
   }
   if (reasoning == ReasoningStart::opened) start = "thought " + start;
   if (reasoning == ReasoningStart::allowed) {
@@ -34,7 +37,59 @@ void add_start(ToolGrammarWriter& grammar, const ToolGrammarOptions& options, bo
   }
 }
 
+bool ends_with_anchor(std::string_view expression) {
+  if (!expression.ends_with('$')) return false;
+  expression.remove_suffix(1);
+  bool is_escaped = false;
+  for (; expression.ends_with('\\'); expression.remove_suffix(1)) is_escaped = !is_escaped;
+  return !is_escaped;
+}
+
+// The expression as it stands in a rule. All of the text matches it, so anchors at its ends say nothing.
+std::string regex_rule(const RequestedFormat& format) {
+  std::string_view text = format.constraint.text;
+  if (const auto why = text::unsupported_pattern(text))
+    bad_request(format.param, "'{}' cannot be used: {}", format.param, *why);
+  if (text.starts_with('^')) text.remove_prefix(1);
+  if (ends_with_anchor(text)) text.remove_suffix(1);
+  if (text.empty()) bad_request(format.param, "'{}' is empty", format.param);
+  std::string body;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size() && text[i + 1] != '\n') {
+      body += text.substr(i++, 2);
+    } else if (text[i] == '/') {
+      body += "\\/";
+    } else if (text[i] == '\n') {
+      body += "\\n";
+    } else {
+      body += text[i];
+    }
+  }
+  return fmt::format("/(?:{})/", body);
+}
+
+std::string choice_rule(const RequestedFormat& format) {
+  constexpr size_t kMaxChoices = 4096;
+  const Json choices = Json::parse(format.constraint.text);
+  if (choices.size() > kMaxChoices)
+    bad_request(format.param, "'{}' may have at most {} choices, not {}", format.param, kMaxChoices,
+                choices.size());
+  std::vector<std::string> literals;
+  for (const Json& choice : choices)
+    literals.push_back(grammar_literal(choice.get_ref<const std::string&>()));
+  return fmt::format("{}", fmt::join(literals, " | "));
+}
+
 }  // namespace
+
+std::optional<std::string> text_rule(const RequestedFormat& format) {
+  using Kind = OutputConstraint::Kind;
+  if (format.constraint.kind == Kind::regex) return regex_rule(format);
+  if (format.constraint.kind == Kind::choice) return choice_rule(format);
+  std::optional<Json> schema = schema_of(format);
+  if (!schema) return std::nullopt;
+  return grammar_json(std::move(*schema), format.constraint.kind != Kind::json_schema);
+}
 
 std::string tool_grammar(const ToolRequest& request, const ToolGrammarOptions& options) {
   ToolGrammarWriter grammar(options.tags_are_tokens);

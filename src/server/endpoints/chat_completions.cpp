@@ -45,28 +45,31 @@ int32_t read_logprobs(Fields& fields, const RequestLimits& limits) {
 }
 
 // A call that the model must make comes before a format, which is about the text of a message. Where it may
-// make one, it chooses between a call and a format that is JSON.
+// make one, it chooses between a call and the format; but a grammar says all of the output.
 std::shared_ptr<const OutputFormat> output_format(const ToolRequest& tools, const ToolCallFormat* call_format,
                                                   std::optional<RequestedFormat> text_format,
                                                   std::string_view prompt, const text::Tokenizer& tokenizer) {
   const ReasoningStart reasoning = reasoning_start(prompt);
-  std::optional<Json> schema;
-  if (tools.may_call() && text_format) schema = schema_of(*text_format);
-  if (!tools.must_call() && !schema) {
+  std::optional<std::string> text;
+  if (tools.may_call() && !tools.must_call() && text_format) text = text_rule(*text_format);
+  if (!tools.must_call() && !text) {
     if (!text_format) return nullptr;
     return std::make_shared<const OutputFormat>(OutputFormat{std::move(*text_format), reasoning});
   }
   ToolGrammarOptions options{call_format, reasoning, has_tag_tokens(tokenizer, *call_format)};
   std::string param = "tool_choice";
-  if (!tools.must_call()) {
-    options.text_schema = &*schema;
-    options.text_is_strict = text_format->constraint.kind == OutputConstraint::Kind::json_schema;
+  if (text) {
+    options.text = std::move(*text);
     param = text_format->param;
   }
+  RequestedFormat calls{{OutputConstraint::Kind::written, tool_grammar(tools, options)}, std::move(param)};
+  if (text) calls.strict = std::move(text_format->strict);
+  for (const Tool& tool : tools.tools) {
+    if (tool.strict)
+      calls.strict.push_back({tool.parameters, fmt::format("the tool {}", quote(tool.name)), tool.param});
+  }
   // The grammar has the reasoning.
-  return std::make_shared<const OutputFormat>(OutputFormat{
-      RequestedFormat{.constraint = {OutputConstraint::Kind::written, tool_grammar(tools, options)},
-                      .param = std::move(param)}});
+  return std::make_shared<const OutputFormat>(OutputFormat{std::move(calls)});
 }
 
 }  // namespace

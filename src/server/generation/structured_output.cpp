@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "server/generation/json_schema.h"
+#include "server/generation/overlapping_options.h"
 #include "server/wire/bad_request.h"
 #include "text/grammar.h"
 
@@ -107,7 +108,9 @@ std::optional<RequestedFormat> read_response_format(const Json& value) {
   const std::string called = name != nullptr && name->is_string()
                                  ? fmt::format("the schema {}", quote(name->get_ref<const std::string&>()))
                                  : fmt::format("'{}'", schema_param);
-  return RequestedFormat{schema_constraint(*schema, schema_param, called, strict), schema_param};
+  RequestedFormat out{schema_constraint(*schema, schema_param, called, strict), schema_param};
+  if (strict) out.strict.push_back({*schema, called, schema_param});
+  return out;
 }
 
 void read_structured_outputs(const Json& value, std::vector<RequestedFormat>& found) {
@@ -234,6 +237,25 @@ engine::ConstraintFactory make_factory(std::shared_ptr<const text::Grammar> gram
   };
 }
 
+bool is_about_options(const RequestError& error) {
+  return error.message.find("\"oneOf\"") != std::string::npos;
+}
+
+// Throws BadRequest that names the place of the first "oneOf" in a strict schema that the engine refuses.
+void tell_overlap(const OutputFormat& format, const ServerModel& model) {
+  const auto overlaps = [&](const Json& schema) {
+    const auto compiled = grammars_of(format, model)
+                              .compile({text::GrammarKind::kJsonSchema,
+                                        to_text(ready_schema(schema, SchemaForm::exact).schema)});
+    const auto* error = std::get_if<RequestError>(&compiled);
+    return error != nullptr && is_about_options(*error);
+  };
+  for (const StrictSchema& strict : format.requested.strict) {
+    const auto path = find_overlapping_options(strict.schema, overlaps);
+    if (path) tell_left_out({{*path, "oneOf", "its options may overlap"}}, true, strict.name, strict.param);
+  }
+}
+
 }  // namespace
 
 std::optional<RequestedFormat> read_output_format(Fields& fields) {
@@ -277,6 +299,7 @@ engine::ConstraintFactory find_output_format(const OutputFormat& format, const S
 engine::ConstraintFactory compile_output_format(const OutputFormat& format, const ServerModel& model) {
   auto compiled = grammars_of(format, model).compile(grammar_source(format.requested.constraint));
   if (auto* error = std::get_if<RequestError>(&compiled)) {
+    if (is_about_options(*error)) tell_overlap(format, model);
     error->param = format.requested.param;
     throw BadRequest(std::move(*error));
   }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/token_constraint.h"
 #include "server/generation/output_constraint.h"
@@ -12,10 +13,18 @@
 
 namespace chorale::server {
 
+// A schema of a request all of which must hold, and what messages call it and its field.
+struct StrictSchema {
+  Json schema;
+  std::string name;
+  std::string param;
+};
+
 // What a field asks for, and its name.
 struct RequestedFormat {
   OutputConstraint constraint;
   std::string param;
+  std::vector<StrictSchema> strict = {};  // that are part of it
 };
 
 // Reads "response_format" (OpenAI), "json_schema", "regex", "ebnf" (SGLang), "grammar" (llama-server),

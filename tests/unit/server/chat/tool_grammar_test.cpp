@@ -1,8 +1,12 @@
 #include "server/chat/tool_grammar.h"
 
+#include <optional>
 #include <string>
+#include <utility>
 
 #include <gtest/gtest.h>
+
+#include "server/wire/bad_request.h"
 
 namespace chorale::server {
 namespace {
@@ -17,6 +21,14 @@ ToolRequest request(ToolRequest::Choice choice, bool parallel, const std::string
                      "$defs":{"n":{"type":"number"}}})")},
                    {"now", nullptr}};
   return request;
+}
+
+std::optional<std::string> text_of(OutputConstraint::Kind kind, std::string text) {
+  RequestedFormat format;
+  format.constraint.kind = kind;
+  format.constraint.text = std::move(text);
+  format.param = "format";
+  return text_rule(format);
 }
 
 TEST(ToolGrammar, JsonForm) {
@@ -77,14 +89,27 @@ call: call_0
 }
 
 TEST(ToolGrammar, ACallOrJson) {
-  const Json schema = {{"type", "object"}};
   const std::string grammar =
       tool_grammar(request(ToolRequest::Choice::automatic, true),
-                   {.format = &kJsonToolCalls, .reasoning = ReasoningStart::allowed, .text_schema = &schema});
+                   {.format = &kJsonToolCalls,
+                    .reasoning = ReasoningStart::allowed,
+                    .text = *text_of(OutputConstraint::Kind::lenient_json_schema, R"({"type":"object"})")});
   EXPECT_TRUE(grammar.starts_with(
       R"(text: %json {"type":"object","x-guidance":{"whitespace_flexible":true,"whitespace_pattern":" ","lenient":true}}
 start: (<think> thought)? (call ("\n" call)* | text)
 )")) << grammar;
+}
+
+TEST(ToolGrammar, ACallOrAText) {
+  using Kind = OutputConstraint::Kind;
+  EXPECT_EQ(text_of(Kind::choice, R"(["yes","\"no\""])"), R"("yes" | "\"no\"")");
+  EXPECT_EQ(text_of(Kind::regex, "[0-9]+"), "/(?:[0-9]+)/");
+  EXPECT_EQ(text_of(Kind::regex, "^a|b/c\n\\/$"), R"(/(?:a|b\/c\n\/)/)");
+  EXPECT_EQ(text_of(Kind::regex, R"(costs\$)"), R"(/(?:costs\$)/)");
+  EXPECT_EQ(text_of(Kind::regex, R"(back\\$)"), R"(/(?:back\\)/)");
+  EXPECT_EQ(text_of(Kind::ebnf, "root ::= \"a\""), std::nullopt);  // it says what may be called, too
+  EXPECT_THROW(text_of(Kind::regex, "(?=a)b"), BadRequest);
+  EXPECT_THROW(text_of(Kind::regex, "^$"), BadRequest);
 }
 
 TEST(ToolGrammar, OneToolAndReasoningBeforeIt) {

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include "apps/command.h"
+
 namespace chorale::apps {
 
 engine::SamplingParams sampling_params(const SamplingFlags& flags, const io::GenerationDefaults& defaults) {

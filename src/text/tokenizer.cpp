@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -15,6 +16,18 @@ struct Destroy {
   void operator()(chorale_tokenizer* tokenizer) const { chorale_tokenizer_destroy(tokenizer); }
 };
 using Handle = std::unique_ptr<chorale_tokenizer, Destroy>;
+
+// Gives the crate its array back.
+class IdsOwner {
+ public:
+  explicit IdsOwner(chorale_text_ids ids) : ids_(ids) {}
+  ~IdsOwner() { chorale_text_ids_free(ids_); }
+  IdsOwner(const IdsOwner&) = delete;
+  IdsOwner& operator=(const IdsOwner&) = delete;
+
+ private:
+  chorale_text_ids ids_;
+};
 
 // Every id that is not a token, negative ones included, is one that the crate does not know either.
 uint32_t to_crate(int32_t id) {
@@ -48,14 +61,70 @@ Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  if (add_special_tokens && chorale_tokenizer_adds_special_tokens(impl_->handle.get())) {
+    return encode_whole(text, true);
+  }
+  BoundedEncoding encoding = encode_pieces(text, true, {});
+  if (encoding.end == EncodeEnd::unbroken) return encode_whole(text, false);
+  return std::move(encoding.ids);
+}
+
+std::vector<int32_t> Tokenizer::encode_plain(std::string_view text) const {
+  BoundedEncoding encoding = encode_pieces(text, false, {});
+  if (encoding.end == EncodeEnd::unbroken) throw_error("The text goes on for 1 MiB without a break");
+  return std::move(encoding.ids);
+}
+
+BoundedEncoding Tokenizer::encode_bounded(std::string_view text, bool add_special_tokens,
+                                          const EncodeLimits& limits) const {
+  const chorale_tokenizer* tokenizer = impl_->handle.get();
+  if (chorale_tokenizer_fewest_tokens(tokenizer, text.size()) > static_cast<uint64_t>(limits.max_tokens)) {
+    return {{}, EncodeEnd::too_many};
+  }
+  if (add_special_tokens && chorale_tokenizer_adds_special_tokens(tokenizer)) {
+    return {encode_whole(text, true), EncodeEnd::complete};
+  }
+  return encode_pieces(text, true, limits);
+}
+
+BoundedEncoding Tokenizer::encode_pieces(std::string_view text, bool control_tokens,
+                                         const EncodeLimits& limits) const {
+  BoundedEncoding encoding;
+  while (!text.empty()) {
+    if (limits.is_cancelled && limits.is_cancelled()) {
+      encoding.end = EncodeEnd::cancelled;
+      return encoding;
+    }
+    if (std::ssize(encoding.ids) > limits.max_tokens) {
+      encoding.end = EncodeEnd::too_many;
+      return encoding;
+    }
+    chorale_text_ids ids{};
+    size_t size = 0;
+    chorale_text_bytes error{};
+    if (chorale_tokenizer_encode_piece(impl_->handle.get(), view_of(text), control_tokens, &ids, &size,
+                                       &error) != CHORALE_TEXT_OK) {
+      throw_error("The text cannot be tokenized: {}", take(error));
+    }
+    const IdsOwner owner(ids);
+    if (size == 0) {
+      encoding.end = EncodeEnd::unbroken;
+      return encoding;
+    }
+    encoding.ids.insert(encoding.ids.end(), ids.data, ids.data + ids.size);
+    text.remove_prefix(size);
+  }
+  return encoding;
+}
+
+std::vector<int32_t> Tokenizer::encode_whole(std::string_view text, bool add_special_tokens) const {
   chorale_text_ids ids{};
   chorale_text_bytes error{};
   if (chorale_tokenizer_encode(impl_->handle.get(), view_of(text), add_special_tokens, &ids, &error) !=
       CHORALE_TEXT_OK) {
     throw_error("The text cannot be tokenized: {}", take(error));
   }
-  const auto free_ids = [&](const uint32_t*) { chorale_text_ids_free(ids); };
-  const std::unique_ptr<uint32_t, decltype(free_ids)> owner(ids.data, free_ids);
+  const IdsOwner owner(ids);
   return std::vector<int32_t>(ids.data, ids.data + ids.size);
 }
 

@@ -49,6 +49,16 @@ void chorale_tokenizer_destroy(chorale_tokenizer* tokenizer);
 
 int32_t chorale_tokenizer_encode(const chorale_tokenizer* tokenizer, chorale_text_view text,
                                  bool add_special_tokens, chorale_text_ids* ids, chorale_text_bytes* error);
+// The tokens of the first `size` bytes of the text, so that those of all pieces together are those of the
+// text; what the post-processor would add is left out. Without control_tokens the text of an added token is
+// text as any other. A size of 0: for more than a piece may have, the text has no place to cut at.
+int32_t chorale_tokenizer_encode_piece(const chorale_tokenizer* tokenizer, chorale_text_view text,
+                                       bool control_tokens, chorale_text_ids* ids, size_t* size,
+                                       chorale_text_bytes* error);
+// No text of so many bytes has fewer tokens.
+size_t chorale_tokenizer_fewest_tokens(const chorale_tokenizer* tokenizer, size_t bytes);
+// Whether chorale_tokenizer_encode with add_special_tokens adds any.
+bool chorale_tokenizer_adds_special_tokens(const chorale_tokenizer* tokenizer);
 // Ids outside the vocabulary decode to nothing.
 int32_t chorale_tokenizer_decode(const chorale_tokenizer* tokenizer, const uint32_t* ids, size_t count,
                                  bool skip_special_tokens, chorale_text_bytes* text,

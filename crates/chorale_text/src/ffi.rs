@@ -146,6 +146,39 @@ pub unsafe extern "C" fn chorale_tokenizer_encode(
 }
 
 /// # Safety
+/// `tokenizer` lives; the view holds; `ids`, `size` and `error` can be written to.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_tokenizer_encode_piece(
+    tokenizer: *const Tokenizer,
+    text: View,
+    control_tokens: bool,
+    ids: *mut Array<u32>,
+    size: *mut usize,
+    error: *mut Array<u8>,
+) -> i32 {
+    guard(error, || {
+        let piece = (*tokenizer).encode_piece(text.text()?, control_tokens)?;
+        ids.write(piece.ids.into());
+        size.write(piece.bytes);
+        Ok(OK)
+    })
+}
+
+/// # Safety
+/// `tokenizer` lives.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_tokenizer_fewest_tokens(tokenizer: *const Tokenizer, bytes: usize) -> usize {
+    (*tokenizer).fewest_tokens(bytes)
+}
+
+/// # Safety
+/// `tokenizer` lives.
+#[no_mangle]
+pub unsafe extern "C" fn chorale_tokenizer_adds_special_tokens(tokenizer: *const Tokenizer) -> bool {
+    (*tokenizer).adds_special_tokens()
+}
+
+/// # Safety
 /// `tokenizer` lives; `ids` points to `count` ids or `count` is 0; `text` and `error` can be written to.
 #[no_mangle]
 pub unsafe extern "C" fn chorale_tokenizer_decode(

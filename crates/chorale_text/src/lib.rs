@@ -7,5 +7,6 @@ mod ffi;
 mod gbnf;
 mod grammar;
 mod json_file;
+mod pieces;
 mod python_json;
 mod tokenizer;

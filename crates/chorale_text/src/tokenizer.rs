@@ -1,10 +1,14 @@
 //! A byte-level BPE tokenizer with the bytes of every token at hand.
 
 use serde::Deserialize;
-use tokenizers::{DecoderWrapper, Tokenizer as HfTokenizer};
+use tokenizers::{
+    DecoderWrapper, Model, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    Tokenizer as HfTokenizer,
+};
 
 use crate::added_tokens;
 use crate::json_file;
+use crate::pieces::{Cutter, MAX_WINDOW, WINDOW};
 
 const FILE: &str = "tokenizer.json";
 
@@ -14,6 +18,15 @@ const MAX_TOKENS: u32 = 1 << 24;
 pub struct Tokenizer {
     inner: HfTokenizer,
     tokens: TokenTable,
+    /// None: texts are tokenized as a whole.
+    cutter: Option<Cutter>,
+}
+
+/// The tokens of the first bytes of a text.
+#[derive(Default)]
+pub struct Piece {
+    pub ids: Vec<u32>,
+    pub bytes: usize,
 }
 
 impl Tokenizer {
@@ -36,12 +49,75 @@ impl Tokenizer {
         inner.with_padding(None);
         check_decoder(inner.get_decoder())?;
         let tokens = TokenTable::new(&inner)?;
-        Ok(Self { inner, tokens })
+        let cutter = Cutter::new(&inner, tokens.longest());
+        Ok(Self { inner, tokens, cutter })
     }
 
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String> {
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// No text of so many bytes has fewer tokens.
+    pub fn fewest_tokens(&self, bytes: usize) -> usize {
+        self.cutter.as_ref().map_or(0, |cutter| cutter.fewest_tokens(bytes))
+    }
+
+    /// The tokens of the beginning of a text, such that those of all pieces are those of the whole; special tokens
+    /// that the post-processor would add are left out. Without `control_tokens` the text of an added token is text
+    /// as any other. No bytes: the text goes on without a break for longer than a piece may be.
+    pub fn encode_piece(&self, text: &str, control_tokens: bool) -> Result<Piece, String> {
+        let Some(cutter) = &self.cutter else {
+            return self.whole(text, control_tokens);
+        };
+        let mut size = WINDOW;
+        while size < text.len() {
+            let window = &text[..floor_char_boundary(text, size)];
+            let mut pre_tokens = self.pre_tokenize(window, control_tokens)?;
+            if let Some(cut) = cutter.last_cut(window, &pre_tokens) {
+                self.tokenize(&mut pre_tokens)?;
+                return Ok(Piece { ids: ids_before(cut, &pre_tokens), bytes: cut });
+            }
+            if size >= MAX_WINDOW {
+                return Ok(Piece::default());
+            }
+            size = MAX_WINDOW.min(size * 4);
+        }
+        self.whole(text, control_tokens)
+    }
+
+    /// Whether the post-processor adds tokens of its own, so that a text's are not those of its pieces.
+    pub fn adds_special_tokens(&self) -> bool {
+        use tokenizers::PostProcessor;
+        self.inner.get_post_processor().is_some_and(|post_processor| post_processor.added_tokens(false) > 0)
+    }
+
+    fn whole(&self, text: &str, control_tokens: bool) -> Result<Piece, String> {
+        let mut pre_tokens = self.pre_tokenize(text, control_tokens)?;
+        self.tokenize(&mut pre_tokens)?;
+        Ok(Piece { ids: ids_before(text.len(), &pre_tokens), bytes: text.len() })
+    }
+
+    fn pre_tokenize(&self, text: &str, control_tokens: bool) -> Result<PreTokenizedString, String> {
+        let normalizer = self.inner.get_normalizer();
+        let mut pre_tokens = if control_tokens {
+            self.inner.get_added_vocabulary().extract_and_normalize(normalizer, text)
+        } else {
+            let mut plain = PreTokenizedString::from(text);
+            plain
+                .normalize(|part| normalizer.map_or(Ok(()), |normalizer| normalizer.normalize(part)))
+                .map_err(|error| error.to_string())?;
+            plain
+        };
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pre_tokens).map_err(|error| error.to_string())?;
+        }
+        Ok(pre_tokens)
+    }
+
+    fn tokenize(&self, pre_tokens: &mut PreTokenizedString) -> Result<(), String> {
+        let model = self.inner.get_model();
+        model.tokenize_in_pretokenized(pre_tokens, None).map_err(|error| error.to_string())
     }
 
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
@@ -78,6 +154,21 @@ impl Tokenizer {
     }
 }
 
+/// Of the splits that end at `cut` or before.
+fn ids_before(cut: usize, pre_tokens: &PreTokenizedString) -> Vec<u32> {
+    pre_tokens
+        .get_splits(OffsetReferential::Original, OffsetType::Byte)
+        .into_iter()
+        .take_while(|(_, offsets, _)| offsets.1 <= cut)
+        .flat_map(|(_, _, tokens)| tokens.as_deref().unwrap_or_default())
+        .map(|token| token.id)
+        .collect()
+}
+
+fn floor_char_boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
 /// Every token's bytes, end to end.
 struct TokenTable {
     bytes: Vec<u8>,
@@ -112,6 +203,11 @@ impl TokenTable {
         Ok(table)
     }
 
+    /// The most bytes that one token stands for.
+    fn longest(&self) -> usize {
+        (0..self.len()).map(|id| self.bytes(id).len()).max().unwrap_or(0)
+    }
+
     fn len(&self) -> u32 {
         self.ends.len() as u32
     }
@@ -130,8 +226,18 @@ impl TokenTable {
     }
 }
 
-/// The characters that stand for bytes in a byte-level vocabulary: the printable ones of Latin-1 for themselves, the
+/// The character that stands for a byte in a byte-level vocabulary: the printable ones of Latin-1 for themselves, the
 /// other bytes in order from U+0100 on.
+pub fn character_of(byte: u8) -> char {
+    let is_printable = |byte: u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    if is_printable(byte) {
+        return char::from(byte);
+    }
+    let shifted = (0..byte).filter(|&lower| !is_printable(lower)).count() as u32;
+    char::from_u32(0x100 + shifted).unwrap_or_default()
+}
+
+/// The bytes by these characters.
 struct ByteAlphabet {
     byte_of: [Option<u8>; 0x200],
 }
@@ -139,14 +245,8 @@ struct ByteAlphabet {
 impl ByteAlphabet {
     fn new() -> Self {
         let mut byte_of = [None; 0x200];
-        let mut shifted = 0x100;
         for byte in 0..=u8::MAX {
-            if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
-                byte_of[usize::from(byte)] = Some(byte);
-            } else {
-                byte_of[shifted] = Some(byte);
-                shifted += 1;
-            }
+            byte_of[character_of(byte) as usize] = Some(byte);
         }
         Self { byte_of }
     }

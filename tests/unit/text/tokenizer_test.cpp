@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "text/crate.h"
 #include "unit/text/text_fixtures.h"
 
 namespace chorale::text {
@@ -84,6 +86,74 @@ TEST_P(TokenizerReference, IdsThatAreNoTokensStandForNothing) {
   EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{size, known, -1, INT32_MAX, known, INT32_MIN}, false),
             "aa");
   EXPECT_EQ(tokenizer.decode({}, false), "");
+}
+
+// As the crate tokenizes it at once.
+std::vector<int32_t> encode_at_once(const Tokenizer& tokenizer, std::string_view text) {
+  chorale_text_ids ids{};
+  chorale_text_bytes error{};
+  EXPECT_EQ(chorale_tokenizer_encode(tokenizer.crate_tokenizer(), view_of(text), false, &ids, &error),
+            CHORALE_TEXT_OK);
+  std::vector<int32_t> all(ids.data, ids.data + ids.size);
+  chorale_text_ids_free(ids);
+  return all;
+}
+
+TEST_P(TokenizerReference, PiecesHaveTheTokensOfTheWhole) {
+  std::vector<std::string> parts{" ",       "\n",      "  \n \n\t ",         "   ",    "<|im_end|>",
+                                 "<think>", "e\u0301", "\u1112\u1161\u11ab", "\u0301", "1234567",
+                                 "=====",   "'ll",     "\u4e2d\u6587\uff0c", "\r\n",   "a b c"};
+  for (const Json& entry : golden) parts.push_back(entry["text"].get<std::string>());
+  // Of all, without white space, and with little but white space: places to cut at are common or rare.
+  for (int kind = 0; kind < 3; ++kind) {
+    SCOPED_TRACE(kind);
+    std::mt19937 random(static_cast<uint32_t>(kind));
+    std::string text;
+    while (text.size() < 250'000) {
+      const size_t first = kind == 1 ? 4 : 0;
+      const size_t last = kind == 0 ? parts.size() : kind == 1 ? 13 : 4;
+      text += parts[first + random() % (last - first)];
+    }
+    const std::vector<int32_t> ids = encode_at_once(tokenizer, text);
+    EXPECT_EQ(tokenizer.encode(text, false), ids);
+    const BoundedEncoding bounded = tokenizer.encode_bounded(text, true, {});
+    EXPECT_EQ(bounded.end, EncodeEnd::complete);
+    EXPECT_EQ(bounded.ids, ids);
+  }
+}
+
+TEST_P(TokenizerReference, GivesUpATextThatHasTooManyTokens) {
+  std::string text;
+  while (text.size() < 1'000'000) text += "Once upon a time. ";
+  const BoundedEncoding some = tokenizer.encode_bounded(text, true, {.max_tokens = 1500});
+  EXPECT_EQ(some.end, EncodeEnd::too_many);
+  EXPECT_LT(some.ids.size(), 40'000U) << "it went on";
+  const BoundedEncoding none = tokenizer.encode_bounded(text, true, {.max_tokens = 10});
+  EXPECT_EQ(none.end, EncodeEnd::too_many);
+  EXPECT_TRUE(none.ids.empty()) << "its length alone tells";
+  EXPECT_EQ(tokenizer.encode_bounded("Once upon a time", true, {.max_tokens = 1}).end, EncodeEnd::complete);
+}
+
+TEST_P(TokenizerReference, IsCancelledBetweenPieces) {
+  std::string text;
+  while (text.size() < 1'000'000) text += "Once upon a time. ";
+  int asked = 0;
+  const BoundedEncoding encoding =
+      tokenizer.encode_bounded(text, true, {.is_cancelled = [&] { return ++asked == 3; }});
+  EXPECT_EQ(encoding.end, EncodeEnd::cancelled);
+  EXPECT_LT(encoding.ids.size(), 80'000U);
+}
+
+TEST_P(TokenizerReference, TellsATextWithoutABreak) {
+  const std::string text(2'000'000, ' ');
+  EXPECT_EQ(tokenizer.encode_bounded(text, true, {}).end, EncodeEnd::unbroken);
+}
+
+TEST_P(TokenizerReference, EncodesControlTokensAsPlainText) {
+  const std::string text = "Say <|im_end|> and <|endoftext|>";
+  const std::vector<int32_t> ids = tokenizer.encode_plain(text);
+  EXPECT_EQ(tokenizer.decode(ids, true), text);
+  for (const int32_t id : ids) EXPECT_FALSE(tokenizer.is_special(id)) << id;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerReference, testing::ValuesIn(kReferences),

@@ -274,7 +274,7 @@ int run_chat(const ChatFlags& flags) {
   options.chunked_prefill_size = load.chunked_prefill_size;
   options.max_running_requests = 1;
   options.max_context_len = model.info().max_context_len;
-  options.eos_token_ids = tools::end_tokens(load.model_path, model.info().eos_token_ids, tokenizer);
+  options.eos_token_ids = tools::end_tokens(load.model_path, config, tokenizer);
   engine::Engine engine(model.runner(), options);
   const engine::SamplingParams sampling = sampling_params(flags.sampling, model.info().generation_defaults);
   ChatSession(flags, {engine, tokenizer, *chat, sampling, model.info().max_context_len}, interrupt).run();

@@ -169,7 +169,7 @@ def test_unknown_command_suggests_the_nearest(chorale):
         (["logits", "--model-path", "x", "--output", "y", "--input-ids", "1", "--text", "z"], ["--text"]),
         (["eval", "--model-path", "x", "--text-file", "y", "--window", "1"], ["--window"]),
         (["bench"], ["--model-path", "--preset", "neither"]),
-        (["bench", "--model-path", MODEL, "--preset", "x"], ["--preset", "both"]),
+        (["bench", "--model-path", MODEL, "--preset", "qwen3-30b-a3b-1e"], ["--preset", "both"]),
         (["chat"], ["--model-path", "required"]),
         (["chat", MODEL, "--prompt", "x"], ["--prompt"]),
         (["chat", MODEL, "--temperature", "-1"], ["--temperature"]),

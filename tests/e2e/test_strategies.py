@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MODEL, MPIRUN, Server
+from conftest import MODEL, MORE_ARGUMENTS, MPIRUN, Server
 
 SIMPLE = ("--tp-size", 1, "--dp-size", 1)
 EXPERT_PARALLEL = ("--tp-size", 4, "--dp-size", 2, "--enable-ep-moe", "--ep-size", 8)
@@ -77,11 +77,12 @@ def test_all_strategies_give_the_same_answers_under_load(serve, tmp_path, model)
 
 
 def test_another_device_serves_under_strategies(serve, small_model):
-    """The reference device, which is slow, with a model that is small."""
+    """The reference device, which is slow, with a model that is small; or the device that all tests run on."""
+    device, name = ((), "cuda:0") if "--device" in MORE_ARGUMENTS else (("--device", "ref"), "ref")
     expected = None
     for strategy in (SIMPLE, ("--tp-size", 2, "--dp-size", 2, "--enable-ep-moe", "--ep-size", 4)):
-        server = serve(*strategy, "--load-format", "dummy", "--device", "ref", model=small_model)
-        assert logged(server, "computing in bfloat16 on ref"), server.log
+        server = serve(*strategy, "--load-format", "dummy", *device, model=small_model)
+        assert logged(server, f"computing in bfloat16 on {name}"), server.log
         got = answers(server)
         assert server.stop() == 0, server.log[-20:]
         expected = expected or got

@@ -147,13 +147,16 @@ class Bench {
     report(op, t, us, static_cast<double>(bytes + t * kH * 2 + t * n * 4), static_cast<double>(t) * n * kH);
   }
 
+  // As a step has them: sums that a kernel before has left as zero.
+  static inline const ExpertOptions kAssign{.mode = SumMode::assign, .is_zero = true};
+
   void o_proj(int64_t t) {
     const TiledLayout layout{kH, kQ, kChunks, false};
     const int64_t copies = std::min<int64_t>(static_cast<int64_t>(kPool) / layout.bytes(), 48);
     const double us = time(static_cast<int>(copies), [&](int call) {
       order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, t, kQ, kQ),
                         {layout, weights_.data() + call % copies * layout.bytes(), 1}, {},
-                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1));
+                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1), kAssign);
     });
     report("o_proj, 8 chunks", t, us, static_cast<double>(layout.bytes() + t * kQ * 2 + t * kH * 8),
            static_cast<double>(t) * kH * kQ);
@@ -236,7 +239,9 @@ class Bench {
       const double us = time(24, [&](int call) {
         const ExpertRows now = rows(call);
         const Tensor to(gathered, DType::bf16, pairs, kH, kH);
-        gather_rows(queue_, now.tokens, Tensor(x_.data(), DType::bf16, t, kH, kH), to);
+        // Rows of bits, which gather_rows takes for float32.
+        gather_rows(queue_, now.tokens, Tensor(x_.data(), DType::f32, t, kH / 2, kH / 2),
+                    Tensor(gathered, DType::f32, pairs, kH / 2, kH / 2));
         gated_matmul(queue_, to, at(gate_up, call), now, Tensor(out_.data(), DType::bf16, pairs, kI, kI),
                      {.input = RowInput::by_row});
       });
@@ -247,7 +252,8 @@ class Bench {
     }
     const double down_us = time(24, [&](int call) {
       order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, pairs, kI, kI), at(down, call), rows(call),
-                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1));
+                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1),
+                        count == 1 ? kAssign : ExpertOptions{});
     });
     report("down, 8 chunks" + suffix, t, down_us,
            touched * static_cast<double>(down.bytes()) + static_cast<double>(pairs * kI * 2 + t * kH * 8),
@@ -289,16 +295,18 @@ class Bench {
         2 * static_cast<double>(sequences * kHeads * kDim) * seen);
   }
 
-  void run(bool only_attention) {
+  void run(const std::string& part) {
     ceilings();
-    for (int64_t batch : {1, 4, 16, 32, 128, 256}) {
-      attention_of("attention at 128", batch, 128, 1);
-      attention_of("attention at 2048", batch, 2048, 1);
+    if (part != "prefill") {
+      for (int64_t batch : {1, 4, 16, 32, 128, 256}) {
+        attention_of("attention at 128", batch, 128, 1);
+        attention_of("attention at 2048", batch, 2048, 1);
+      }
     }
     attention_of("attention, prefill", 1, 2048, 2048);
     attention_of("attention, prefill", 1, 8192, 8192);
     attention_of("attention, prefill x 8", 8, 2048, 2048);
-    if (!only_attention) products();
+    if (part != "attention") products(part == "prefill" ? 2048 : 1);
     fmt::print("\n{:<22} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8}\n", "op", "tokens", "us", "floor us", "of it",
                "TB/s", "TFLOP/s");
     fmt::print(
@@ -308,8 +316,9 @@ class Bench {
   }
 
  private:
-  void products() {
+  void products(int64_t least) {
     for (int64_t t : {1, 4, 16, 32, 128, 256, 2048, 16'384}) {
+      if (t < least) continue;
       matmul_of("q/k/v", {kQ, kKv, kKv}, t);
       matmul_of("router", {kE}, t);
       o_proj(t);
@@ -329,7 +338,7 @@ class Bench {
 }  // namespace
 }  // namespace chorale::cuda
 
-// gpu_bench [attention]: attention alone.
+// gpu_bench [attention | prefill]: attention alone, or many tokens alone.
 int main(int argc, char** argv) {
-  chorale::cuda::Bench().run(argc > 1 && std::string(argv[1]) == "attention");
+  chorale::cuda::Bench().run(argc > 1 ? argv[1] : "");
 }

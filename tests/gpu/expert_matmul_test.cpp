@@ -114,11 +114,11 @@ struct Down {
   std::vector<ref::Matrix> weights;
   GpuMatrices packed;
   Down(Random& random, int64_t experts, int64_t num_outputs, int64_t num_inputs, int64_t num_chunks,
-       int64_t gap = 0)
+       int64_t gap = 0, float deviation = 1)
       : n(num_outputs),
         k(num_inputs),
         chunks(num_chunks),
-        weights(random_matrices(random, experts, n, k)),
+        weights(random_matrices(random, experts, n, k, deviation)),
         packed(TiledLayout{n, k, chunks, false}, weights, {}, gap) {}
 
   ref::Dense<int64_t> run(const ref::Matrix& x, const ExpertRows& rows, int64_t tokens, Choice choice,
@@ -184,13 +184,21 @@ TEST(GpuOrderFreeMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
        {Size{8, 1500, 4, 512, 8, 96}, Size{1, 8192, 1, 256, 8, 64}, Size{128, 2048, 8, 200, 8, 96},
         Size{1, 1000, 1, 2048, 8, 512}, Size{1, 3, 1, 2048, 8, 512}, Size{4, 600, 2, 640, 1, 832},
         Size{4, 150, 2, 640, 1, 832}}) {
-    SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} chunks of {}", experts, tokens, chunks, inputs));
-    const Down down(random, experts, n, chunks * inputs, chunks);
-    const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
-    const GpuRows gpu_rows(rows, experts);
-    const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);
-    expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::planned),
-                 down.run(x, gpu_rows.view(), tokens, Choice::plain));
+    // Partial sums of about the square root of a chunk's inputs times this.
+    for (float deviation : {1.0F, 0.1F, 1e-3F, 1e-5F}) {
+      SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} chunks of {}, deviation {}", experts, tokens,
+                               chunks, inputs, deviation));
+      const Down down(random, experts, n, chunks * inputs, chunks, 0, deviation);
+      const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
+      const GpuRows gpu_rows(rows, experts);
+      const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);
+      expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::planned),
+                   down.run(x, gpu_rows.view(), tokens, Choice::plain));
+      if (experts > 1) continue;
+      const ref::Dense<int64_t> plain = down.run(x, {}, tokens, Choice::plain);
+      expect_equal(down.run(x, {}, tokens, Choice::planned), plain);
+      expect_equal(down.run(x, {}, tokens, Choice::planned, SumMode::assign), plain);
+    }
   }
 }
 
@@ -204,9 +212,19 @@ TEST(GpuOrderFreeMatmul, CountsWhatIsNotANumberAndSaturates) {
       x.at(tokens - 1, down.k - 1) = std::nanf("");
       if (tokens > 2)
         for (int64_t i = 0; i < down.k; ++i) x.at(1, i) = to_float(to_bf16(x.at(1, i) * 0x1p30F));
-      const auto rows = dense_rows(tokens);
-      expect_equal(down.run(x, {}, tokens, Choice::planned), down.expected(x, rows, tokens));
-      expect_equal(down.run(x, {}, tokens, Choice::plain), down.expected(x, rows, tokens));
+      const ref::Dense<int64_t> expected = down.expected(x, dense_rows(tokens), tokens);
+      expect_equal(down.run(x, {}, tokens, Choice::planned), expected);
+      expect_equal(down.run(x, {}, tokens, Choice::planned, SumMode::assign), expected);
+      expect_equal(down.run(x, {}, tokens, Choice::plain), expected);
+      // The same rows for two experts each.
+      const Down experts(random, 2, 100, chunk.count * chunk.inputs, chunk.count);
+      const auto routed = random_rows(random, tokens, 2, first_experts(2));
+      ref::Matrix twice(2 * tokens, down.k);
+      std::copy(x.values.begin(), x.values.end(), twice.values.begin());
+      std::copy(x.values.begin(), x.values.end(), twice.values.begin() + std::ssize(x.values));
+      const GpuRows gpu_rows(routed, 2);
+      expect_equal(experts.run(twice, gpu_rows.view(), tokens, Choice::planned),
+                   experts.expected(twice, routed, tokens));
     }
   }
 }

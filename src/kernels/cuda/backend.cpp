@@ -91,8 +91,7 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode) {
   const Queue& queue = queue_of(stream);
-  const bool is_zero = queue.is_zero(sums);
-  order_free_matmul(queue, x, experts_of(down), rows, sums, {.mode = is_zero ? SumMode::add : mode});
+  order_free_matmul(queue, x, experts_of(down), rows, sums, {.mode = mode, .is_zero = queue.is_zero(sums)});
 }
 
 void clear_sums(const Stream& stream, const Tensor& sums) {

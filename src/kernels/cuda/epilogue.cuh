@@ -35,6 +35,7 @@ __device__ __forceinline__ int token_of(int i, int lane) {
 // out[token][row] = acc (+ bias).
 template <int Tokens>
 struct StoreFloats {
+  static constexpr bool kStarts = false;
   static constexpr int kStagingBytes = 0;
   static __device__ __forceinline__ void begin(const ProductArgs&, const Place&) {}
   static __device__ __forceinline__ void end() {}
@@ -69,6 +70,7 @@ struct StoreFloats {
 template <int Tokens, bool Staged, typename Out = uint16_t>
 struct StoreGated {
   static_assert(!Staged || sizeof(Out) == 2);
+  static constexpr bool kStarts = false;
   static constexpr int kStagingBytes = Staged ? Tokens * 64 : 0;  // per warpgroup
   static __device__ __forceinline__ void begin(const ProductArgs&, const Place&) {}
   static __device__ __forceinline__ void end() {}
@@ -124,6 +126,7 @@ struct AddFixed {
   static_assert(!Staged || Tokens == 64);
   // A row of sums may begin in the middle of 16 bytes, in global memory and so in shared memory.
   static constexpr int kStagedRow = (64 + 2) * 8;
+  static constexpr bool kStarts = false;
   static constexpr int kStagingBytes = Staged ? Tokens * kStagedRow : 0;  // per warpgroup
   static constexpr int kThreadTokens = Tokens / 4;
   // Asks for rows of sums early: of the thread's tokens, where registers allow, or of tokens lane and lane +

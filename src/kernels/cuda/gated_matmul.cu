@@ -5,13 +5,13 @@ namespace {
 
 constexpr const char* kName = "gated_matmul";
 
-template <int Tokens, int StageTiles, int Groups, bool ByTurns = false>
+template <int Tokens, int StageTiles, int Groups, Sharing How = Sharing::one_tile>
 void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
   using Epilogue = StoreGated<Tokens, true>;
   if (Tokens <= 32 || args.gathers)
-    start<Shape<Tokens, StageTiles, 0, Groups, true, ByTurns>, Epilogue>(queue, kName, x, args, size);
+    start<Shape<Tokens, StageTiles, 0, Groups, true, How>, Epilogue>(queue, kName, x, args, size);
   else
-    start<Shape<Tokens, StageTiles, 0, Groups, Tokens <= 32, ByTurns>, Epilogue>(queue, kName, x, args, size);
+    start<Shape<Tokens, StageTiles, 0, Groups, Tokens <= 32, How>, Epilogue>(queue, kName, x, args, size);
 }
 
 void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,
@@ -19,8 +19,9 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
   if (plan.kernel == ProductKernel::plain)
     return start_plain<StoreGated<kPlainTokens, false>>(queue, kName, args, size);
   if (plan.kernel == ProductKernel::many_rows) {
-    if (plan.tokens == 160) return start_tiled<160, 1, 2, true>(queue, x, args, size);
-    if (plan.by_turns) return start_tiled<128, 1, 2, true>(queue, x, args, size);
+    if (plan.tokens == 160) return start_tiled<160, 1, 2, Sharing::two_tiles>(queue, x, args, size);
+    if (plan.sharing == Sharing::by_turns)
+      return start_tiled<128, 1, 2, Sharing::by_turns>(queue, x, args, size);
     return start_tiled<128, 1, 2>(queue, x, args, size);
   }
   if (plan.stage_k == 1) return start_tiled<64, 1, 1>(queue, x, args, size);

@@ -99,13 +99,17 @@ enum class ProductKernel {
   many_rows,  // 128 rows of weights by up to 160 tokens
 };
 
+// How the two consumer warpgroups of many rows share items: an item has one weight tile for each, or as many
+// and they take items by turns, which then have one chunk, or two for each (then one chunk, too).
+enum class Sharing { one_tile, by_turns, two_tiles };
+
 struct ProductPlan {
   ProductKernel kernel = ProductKernel::plain;
   int64_t tokens = 8;       // of a tile
   int64_t stage_k = 1;      // tiles of K that a stage of the ring holds
   int64_t block_chunk = 0;  // k16 blocks of a chunk where several chunks lie in one stage, else 0
   int64_t k_splits = 1;     // thread blocks that share the chunks of one tile
-  bool by_turns = false;    // consumers take tiles by turns, where a multiprocessor has many
+  Sharing sharing = Sharing::one_tile;
 };
 
 // Tokens of a tile: the smallest of 8, 16, 32, 64, 128, 256 that covers `rows`.
@@ -163,7 +167,10 @@ constexpr ProductPlan plan_product(const TiledLayout& layout, int64_t row_tiles,
         // Experts have rows around half of the typical number, of which a wider tile may hold all; and it
         // reads less for each product.
         plan.tokens = row_sets > 1 && rows > 128 ? 160 : 128;
-        plan.by_turns = rounds_128 > 8 || plan.tokens == 160;
+        if (plan.tokens == 160)
+          plan.sharing = Sharing::two_tiles;
+        else if (rounds_128 > 8)
+          plan.sharing = Sharing::by_turns;
       }
       if (plan.kernel == ProductKernel::many_rows) plan.stage_k = 1;
     }
@@ -177,6 +184,13 @@ constexpr ProductPlan plan_product(const TiledLayout& layout, int64_t row_tiles,
     plan.k_splits = next;
   }
   return plan;
+}
+
+// Whether the order-free product of `rows` rows keeps them in shared memory while weights pass by
+// (resident_product.cuh): chunks of 1.5 tiles of K, at most 12 tiles of K, and rows for more than a tile.
+constexpr bool keeps_rows(const TiledLayout& layout, int64_t rows, int64_t experts) {
+  return layout.has_tiles() && layout.k_chunks * 96 == layout.k && layout.k % (3 * kTile) == 0 &&
+         layout.k <= 12 * kTile && rows >= (experts == 1 ? 4096 : 128 * experts);
 }
 
 }  // namespace chorale::cuda

@@ -5,10 +5,10 @@ namespace {
 
 constexpr const char* kName = "matmul";
 
-template <int Tokens, int StageTiles, int Groups, bool ByTurns = false>
+template <int Tokens, int StageTiles, int Groups, Sharing How = Sharing::one_tile>
 void start_tiled(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
-  start<Shape<Tokens, StageTiles, 0, Groups, Tokens <= 32, ByTurns>, StoreFloats<Tokens>>(queue, kName, x,
-                                                                                          args, size);
+  start<Shape<Tokens, StageTiles, 0, Groups, Tokens <= 32, How>, StoreFloats<Tokens>>(queue, kName, x, args,
+                                                                                      size);
 }
 
 void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,
@@ -16,7 +16,8 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
   if (plan.kernel == ProductKernel::plain)
     return start_plain<StoreFloats<kPlainTokens>>(queue, kName, args, size);
   if (plan.kernel == ProductKernel::many_rows) {
-    if (plan.by_turns) return start_tiled<128, 1, 2, true>(queue, x, args, size);
+    if (plan.sharing == Sharing::by_turns)
+      return start_tiled<128, 1, 2, Sharing::by_turns>(queue, x, args, size);
     return start_tiled<128, 1, 2>(queue, x, args, size);
   }
   if (plan.stage_k == 1) return start_tiled<64, 1, 1>(queue, x, args, size);

@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/product_launch.cuh"
+#include "kernels/cuda/resident_product.cuh"
 
 namespace chorale::cuda {
 namespace {
@@ -25,6 +26,30 @@ void start_few_rows(const Queue& queue, int64_t tokens, const Tensor& x, const P
     default:
       return start_tiled<64, StageTiles, BlockChunk, 1>(queue, x, args, size);
   }
+}
+
+// Sums of more tokens than a tile of 64 have room in two digits, and one item for each can store them.
+void start_stored(const Queue& queue, const Tensor& x, const ProductArgs& args, const ProductSize& size) {
+  constexpr int kTokens = 112;
+  start<Shape<kTokens, 1, 0, 2, false>, StoreFixed<kTokens>>(queue, kName, x, args, size);
+}
+
+// The product of resident_product.cuh.
+template <class Output>
+void start_resident(const Queue& queue, const Tensor& x, ProductArgs args, const ProductSize& size) {
+  using R = Resident;
+  args.x_map = make_tensor_map(queue, x, R::kTokens);
+  args.active = nullptr;
+  args.row_groups = static_cast<int>(ceil_div(size.row_tiles, R::kGroups));
+  args.weight_policy = kEvictNormal;
+  queue.enter();
+  check(
+      cudaFuncSetAttribute(multiply_resident<Output>, cudaFuncAttributeMaxDynamicSharedMemorySize, R::kBytes),
+      kName, queue.index());
+  const int64_t items = (ceil_div(size.rows, R::kTokens) + (args.offsets != nullptr ? size.experts : 0)) *
+                        ceil_div(args.row_groups, R::kSteps);
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(items, queue.num_multiprocessors()));
+  launch(queue, kName, multiply_resident<Output>, {dim3(blocks), R::kThreads, R::kBytes}, args);
 }
 
 void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x, const ProductArgs& args,
@@ -53,18 +78,38 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
   CHORALE_CHECK(options.mode == SumMode::add || rows.all_tokens());
   CHORALE_CHECK(layout.k_chunks <= kMaxSumChunks);
   if (x.empty()) return;
-  if (options.mode == SumMode::assign) clear_sums(queue, sums.first_rows(x.rows()));
+  const bool assigns = options.mode == SumMode::assign;
   const ProductSize size{x.rows(), rows.all_tokens() ? x.rows() : sums.rows(), down.count,
                          layout.row_tiles()};
   ProductArgs args;
   set_experts(args, down);
   args.out = sums.device_bytes();
   args.out_stride = sums.row_stride();
+  args.largest_digits = largest_in_digits(layout.k_chunks);
   set_rows(args, x, rows, size);
   if (!rows.all_tokens()) args.gate_weights = rows.weights.device_data<float>();
-  ProductPlan plan = make_plan(queue, layout, size, options.choice == Choice::planned && is_aligned(x));
+  const bool fits = options.choice == Choice::planned && is_aligned(x);
+  ProductPlan plan = make_plan(queue, layout, size, fits);
   plan.tokens = std::min<int64_t>(plan.tokens, 64);  // one chunk, too, is summed in 64 bits
+  plan.sharing = Sharing::one_tile;
   set_plan(args, layout, size, plan);
+  // The counts are added to, also where sums are stored.
+  const auto clear_counts = [&] {
+    if (!options.is_zero) clear_sums(queue, sums.first_rows(x.rows()).middle_columns(layout.n, 1));
+  };
+  if (fits && keeps_rows(layout, x.rows(), down.count)) {
+    args.chunks = static_cast<int>(layout.k_chunks);
+    if (!rows.all_tokens()) return start_resident<AddSums>(queue, x, args, size);
+    if (assigns) {
+      clear_counts();
+      return start_resident<StoreSums>(queue, x, args, size);
+    }
+  }
+  if (plan.kernel == ProductKernel::many_rows && plan.block_chunk == 0 && rows.all_tokens() && assigns) {
+    clear_counts();
+    return start_stored(queue, x, args, size);
+  }
+  if (assigns && !options.is_zero) clear_sums(queue, sums.first_rows(x.rows()));
   if (!layout.has_tiles())
     return start_plain<AddFixed<kPlainTokens, false>, FloatOperands>(queue, kName, args, size);
   start_planned(queue, plan, x, args, size);

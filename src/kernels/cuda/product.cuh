@@ -6,8 +6,8 @@
 // gathered. Consumers multiply a stage at a time. Blocks of 16 inputs come in ascending order and an
 // accumulator starts from zero for each chunk, so that the bits are the same for every configuration.
 //
-// Two consumer warpgroups share an item, 64 stored rows each, or take items by turns: then the epilogue of
-// one runs under the products of the other.
+// Two consumer warpgroups share an item, 64 or 128 stored rows each, or take items by turns: then the
+// epilogue of one runs under the products of the other.
 #pragma once
 
 #include <cstdint>
@@ -22,23 +22,24 @@ namespace chorale::cuda {
 
 // Tokens of a tile, tiles of K in a stage, k16 blocks of a chunk where it is no whole number of tiles of K
 // (0: it is), consumer warpgroups, whether rows of x come by copies of 16 bytes, which can gather and begin
-// soonest, else by tensor maps, which one thread asks for, and whether consumers take items by turns, which
-// then have one chunk.
-template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool SmallCopies, bool ByTurns = false>
+// soonest, else by tensor maps, which one thread asks for, and how consumer warpgroups share items.
+template <int TileTokens, int StageTiles, int BlockChunk, int Groups, bool SmallCopies,
+          Sharing How = Sharing::one_tile>
 struct Shape {
   static constexpr int kTokens = TileTokens;
   static constexpr int kStageTiles = StageTiles;
   static constexpr int kBlockChunk = BlockChunk;
   static constexpr int kGroups = Groups;
   static constexpr bool kSmallCopies = SmallCopies;
-  static constexpr bool kByTurns = ByTurns;
-  static constexpr int kGroupTiles = ByTurns ? Groups : 1;  // weight tiles of a consumer warpgroup
+  static constexpr bool kByTurns = How == Sharing::by_turns;
+  static constexpr int kWeightTiles = How == Sharing::two_tiles ? 2 * Groups : Groups;  // of an item
+  static constexpr int kGroupTiles = kByTurns ? Groups : kWeightTiles / Groups;  // of a consumer warpgroup
   // A warpgroup where registers change hands, or where there are many copies.
   static constexpr int kProducers = Groups == 2 || (SmallCopies && TileTokens >= 32) ? 128 : 32;
   static constexpr int kConsumers = Groups * 128;
-  static constexpr int kReaders = kConsumers / 32 / kGroupTiles;  // warps that read a stage
+  static constexpr int kReaders = kByTurns ? 4 : kConsumers / 32;  // warps that read a stage
   static constexpr int kThreads = kConsumers + kProducers;
-  static constexpr int kWeightBytes = Groups * StageTiles * static_cast<int>(kTileBytes);
+  static constexpr int kWeightBytes = kWeightTiles * StageTiles * static_cast<int>(kTileBytes);
   static constexpr int kRowBytes = TileTokens * 128;  // of x, of one tile of K
   static constexpr int kStageBytes = kWeightBytes + StageTiles * kRowBytes;
   static constexpr int kBlocksPerSm = Groups == 1 && kStageBytes <= 40 * 1024 ? 2 : 1;
@@ -174,7 +175,7 @@ struct Producer {
   __device__ __forceinline__ Weights weights_of(const Item& item, int expert) const {
     const int64_t k_tiles = args.k / kTile;
     const ProductTarget* target = target_of(args, item.group);
-    const int row_tile = (item.group - target->first_group) * S::kGroups;
+    const int row_tile = (item.group - target->first_group) * S::kWeightTiles;
     const int k_tile = item.split * stages_of_item * S::kStageTiles;
     return {target->weight + expert * args.expert_bytes + (row_tile * k_tiles + k_tile) * kTileBytes,
             target->row_tiles - row_tile};
@@ -185,7 +186,7 @@ struct Producer {
     const int64_t k_tiles = args.k / kTile;
     barrier_expect(full + 8 * stage, S::kWeightBytes + kBoxBytes);
 #pragma unroll
-    for (int g = 0; g < S::kGroups; ++g) {
+    for (int g = 0; g < S::kWeightTiles; ++g) {
       // A matrix may end within a group: its first tile comes again, and nobody stores what it gives.
       const int row_tile = g < weights.row_tiles ? g : 0;
       bulk_copy(to + g * S::kStageTiles * kTileBytes, weights.data + row_tile * k_tiles * kTileBytes,
@@ -299,11 +300,31 @@ struct Consumer {
     }
     wgmma_commit();
   }
-  // A chunk of whole stages. The warpgroup whose turn is next may begin when these have all come.
+  // The first stage of a chunk, where what accumulators held before must not take registers.
   template <int N>
+  __device__ __forceinline__ void start_blocks(Accumulators& acc) const {
+    static_assert(S::kGroupTiles == 1 && S::kStageTiles == 1);
+    const uint32_t stage = base + ring.stage * S::kStageBytes;
+    const uint64_t a = swizzled_descriptor(stage + group * static_cast<int>(kTileBytes));
+    const uint64_t b = swizzled_descriptor(stage + S::kWeightBytes);
+    wgmma_fence();
+    Wgmma<N>::start(acc[0], a, b);
+#pragma unroll
+    for (int block = 1; block < 4; ++block)
+      Wgmma<N>::multiply(acc[0], a + block * kDescriptorBlock, b + block * kDescriptorBlock, 1);
+    wgmma_commit();
+  }
+  // A chunk of whole stages. The warpgroup whose turn is next may begin when these have all come.
+  template <int N, class Epilogue>
   __device__ __forceinline__ void multiply_stages(Accumulators& acc, int stages, uint32_t next_turn) {
     int before = -1;
-    for (int s = 0; s < stages; ++s) {
+    if constexpr (Epilogue::kStarts) {
+      wait_full();
+      start_blocks<N>(acc);
+      before = ring.stage;
+      ring.template next<M::kStages>();
+    }
+    for (int s = Epilogue::kStarts ? 1 : 0; s < stages; ++s) {
       wait_full();
       multiply_blocks<N, 0, 4 * S::kStageTiles>(acc, s == 0);
       wgmma_wait<1>();
@@ -339,6 +360,8 @@ struct Consumer {
         f.template operator()<96>();
       else
         f.template operator()<128>();
+    } else if constexpr (Limit == 112) {
+      f.template operator()<Limit>();
     } else if constexpr (Limit == 160) {
       if (tokens <= 128)
         f.template operator()<128>();
@@ -393,7 +416,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
   } else {
     if constexpr (S::kGroups == 2) take_registers<216>();
     if (!grouped) wait_for_previous();
-    const int group = warp / 4, first_tile = S::kByTurns ? 0 : group;
+    const int group = warp / 4, first_tile = S::kByTurns ? 0 : group * S::kGroupTiles;
     Consumer<S, M> consumer{base, full, empty, first_tile, lane};
     uint32_t turn = group == 0 ? 1 : 0;  // parity of what the warpgroup waits for
     const int stages_of_chunk = args.chunk_k / (S::kStageTiles * static_cast<int>(kTile));
@@ -406,7 +429,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
       Place place;
       place.rows = tiles.at<S::kTokens>(item.row_tile);
       place.target = target_of(args, item.group);
-      place.row_tile = (item.group - place.target->first_group) * S::kGroups + first_tile;
+      place.row_tile = (item.group - place.target->first_group) * S::kWeightTiles + first_tile;
       place.row = place.row_tile * 64 + warp % 4 * 16 + lane / 4;
       place.lane = lane;
       typename Consumer<S, M>::Accumulators acc;
@@ -419,7 +442,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
       if constexpr (S::kBlockChunk == 0) {
         for (int c = 0; c < args.chunks; ++c) {
           Consumer<S, M>::template with_width<S::kTokens>(place.rows.count, [&]<int N>() {
-            consumer.template multiply_stages<N>(acc, stages_of_chunk, turns + 8 * (1 - group));
+            consumer.template multiply_stages<N, Epilogue>(acc, stages_of_chunk, turns + 8 * (1 - group));
           });
           epilogue.chunk(args, place, acc[0]);
         }

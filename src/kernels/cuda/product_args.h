@@ -50,8 +50,9 @@ struct ProductArgs {
   ProductTarget targets[kMaxTargets];
   int num_targets = 1;
   std::byte* out = nullptr;
-  int64_t out_stride = 0;  // in elements
-  int n = 0;               // outputs; of gate alone for a gated product
+  int64_t out_stride = 0;    // in elements
+  int n = 0;                 // outputs; of gate alone for a gated product
+  float largest_digits = 0;  // partial sums below this are summed in digits (digits.cuh)
 };
 
 }  // namespace chorale::cuda

@@ -56,9 +56,10 @@ inline void set_experts(ProductArgs& args, const TiledExperts& experts) {
 }
 
 // Stored rows of a group of weight tiles.
-inline int64_t group_rows(ProductKernel kernel) {
-  if (kernel == ProductKernel::plain) return kPlainRows;
-  return kernel == ProductKernel::few_rows ? kTile : 2 * kTile;
+inline int64_t group_rows(const ProductPlan& plan) {
+  if (plan.kernel == ProductKernel::plain) return kPlainRows;
+  if (plan.kernel == ProductKernel::few_rows) return kTile;
+  return (plan.sharing == Sharing::two_tiles ? 4 : 2) * kTile;
 }
 
 inline void set_plan(ProductArgs& args, const TiledLayout& layout, const ProductSize& size,
@@ -70,7 +71,7 @@ inline void set_plan(ProductArgs& args, const TiledLayout& layout, const Product
   int64_t groups = 0;
   for (int t = 0; t < args.num_targets; ++t) {
     args.targets[t].first_group = static_cast<int>(groups);
-    groups += ceil_div(args.targets[t].row_tiles * kTile, group_rows(plan.kernel));
+    groups += ceil_div(args.targets[t].row_tiles * kTile, group_rows(plan));
   }
   args.row_groups = static_cast<int>(groups);
   if (size.tokens > plan.tokens) args.active = nullptr;  // an expert may have several tiles

@@ -49,6 +49,7 @@ enum class RowInput { by_token, by_row };
 struct ExpertOptions {
   RowInput input = RowInput::by_token;  // of gated_matmul
   SumMode mode = SumMode::add;          // of order_free_matmul
+  bool is_zero = false;                 // likewise: the sums are known to be, whatever the mode
   Choice choice = Choice::planned;
 };
 

@@ -165,12 +165,12 @@ TEST(CudaPlan, ShapesOfQwen3TakeTheirKernels) {
   EXPECT_EQ(kernel(qkv, 128, 1).kernel,
             ProductKernel::few_rows);  // 40 wide tiles are too few for all processors
   EXPECT_EQ(kernel(qkv, 256, 1).tokens, 128);
-  EXPECT_FALSE(kernel(qkv, 256, 1).by_turns);
+  EXPECT_EQ(kernel(qkv, 256, 1).sharing, Sharing::one_tile);
   EXPECT_EQ(kernel(qkv, 2048, 1).kernel, ProductKernel::many_rows);
   EXPECT_EQ(kernel(qkv, 2048, 1).tokens, 128);
-  EXPECT_FALSE(kernel(qkv, 2048, 1).by_turns);
+  EXPECT_EQ(kernel(qkv, 2048, 1).sharing, Sharing::one_tile);
   EXPECT_EQ(kernel(qkv, 16'384, 1).tokens, 128);
-  EXPECT_TRUE(kernel(qkv, 16'384, 1).by_turns);
+  EXPECT_EQ(kernel(qkv, 16'384, 1).sharing, Sharing::by_turns);
   EXPECT_EQ(kernel(out, 1, 1).k_splits, 8);
   EXPECT_EQ(kernel(out, 2048, 1).kernel, ProductKernel::many_rows);
   EXPECT_EQ(kernel(down, 1, 8).block_chunk, 6);
@@ -179,6 +179,20 @@ TEST(CudaPlan, ShapesOfQwen3TakeTheirKernels) {
   EXPECT_EQ(kernel(gate_up, typical_rows(16, 128, 128), 128).tokens, 16);
   EXPECT_EQ(kernel(gate_up, typical_rows(2048, 16'384, 128), 128).tokens, 160);
   EXPECT_EQ(kernel(gate_up, typical_rows(16'384, 131'072, 128), 128).tokens, 160);
+  EXPECT_EQ(kernel(gate_up, typical_rows(16'384, 131'072, 128), 128).sharing, Sharing::two_tiles);
+}
+
+TEST(CudaPlan, RowsStayInSharedMemoryWhereTheyFitAndAreMany) {
+  const TiledLayout down{2048, 768, 8};
+  EXPECT_TRUE(keeps_rows(down, 16'384, 128));
+  EXPECT_FALSE(keeps_rows(down, 16'383, 128));
+  EXPECT_TRUE(keeps_rows(down, 4096, 1));
+  EXPECT_FALSE(keeps_rows(down, 4095, 1));
+  EXPECT_TRUE(keeps_rows(TiledLayout{100, 192, 2}, 16'384, 128));
+  EXPECT_FALSE(keeps_rows(TiledLayout{2048, 768, 4}, 16'384, 128));                     // chunks of 192
+  EXPECT_FALSE(keeps_rows(TiledLayout{2048, 1536, 16}, 16'384, 128));                   // 24 tiles of K
+  EXPECT_FALSE(keeps_rows(TiledLayout{2048, 288, 3}, 16'384, 128));                     // 4.5
+  EXPECT_FALSE(keeps_rows(TiledLayout{2048, 768, 8, false, DType::f32}, 16'384, 128));  // no tiles
 }
 
 }  // namespace

@@ -194,6 +194,11 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
   app.add_flag("--clip-max-tokens", flags.server.clip_max_tokens,
                "Answer a request whose max_tokens exceeds the context with what is left of it, not with 400")
       ->group(kGroup);
+  app.add_option("--max-stored-responses", flags.server.max_stored_responses,
+                 "Most answers of /v1/responses that are kept, in memory (1024); 0: none")
+      ->option_text("N")
+      ->check(CLI::Range(0, 1 << 20))
+      ->group(kGroup);
   app.add_option("--health-check-timeout", flags.server.health_check_timeout_seconds,
                  "Seconds in which /health_generate wants a token, else it answers 503 (20)")
       ->option_text("SECONDS")

@@ -61,18 +61,19 @@ RequestContext request_context(const ServerOptions& options, const ServerModel& 
           .model_name = served_name(options, model),
           .model_names = all_names(options, model),
           .vocab_size = model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size(),
+          .responses = std::make_shared<ResponseStore>(options.max_stored_responses),
           .clip_max_tokens = options.clip_max_tokens};
 }
 
-// For the log.
-std::string name_of(const HttpRequest& request) {
-  return fmt::format("{} {}", request.method, request.path);
+RequestLabel label_of(const HttpRequest& request) {
+  return {fmt::format("{} {}", request.method, request.path), error_form_of(request.path)};
 }
 
 HttpResponse method_refused(const HttpRequest& request, std::string_view allowed) {
   HttpResponse response = error_response(
       {.status = 405,
-       .message = fmt::format("{} takes {}, not {}", request.path, allowed, quote(request.method))});
+       .message = fmt::format("{} takes {}, not {}", request.path, allowed, quote(request.method))},
+      error_form_of(request.path));
   response.headers.emplace_back("Allow", allowed);
   return response;
 }
@@ -87,7 +88,7 @@ Api::Api(const ServerOptions& options, const ServerModel& model)
 }
 
 void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
-  const std::string what = name_of(request);
+  const RequestLabel what = label_of(request);
   try {
     dispatch(std::move(request), exchange);
   } catch (...) {
@@ -106,13 +107,15 @@ void Api::dispatch(HttpRequest request, const std::shared_ptr<Exchange>& exchang
         .status = 404,
         .message = fmt::format("there is no {}{}", quote(request.path), path_hint(request.path))});
   }
-  const std::string allowed = fmt::format("{}{}OPTIONS", route->takes_get() ? "GET, HEAD, " : "",
-                                          route->takes_post() ? "POST, " : "");
+  const std::string allowed =
+      fmt::format("{}{}{}OPTIONS", route->takes_get() ? "GET, HEAD, " : "",
+                  route->takes_post() ? "POST, " : "", route->takes_delete() ? "DELETE, " : "");
   if (request.method == "OPTIONS") {
     return exchange->respond({.status = 204, .headers = {{"Allow", allowed}}});
   }
   const bool is_get = request.method == "GET" || request.method == "HEAD";
-  if (!(is_get && route->takes_get()) && !(request.method == "POST" && route->takes_post())) {
+  if (!(is_get && route->takes_get()) && !(request.method == "POST" && route->takes_post()) &&
+      !(request.method == "DELETE" && route->takes_delete())) {
     return exchange->respond(method_refused(request, allowed));
   }
   std::visit([&](const auto& work) { run(work, std::move(request), exchange); }, route->work);
@@ -128,7 +131,7 @@ void Api::run(RespondLater respond, HttpRequest request, const std::shared_ptr<E
 
 void Api::run(RespondToBody respond, HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   refuse_while_draining();
-  std::string what = name_of(request);
+  RequestLabel what = label_of(request);
   work_.respond(std::move(what), exchange, [this, respond, request = std::move(request)]() -> HttpResponse {
     return {.body = to_text(respond(parse_json_body(request), state_.context))};
   });
@@ -137,7 +140,7 @@ void Api::run(RespondToBody respond, HttpRequest request, const std::shared_ptr<
 void Api::run(Generate generate, HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   refuse_while_draining();
   request.arrival = std::chrono::steady_clock::now();
-  std::string what = name_of(request);
+  RequestLabel what = label_of(request);
   work_.generate(std::move(what), exchange, [this, generate, request = std::move(request)] {
     const Json body = parse_json_body(request);
     AnswerHead head{state_.ids.next(generate.id_prefix), std::time(nullptr), state_.context.model_name};

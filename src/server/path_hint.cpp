@@ -17,8 +17,6 @@ namespace {
 constexpr auto kForeign = std::to_array<std::pair<std::string_view, std::string_view>>({
     {"/chat", "/v1/chat/completions"},
     {"/completion", "/v1/completions"},
-    {"/messages", "/v1/chat/completions"},
-    {"/responses", "/v1/chat/completions"},
     {"/engines", "/v1/models"},
     {"/tags", "/v1/models"},
     {"/props", "/get_server_info"},

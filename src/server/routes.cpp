@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "server/endpoints/anthropic_messages.h"
 #include "server/endpoints/chat_completions.h"
 #include "server/endpoints/completions.h"
 #include "server/endpoints/control.h"
@@ -14,6 +15,7 @@
 #include "server/endpoints/models.h"
 #include "server/endpoints/openapi.h"
 #include "server/endpoints/page.h"
+#include "server/endpoints/responses.h"
 #include "server/endpoints/tokenize.h"
 
 namespace chorale::server {
@@ -22,8 +24,10 @@ namespace {
 constexpr std::string_view kName = "{name}";
 
 bool matches(const Route& route, std::string_view path) {
-  if (!route.path.ends_with(kName)) return path == route.path;
-  return path.starts_with(route.path.substr(0, route.path.size() - kName.size()));
+  const size_t at = route.path.find(kName);
+  if (at == std::string_view::npos) return path == route.path;
+  const std::string_view end = route.path.substr(at + kName.size());
+  return path.size() >= at + end.size() && path.starts_with(route.path.substr(0, at)) && path.ends_with(end);
 }
 
 }  // namespace
@@ -45,6 +49,12 @@ std::span<const Route> routes() {
       {"/tokenizer_info", Methods::get, &tokenizer_info},
       {"/v1/chat/completions", Methods::post, Generate{"chatcmpl-", &plan_chat}},
       {"/v1/completions", Methods::post, Generate{"cmpl-", &plan_completions}},
+      {"/v1/responses", Methods::post, Generate{"resp_", &plan_responses}},
+      {"/v1/responses/{name}/input_items", Methods::get, &response_input_items},
+      {"/v1/responses/{name}/cancel", Methods::post, &cancel_response},
+      {"/v1/responses/{name}", Methods::get_and_delete, &stored_response},
+      {"/v1/messages", Methods::post, Generate{"msg_", &plan_messages}},
+      {"/v1/messages/count_tokens", Methods::post, &count_message_tokens},
       {"/generate", Methods::post, Generate{"gen-", &plan_generate}},
       {"/abort_request", Methods::post, &abort_request},
       {"/flush_cache", Methods::get_and_post, &flush_cache},

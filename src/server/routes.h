@@ -17,7 +17,7 @@ namespace chorale::server {
 
 // HEAD goes where GET goes. What changes something, or costs much, is not a GET, but for what clients of
 // SGLang send.
-enum class Methods { get, post, get_and_post };
+enum class Methods { get, post, get_and_post, get_and_delete };
 
 // The kinds of work that an endpoint is. All of it may throw BadRequest.
 //
@@ -34,18 +34,19 @@ struct Generate {
 };
 
 struct Route {
-  std::string_view path;  // one that ends with "{name}" takes any text in its place
+  std::string_view path;  // "{name}" in it takes any text in its place
   Methods methods;
   std::variant<RespondNow, RespondLater, RespondToBody, Generate> work;
 
   bool takes_get() const { return methods != Methods::post; }
-  bool takes_post() const { return methods != Methods::get; }
+  bool takes_post() const { return methods == Methods::post || methods == Methods::get_and_post; }
+  bool takes_delete() const { return methods == Methods::get_and_delete; }
 };
 
 // openapi.json describes every one, which a test checks.
 std::span<const Route> routes();
 
-// nullptr: there is no such path.
+// The first that matches. nullptr: there is no such path.
 const Route* find_route(std::string_view path);
 
 }  // namespace chorale::server

@@ -39,8 +39,9 @@ class Server::Impl {
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
               api_.handle(std::move(request), exchange);
             },
-            [](int status, std::string_view message) {
-              return to_text(error_json({.status = status, .message = std::string(message)}));
+            [](int status, std::string_view message, std::string_view path) {
+              return to_text(
+                  error_json({.status = status, .message = std::string(message)}, error_form_of(path)));
             },
             [this](const HttpRequest& request) { return authorization_.check(request); }) {
     http_.on_status([this](int status) { api_.counts().count_response(status); });

@@ -7,6 +7,7 @@
 // engine.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct ServerOptions {
   std::string served_model_name;               // in answers and metrics; empty: that of the model's folder
   std::vector<std::string> other_model_names;  // that requests may have, too
   bool clip_max_tokens = false;                // see RequestContext
+  size_t max_stored_responses = 1024;          // of /v1/responses, in memory; 0: none
   double drain_timeout_seconds = 30;
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
   bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program

@@ -1,15 +1,11 @@
 #include "server/chat/answer_format.h"
 
-#include <algorithm>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
-
-#include "base/sha256.h"
+#include "server/chat/message_answer.h"
 
 namespace chorale::server {
 namespace {
@@ -33,39 +29,6 @@ Json logprobs_json(const text::Tokenizer& tokenizer, const std::vector<int32_t>&
     content.push_back(std::move(entry));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};
-}
-
-// The tokens whose text begins between the tags, or before the end where the reasoning is not closed.
-int64_t count_reasoning_tokens(const ChoiceState& choice, bool opened) {
-  const std::string_view text = choice.text;
-  size_t begin = 0;
-  if (!opened) {
-    begin = std::min(text.find_first_not_of(" \t\r\n"), text.size());
-    if (!text.substr(begin).starts_with(kThinkOpen)) return 0;
-    begin += kThinkOpen.size();
-  }
-  const size_t end = std::min(text.find(kThinkClose, begin), text.size());
-  const int64_t first = count_characters(text.substr(0, begin));
-  const int64_t last = count_characters(text.substr(0, end));
-  return std::ranges::count_if(choice.text_offsets,
-                               [&](int64_t offset) { return offset >= first && offset < last; });
-}
-
-// Clients tell calls apart by their ids, also across answers.
-std::string call_id(const AnswerHead& head, int64_t choice, int64_t call) {
-  return "call_" + sha256_hex(fmt::format("{}/{}/{}", head.id, choice, call)).substr(0, 24);
-}
-
-// Calls are a "tool_calls", unless the length has cut off a further one, or a part of one was told.
-const char* message_finish_name(engine::FinishReason finish, const MessageParser& parser) {
-  const bool cut_off = finish == engine::FinishReason::length && parser.cut_off_call();
-  return parser.made_calls() && !cut_off ? "tool_calls" : finish_name(finish);
-}
-
-void append(MessagePiece&& more, MessagePiece& piece) {
-  piece.reasoning += more.reasoning;
-  piece.content += more.content;
-  for (ToolCallDelta& call : more.calls) piece.calls.push_back(std::move(call));
 }
 
 class ChatFormat : public AnswerFormat {
@@ -119,13 +82,7 @@ class ChatFormat : public AnswerFormat {
   }
 
   const char* finish_reason(const ChoiceState& before, const TextPiece& last) const override {
-    MessageParser parser(options_.message);
-    if (options_.message->parse_calls) {
-      parser.push(before.text);
-      parser.push(last.text);
-      parser.finish();
-    }
-    return message_finish_name(last.finish, parser);
+    return parsed_finish_reason(options_.message, before, last);
   }
 
   void close(const std::vector<ChoiceState>& choices, const Sink& sink) const override {
@@ -163,22 +120,18 @@ class ChatFormat : public AnswerFormat {
                 {"reasoning_content", piece.reasoning.empty() ? Json(nullptr) : Json(piece.reasoning)}};
     if (piece.calls.empty()) return out;
     Json calls = Json::array();
-    std::string arguments;
-    for (size_t i = 0; i < piece.calls.size(); ++i) {
-      const ToolCallDelta& delta = piece.calls[i];
-      if (delta.name) calls.push_back(begun_call(choice, delta));
-      arguments += delta.arguments;
-      if (i + 1 < piece.calls.size() && !piece.calls[i + 1].name) continue;
-      calls.back()["function"]["arguments"] = std::exchange(arguments, {});
+    for (WholeCall& call : whole_calls(std::move(piece.calls))) {
+      calls.push_back(begun_call(choice, call.index, call.name));
+      calls.back()["function"]["arguments"] = std::move(call.arguments);
     }
     out["tool_calls"] = std::move(calls);
     return out;
   }
 
-  Json begun_call(int64_t choice, const ToolCallDelta& delta) const {
-    return {{"id", call_id(head_, choice, delta.index)},
+  Json begun_call(int64_t choice, int64_t call, const std::string& name) const {
+    return {{"id", call_id("call_", head_, choice, call)},
             {"type", "function"},
-            {"function", {{"name", *delta.name}, {"arguments", ""}}}};
+            {"function", {{"name", name}, {"arguments", ""}}}};
   }
 
   // One delta for the text and one for each part of a call.
@@ -191,7 +144,7 @@ class ChatFormat : public AnswerFormat {
     for (const ToolCallDelta& delta : piece.calls) {
       Json call = {{"index", delta.index}};
       if (delta.name) {
-        call.update(begun_call(choice, delta));
+        call.update(begun_call(choice, delta.index, *delta.name));
       } else {
         call["function"] = {{"arguments", delta.arguments}};
       }

@@ -30,18 +30,7 @@ void read_thinking(Fields& fields, Json& variables) {
 
 }  // namespace
 
-Json template_variables(Fields& fields, const ToolRequest& tools) {
-  const Json* messages = fields.get("messages");
-  if (messages == nullptr) bad_request("messages", "'messages' is missing");
-  const bool continues = fields.boolean("continue_final_message").value_or(false);
-  const auto generation_prompt = fields.boolean("add_generation_prompt");
-  if (continues && generation_prompt.value_or(false)) {
-    bad_request("continue_final_message",
-                "'continue_final_message' and 'add_generation_prompt' exclude each other");
-  }
-  Json variables = {{"messages", read_messages(*messages)},
-                    {"add_generation_prompt", generation_prompt.value_or(!continues)}};
-  if (tools.may_call()) variables["tools"] = tools.list;
+void read_template_kwargs(Fields& fields, Json& variables) {
   if (const Json* extra = fields.get("chat_template_kwargs")) {
     if (!extra->is_object()) {
       bad_request("chat_template_kwargs", "'chat_template_kwargs' must be an object, not {}",
@@ -56,6 +45,21 @@ Json template_variables(Fields& fields, const ToolRequest& tools) {
     }
   }
   read_thinking(fields, variables);
+}
+
+Json template_variables(Fields& fields, const ToolRequest& tools) {
+  const Json* messages = fields.get("messages");
+  if (messages == nullptr) bad_request("messages", "'messages' is missing");
+  const bool continues = fields.boolean("continue_final_message").value_or(false);
+  const auto generation_prompt = fields.boolean("add_generation_prompt");
+  if (continues && generation_prompt.value_or(false)) {
+    bad_request("continue_final_message",
+                "'continue_final_message' and 'add_generation_prompt' exclude each other");
+  }
+  Json variables = {{"messages", read_messages(*messages)},
+                    {"add_generation_prompt", generation_prompt.value_or(!continues)}};
+  if (tools.may_call()) variables["tools"] = tools.list;
+  read_template_kwargs(fields, variables);
   // Of the efforts, Qwen3's templates know none and the rest.
   const auto effort = fields.string("reasoning_effort");
   if (effort == "none" && !variables.contains("enable_thinking")) variables["enable_thinking"] = false;

@@ -14,6 +14,9 @@
 
 namespace chorale::server {
 
+// Adds "chat_template_kwargs" and "enable_thinking". Throws BadRequest, also for a variable that is there.
+void read_template_kwargs(Fields& fields, Json& variables);
+
 // The variables of the template: "messages", "tools" and the other fields that it reads. Throws BadRequest.
 Json template_variables(Fields& fields, const ToolRequest& tools);
 

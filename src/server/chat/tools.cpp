@@ -38,10 +38,7 @@ Tool read_tool(const Json& value, const std::string& path) {
   const std::string name_param = inner.param("name");
   const auto name = inner.string("name");
   if (!name) bad_request(name_param, "'{}' is missing", name_param);
-  if (!is_name(*name)) {
-    bad_request(name_param, "'{}' must be 1 to {} letters, digits, '_', '-' or '.', not {}", name_param,
-                kMaxNameBytes, quote(*name));
-  }
+  check_tool_name(*name, name_param);
   tool.name = *name;
   inner.string("description");
   tool.strict = inner.boolean("strict").value_or(false);
@@ -181,6 +178,12 @@ ToolRequest::Choice read_allowed_tools(const Json& choice, ToolRequest& out) {
 }
 
 }  // namespace
+
+void check_tool_name(const std::string& name, const std::string& param) {
+  if (is_name(name)) return;
+  bad_request(param, "'{}' must be 1 to {} letters, digits, '_', '-' or '.', not {}", param, kMaxNameBytes,
+              quote(name));
+}
 
 ToolRequest read_tools(Fields& fields) {
   ToolRequest out;

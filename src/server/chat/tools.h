@@ -34,6 +34,9 @@ struct ToolRequest {
 // "tools", "tool_choice" and "parallel_tool_calls". Throws BadRequest.
 ToolRequest read_tools(Fields& fields);
 
+// Throws BadRequest about `param` for a name that no function may have.
+void check_tool_name(const std::string& name, const std::string& param);
+
 // nullptr: there is none of that name.
 const Tool* find_tool(const std::vector<Tool>& tools, std::string_view name);
 

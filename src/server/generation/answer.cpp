@@ -214,8 +214,7 @@ void Answer::finish() {
   for (Running& running : running_) states.push_back(std::move(running.state));
   if (stream_) {
     format_->close(states, sink());
-    exchange_->send_event("[DONE]");
-    exchange_->end_stream();
+    end_stream();
   } else {
     HttpResponse response;
     response.body = to_text(format_->whole(states));
@@ -227,11 +226,10 @@ void Answer::fail(const RequestError& error) {
   over_ = true;
   abort_all();
   if (stream_) {
-    exchange_->send_event(to_text(error_json(answer_to(error))));
-    exchange_->send_event("[DONE]");
-    exchange_->end_stream();
+    send(format_->stream_error(answer_to(error)));
+    end_stream();
   } else {
-    exchange_->respond(error_response(answer_to(error)));
+    exchange_->respond(error_response(answer_to(error), format_->error_form()));
   }
 }
 
@@ -244,7 +242,17 @@ void Answer::abort_all() {
 }
 
 AnswerFormat::Sink Answer::sink() const {
-  return [this](const Json& message) { exchange_->send_event(to_text(message)); };
+  return [this](const Json& message) { send(message); };
+}
+
+void Answer::send(const Json& message) const {
+  const std::string name = format_->has_typed_events() ? message["type"].get<std::string>() : "";
+  exchange_->send_event(to_text(message), name);
+}
+
+void Answer::end_stream() {
+  if (!format_->has_typed_events()) exchange_->send_event("[DONE]", "");
+  exchange_->end_stream();
 }
 
 }  // namespace chorale::server

@@ -17,6 +17,7 @@
 #include "server/generation/token_rules.h"
 #include "server/http/exchange.h"
 #include "server/metrics/metrics.h"
+#include "server/wire/error_answer.h"
 #include "server/wire/json_body.h"
 
 namespace chorale::server {
@@ -69,6 +70,12 @@ class AnswerFormat {
   // The reason that whole() or piece() will tell for the choice, of which `last` is the last piece; for
   // /metrics.
   virtual const char* finish_reason(const ChoiceState& before, const TextPiece& last) const;
+  // Whether messages of a stream are events with the name that their "type" gives, and nothing follows the
+  // last; else they have no names, and [DONE] follows.
+  virtual bool has_typed_events() const { return false; }
+  virtual ErrorForm error_form() const { return ErrorForm::openai; }
+  // The last message of a stream that breaks off.
+  virtual Json stream_error(const ErrorAnswer& error) { return error_json(error, error_form()); }
   // Whether each message of a choice contains all before it, so that a slow client may be spared some of
   // them.
   virtual bool cumulative() const { return false; }
@@ -135,6 +142,8 @@ class Answer : public std::enable_shared_from_this<Answer> {
   // Ends what still runs; the answer has no use for it.
   void abort_all();
   AnswerFormat::Sink sink() const;
+  void send(const Json& message) const;
+  void end_stream();
 
   AnswerServices services_;
   std::unique_ptr<AnswerFormat> format_;

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "server/generation/response_store.h"
 #include "server/generation/server_model.h"
 
 namespace chorale::server {
@@ -24,6 +26,7 @@ struct RequestContext {
   std::string model_name;                // in answers and metrics
   std::vector<std::string> model_names;  // that requests may have; the first is model_name
   int64_t vocab_size = 0;
+  std::shared_ptr<ResponseStore> responses;  // not nullptr
   bool clip_max_tokens = false;  // max_tokens beyond the context is what is left of it; else a 400
 };
 

@@ -26,7 +26,7 @@ void RequestWork::stop() {
   compilation_.stop();
 }
 
-void RequestWork::answer(const std::string& what, const std::shared_ptr<Exchange>& exchange,
+void RequestWork::answer(const RequestLabel& what, const std::shared_ptr<Exchange>& exchange,
                          const std::function<Answerer()>& work) const {
   Answerer answer;
   try {
@@ -44,7 +44,7 @@ void RequestWork::answer(const std::string& what, const std::shared_ptr<Exchange
   });
 }
 
-void RequestWork::respond(std::string what, std::shared_ptr<Exchange> exchange,
+void RequestWork::respond(RequestLabel what, std::shared_ptr<Exchange> exchange,
                           std::function<HttpResponse()> make) {
   work_.post([this, what = std::move(what), exchange = std::move(exchange), make = std::move(make)] {
     answer(what, exchange,
@@ -52,14 +52,14 @@ void RequestWork::respond(std::string what, std::shared_ptr<Exchange> exchange,
   });
 }
 
-void RequestWork::generate(std::string what, std::shared_ptr<Exchange> exchange,
+void RequestWork::generate(RequestLabel what, std::shared_ptr<Exchange> exchange,
                            std::function<AnswerPlan()> make) {
   work_.post([this, what = std::move(what), exchange = std::move(exchange), make = std::move(make)] {
     answer(what, exchange, [&] { return begin(what, exchange, make()); });
   });
 }
 
-RequestWork::Answerer RequestWork::begin(const std::string& what, const std::shared_ptr<Exchange>& exchange,
+RequestWork::Answerer RequestWork::begin(const RequestLabel& what, const std::shared_ptr<Exchange>& exchange,
                                          AnswerPlan plan) {
   const auto made = std::make_shared<AnswerPlan>(std::move(plan));
   if (constrain(*made, &find_output_format)) return start_of(made, exchange);

@@ -4,26 +4,26 @@
 
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "server/generation/answer.h"
 #include "server/generation/server_model.h"
 #include "server/http/exchange.h"
 #include "server/http/work_queue.h"
+#include "server/wire/bad_request.h"
 
 namespace chorale::server {
 
-// Thread-safe. What the functions that it is given throw becomes the answer; `what` names the request in the
-// log. They must not refer to anything that stop() does not outlive.
+// Thread-safe. What the functions that it is given throw becomes the answer; `what` says
+// how the request is called and told of errors. They must not refer to anything that stop() does not outlive.
 class RequestWork {
  public:
   // num_threads: beside the one that compiles grammars.
   RequestWork(int num_threads, const AnswerServices& services, const ServerModel& model);
 
   // Answers with what `make` returns.
-  void respond(std::string what, std::shared_ptr<Exchange> exchange, std::function<HttpResponse()> make);
+  void respond(RequestLabel what, std::shared_ptr<Exchange> exchange, std::function<HttpResponse()> make);
   // Answers with the text that `make` plans, once its output formats are compiled.
-  void generate(std::string what, std::shared_ptr<Exchange> exchange, std::function<AnswerPlan()> make);
+  void generate(RequestLabel what, std::shared_ptr<Exchange> exchange, std::function<AnswerPlan()> make);
 
   // Drops what has not begun and waits for what has. Before the end of the connections that it came from.
   void stop();
@@ -32,9 +32,9 @@ class RequestWork {
   using Answerer = std::function<void()>;  // runs on the exchange's strand
 
   // On a thread of a queue: `work` makes the function that answers, or none where another one is to answer.
-  void answer(const std::string& what, const std::shared_ptr<Exchange>& exchange,
+  void answer(const RequestLabel& what, const std::shared_ptr<Exchange>& exchange,
               const std::function<Answerer()>& work) const;
-  Answerer begin(const std::string& what, const std::shared_ptr<Exchange>& exchange, AnswerPlan plan);
+  Answerer begin(const RequestLabel& what, const std::shared_ptr<Exchange>& exchange, AnswerPlan plan);
   Answerer start_of(const std::shared_ptr<AnswerPlan>& plan, const std::shared_ptr<Exchange>& exchange) const;
   // Gives every choice its constraint. False where one of them is not to be had.
   bool constrain(AnswerPlan& plan,

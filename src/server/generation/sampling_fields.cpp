@@ -39,11 +39,11 @@ std::vector<std::pair<int32_t, float>> read_logit_bias(Fields& fields, int64_t v
   return biases;
 }
 
-std::vector<std::string> read_stop(Fields& fields, const RequestLimits& limits) {
+std::vector<std::string> read_stop(Fields& fields, std::string_view name, const RequestLimits& limits) {
   std::vector<std::string> stops;
-  const Json* value = fields.get("stop");
+  const Json* value = fields.get(name);
   if (value == nullptr) return stops;
-  const std::string param = fields.param("stop");
+  const std::string param = fields.param(name);
   if (value->is_string()) {
     stops.push_back(value->get<std::string>());
   } else if (value->is_array()) {
@@ -96,10 +96,7 @@ std::vector<std::vector<int32_t>> read_bad_words(Fields& fields, const RequestCo
 std::optional<TokenRules::Reasoning> read_reasoning_budget(Fields& fields, const RequestContext& context) {
   const auto budget = fields.integer("thinking_token_budget", -1, INT64_MAX);
   if (!budget || *budget < 0) return std::nullopt;
-  const text::Tokenizer& tokenizer = context.model.tokenizer;
-  return TokenRules::Reasoning{.budget = *budget,
-                               .open = tokenizer.encode(kReasoningOpen, false),
-                               .close = tokenizer.encode(kReasoningClose, false)};
+  return reasoning_budget(*budget, context);
 }
 
 TokenRules read_rules(Fields& fields, const RequestContext& context) {
@@ -147,6 +144,13 @@ void read_lengths(Fields& fields, const SamplingNames& names, SamplingRequest& o
 
 }  // namespace
 
+TokenRules::Reasoning reasoning_budget(int64_t tokens, const RequestContext& context) {
+  const text::Tokenizer& tokenizer = context.model.tokenizer;
+  return {.budget = tokens,
+          .open = tokenizer.encode(kReasoningOpen, false),
+          .close = tokenizer.encode(kReasoningClose, false)};
+}
+
 SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const RequestContext& context) {
   SamplingRequest out;
   read_distribution(fields, context.model.defaults, out.params);
@@ -164,7 +168,7 @@ SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const 
   if (seed) out.params.seed = static_cast<uint64_t>(*seed);
 
   out.rules = read_rules(fields, context);
-  out.text.stop = read_stop(fields, context.limits);
+  out.text.stop = read_stop(fields, names.stop, context.limits);
   out.text.include_stop = fields.boolean(names.include_stop).value_or(false);
   out.text.skip_special_tokens = fields.boolean("skip_special_tokens").value_or(true);
   out.text.min_new_tokens = out.params.min_new_tokens;

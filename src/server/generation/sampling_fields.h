@@ -32,6 +32,7 @@ struct SamplingNames {
   std::string_view min_tokens;
   std::string_view include_stop;
   std::string_view seed_alias;  // beside "seed"; empty: none
+  std::string_view stop = "stop";
 };
 inline constexpr SamplingNames kOpenAiSampling{"max_tokens", "", "min_tokens", "include_stop_str_in_output",
                                                ""};
@@ -42,6 +43,9 @@ inline constexpr SamplingNames kNativeSampling{"max_new_tokens", "", "min_new_to
 
 // Reads the fields, with the model's generation defaults where they are absent. Throws BadRequest.
 SamplingRequest read_sampling(Fields& fields, const SamplingNames& names, const RequestContext& context);
+
+// Of so many tokens of reasoning.
+TokenRules::Reasoning reasoning_budget(int64_t tokens, const RequestContext& context);
 
 // The rules about the output's tokens after this prompt; nullptr: there are none.
 std::shared_ptr<const TokenRules> plan_rules(const SamplingRequest& sampling,

@@ -38,7 +38,9 @@ class ConnectionExchange : public Exchange {
   void post(std::function<void()> function) override { connection_->post(std::move(function)); }
   void respond(HttpResponse response) override { connection_->respond(serial_, std::move(response)); }
   void begin_stream() override { connection_->begin_stream(serial_); }
-  void send_event(std::string_view payload) override { connection_->send_event(serial_, payload); }
+  void send_event(std::string_view payload, std::string_view name) override {
+    connection_->send_event(serial_, payload, name);
+  }
   void end_stream() override { connection_->end_stream(serial_); }
   size_t queued_bytes() const override { return connection_->queued_bytes(); }
   void on_gone(std::function<void()> callback) override {
@@ -243,7 +245,7 @@ void Connection::refuse(HttpRefusal refusal, bool keep_alive) {
   keep_alive_ = keep_alive;
   HttpResponse response;
   response.status = refusal.status;
-  response.body = context_.error_body(refusal.status, refusal.message);
+  response.body = context_.error_body(refusal.status, refusal.message, path_);
   response.headers = std::move(refusal.headers);
   if (refusal.status == 503) response.headers.emplace_back("Retry-After", "1");
   respond(serial_, std::move(response));
@@ -286,10 +288,10 @@ void Connection::begin_stream(uint64_t serial) {
   if (context_.options.ping_interval.count() > 0) ping_later(context_.options.ping_interval);
 }
 
-void Connection::send_event(uint64_t serial, std::string_view payload) {
+void Connection::send_event(uint64_t serial, std::string_view payload, std::string_view name) {
   if (!is_current(serial)) return;
   if (is_stalled()) return cut_off("does not read its stream");
-  write_frame(sse_frame(payload));
+  write_frame(sse_frame(payload, name));
 }
 
 void Connection::write_frame(std::string_view frame) {

@@ -73,7 +73,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void post(std::function<void()> function);
   void respond(uint64_t serial, HttpResponse response);
   void begin_stream(uint64_t serial);
-  void send_event(uint64_t serial, std::string_view payload);
+  void send_event(uint64_t serial, std::string_view payload, std::string_view name);
   void end_stream(uint64_t serial);
   void on_gone(uint64_t serial, std::function<void()> callback);
   void on_timeout(uint64_t serial, std::chrono::milliseconds delay, std::function<void()> callback);

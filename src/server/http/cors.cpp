@@ -33,7 +33,7 @@ std::string CorsPolicy::header_lines(const HttpRequest& request) const {
   if (!allows(request.cors.origin)) return lines;
   lines += fmt::format("Access-Control-Allow-Origin: {}\r\n", allows_all_ ? kAll : request.cors.origin);
   if (!is_preflight(request)) return lines + "Access-Control-Expose-Headers: X-Request-Id, Retry-After\r\n";
-  lines += "Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n";
+  lines += "Access-Control-Allow-Methods: GET, HEAD, POST, DELETE, OPTIONS\r\n";
   // Named one by one: "*" would not stand for Authorization.
   if (!request.cors.headers.empty())
     lines += fmt::format("Access-Control-Allow-Headers: {}\r\n", request.cors.headers);

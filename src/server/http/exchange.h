@@ -36,9 +36,10 @@ class Exchange {
 
   // 200 with server-sent events.
   virtual void begin_stream() = 0;
-  // One event: "data: PAYLOAD". The payload must not contain line breaks. A client that lets more than
+  // One event: "data: PAYLOAD", after "event: NAME" where the name is not empty. Neither may contain line
+  // breaks. A client that lets more than
   // max_write_queue_bytes pile up and takes next to nothing for stall_timeout is cut off.
-  virtual void send_event(std::string_view payload) = 0;
+  virtual void send_event(std::string_view payload, std::string_view name) = 0;
   virtual void end_stream() = 0;
   // Bytes that the client has not taken yet.
   virtual size_t queued_bytes() const = 0;
@@ -53,8 +54,8 @@ class Exchange {
 using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<Exchange>)>;
 
 // What the HTTP layer itself answers to requests that it cannot hand over, e.g. 413: the body for status and
-// message.
-using HttpErrorBody = std::function<std::string(int status, std::string_view message)>;
+// message. The path is "?" where the request's header was not read.
+using HttpErrorBody = std::function<std::string(int status, std::string_view message, std::string_view path)>;
 
 // An answer in place of the handler's.
 struct HttpRefusal {

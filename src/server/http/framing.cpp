@@ -59,7 +59,8 @@ std::string response_head(int status, std::string_view request_id) {
                      status, reason_phrase(status), http_date(std::chrono::system_clock::now()), request_id);
 }
 
-std::string sse_frame(std::string_view payload) {
+std::string sse_frame(std::string_view payload, std::string_view name) {
+  if (!name.empty()) return fmt::format("event: {}\ndata: {}\n\n", name, payload);
   return fmt::format("data: {}\n\n", payload);
 }
 

@@ -16,8 +16,8 @@ std::string http_date(std::chrono::system_clock::time_point time);
 // The status line and the lines that all answers have.
 std::string response_head(int status, std::string_view request_id);
 
-// One server-sent event as it stands on the wire.
-std::string sse_frame(std::string_view payload);
+// One server-sent event as it stands on the wire; with an empty name it has none.
+std::string sse_frame(std::string_view payload, std::string_view name);
 
 // A comment, which clients of server-sent events pass over.
 std::string_view sse_ping();

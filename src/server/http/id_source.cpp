@@ -14,6 +14,10 @@ std::string random_hex() {
 
 }  // namespace
 
+std::string secret_id(std::string_view prefix) {
+  return fmt::format("{}{}{}", prefix, random_hex(), random_hex());
+}
+
 IdSource::IdSource() : base_(random_hex()) {}
 
 std::string IdSource::next(std::string_view prefix) {

@@ -21,4 +21,7 @@ class IdSource {
   std::atomic<uint32_t> next_{0};
 };
 
+// One that nobody can guess who knows others: of what a client may ask for by its id. Thread-safe.
+std::string secret_id(std::string_view prefix);
+
 }  // namespace chorale::server

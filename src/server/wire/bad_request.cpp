@@ -4,14 +4,15 @@
 
 namespace chorale::server {
 
-HttpResponse failure_response(std::string_view what) {
+HttpResponse failure_response(const RequestLabel& request) {
   try {
     throw;
   } catch (const BadRequest& bad) {
-    return error_response(bad.answer());
+    return error_response(bad.answer(), request.errors);
   } catch (const std::exception& error) {
-    log::error("{}: {}", what, error.what());
-    return error_response({.status = 500, .message = "the server failed to handle this request"});
+    log::error("{}: {}", request.name, error.what());
+    return error_response({.status = 500, .message = "the server failed to handle this request"},
+                          request.errors);
   }
 }
 

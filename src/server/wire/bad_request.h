@@ -4,7 +4,6 @@
 
 #include <exception>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -41,8 +40,14 @@ template <typename... Args>
                                .code = kContextLengthExceeded});
 }
 
+// What a request is called in the log, and how its client is told of errors.
+struct RequestLabel {
+  std::string name;
+  ErrorForm errors = ErrorForm::openai;
+};
+
 // The answer to the exception that is being handled. One that is no BadRequest is the server's own fault: the
-// client learns no more than that, the log all, under the name `what`.
-HttpResponse failure_response(std::string_view what);
+// client learns no more than that, the log all.
+HttpResponse failure_response(const RequestLabel& request);
 
 }  // namespace chorale::server

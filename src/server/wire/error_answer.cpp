@@ -42,7 +42,42 @@ const char* error_type(int status) {
   }
 }
 
+const char* anthropic_type(int status) {
+  switch (status) {
+    case 401:
+      return "authentication_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 408:
+      return "timeout_error";
+    case 413:
+      return "request_too_large";
+    case 429:
+      return "rate_limit_error";
+    case 503:
+      return "overloaded_error";
+    default:
+      return status >= 500 ? "api_error" : "invalid_request_error";
+  }
+}
+
+Json anthropic_error(const ErrorAnswer& error) {
+  // The words by which Anthropic's clients know that they have to shorten the conversation.
+  const char* hint = error.code == kContextLengthExceeded ? "prompt is too long: " : "";
+  return {{"type", "error"},
+          {"error",
+           {{"type", anthropic_type(error.status)},
+            {"message", hint + cut_text(error.message, kMaxMessageBytes)}}}};
+}
+
 }  // namespace
+
+ErrorForm error_form_of(std::string_view path) {
+  const bool is_it = path == "/v1/messages" || path.starts_with("/v1/messages/");
+  return is_it ? ErrorForm::anthropic : ErrorForm::openai;
+}
 
 ErrorAnswer answer_to(RequestError error) {
   return {.status = status_of(error.kind),
@@ -51,7 +86,8 @@ ErrorAnswer answer_to(RequestError error) {
           .code = error.kind == RequestError::Kind::too_long ? kContextLengthExceeded : ""};
 }
 
-Json error_json(const ErrorAnswer& error) {
+Json error_json(const ErrorAnswer& error, ErrorForm form) {
+  if (form == ErrorForm::anthropic) return anthropic_error(error);
   return {{"error",
            {{"message", cut_text(error.message, kMaxMessageBytes)},
             {"type", error_type(error.status)},
@@ -59,10 +95,10 @@ Json error_json(const ErrorAnswer& error) {
             {"code", error.code.empty() ? Json(error.status) : Json(error.code)}}}};
 }
 
-HttpResponse error_response(const ErrorAnswer& error) {
+HttpResponse error_response(const ErrorAnswer& error, ErrorForm form) {
   HttpResponse response;
   response.status = error.status;
-  response.body = to_text(error_json(error));
+  response.body = to_text(error_json(error, form));
   if (error.status == 503) response.headers.emplace_back("Retry-After", "1");
   return response;
 }

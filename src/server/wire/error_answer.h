@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "server/http/exchange.h"
@@ -23,8 +24,14 @@ inline constexpr const char* kContextLengthExceeded = "context_length_exceeded";
 // The one place where a kind of error becomes a status.
 ErrorAnswer answer_to(RequestError error);
 
-// The error object of all endpoints: {"error": {"message", "type", "param", "code"}}.
-Json error_json(const ErrorAnswer& error);
-HttpResponse error_response(const ErrorAnswer& error);
+// openai: {"error": {"message", "type", "param", "code"}}; anthropic: {"type": "error", "error": {"type",
+// "message"}}, with Anthropic's types.
+enum class ErrorForm { openai, anthropic };
+
+// That of the endpoint which a request's path names.
+ErrorForm error_form_of(std::string_view path);
+
+Json error_json(const ErrorAnswer& error, ErrorForm form = ErrorForm::openai);
+HttpResponse error_response(const ErrorAnswer& error, ErrorForm form = ErrorForm::openai);
 
 }  // namespace chorale::server

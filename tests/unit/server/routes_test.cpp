@@ -29,6 +29,7 @@ TEST(Routes, AreThoseThatTheDescriptionHas) {
   for (const Route& route : routes()) {
     if (route.takes_get()) served.insert(fmt::format("get {}", route.path));
     if (route.takes_post()) served.insert(fmt::format("post {}", route.path));
+    if (route.takes_delete()) served.insert(fmt::format("delete {}", route.path));
   }
   EXPECT_THAT(served, ::testing::ContainerEq(described()));
 }
@@ -37,6 +38,9 @@ TEST(Routes, EachIsFoundByItsPathAndNoOtherIs) {
   for (const Route& route : routes()) EXPECT_EQ(find_route(route.path), &route) << route.path;
   EXPECT_EQ(find_route("/v1/models/tales"), find_route("/v1/models/{name}"));
   EXPECT_EQ(find_route("/v1/models/"), find_route("/v1/models/{name}"));
+  EXPECT_EQ(find_route("/v1/responses/resp_1"), find_route("/v1/responses/{name}"));
+  EXPECT_EQ(find_route("/v1/responses/resp_1/cancel"), find_route("/v1/responses/{name}/cancel"));
+  EXPECT_EQ(find_route("/v1/responses/resp_1/input_items"), find_route("/v1/responses/{name}/input_items"));
   for (const char* path : {"", "/v1", "/v1/", "/v1/model", "/health/", "/generate/x", "//"}) {
     EXPECT_EQ(find_route(path), nullptr) << path;
   }

@@ -428,8 +428,8 @@ TEST_F(RequestsTest, PathsThatAreNearlyRightAreHinted) {
                                                         {"/v1/health", "/health"},
                                                         {"/completion", "/v1/completions"},
                                                         {"/api/chat", "/v1/chat/completions"},
-                                                        {"/v1/messages", "/v1/chat/completions"},
-                                                        {"/v1/responses", "/v1/chat/completions"}}) {
+                                                        {"/messages", "/v1/messages"},
+                                                        {"/responses", "/v1/responses"}}) {
     EXPECT_NE(hint(path).find(fmt::format("did you mean {}?", meant)), std::string::npos) << hint(path);
   }
   for (const char* path : {"/nowhere", "/v1", "/v1/embeddings", "/favicon.ico"}) {

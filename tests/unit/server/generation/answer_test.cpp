@@ -35,7 +35,7 @@ class StoppedExchange : public Exchange {
   void post(std::function<void()>) override {}
   void respond(HttpResponse) override {}
   void begin_stream() override {}
-  void send_event(std::string_view) override {}
+  void send_event(std::string_view, std::string_view) override {}
   void end_stream() override {}
   size_t queued_bytes() const override { return 0; }
   void on_gone(std::function<void()>) override {}

@@ -47,7 +47,7 @@ class HttpServerTest : public ::testing::Test {
         [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
           handle(std::move(request), exchange);
         },
-        [](int status, std::string_view message) {
+        [](int status, std::string_view message, std::string_view /*path*/) {
           return std::to_string(status) + ": " + std::string(message);
         },
         [](const HttpRequest& request) -> std::optional<HttpRefusal> {
@@ -93,25 +93,25 @@ class HttpServerTest : public ::testing::Test {
       exchange->begin_stream();
       http_->after(std::chrono::milliseconds(400), [exchange] {
         exchange->post([exchange] {
-          exchange->send_event("at last");
+          exchange->send_event("at last", "");
           exchange->end_stream();
         });
       });
     } else if (request.path == "/three") {
       exchange->begin_stream();
-      for (const char* event : {"one", "two", "three"}) exchange->send_event(event);
+      for (const char* event : {"one", "two", "three"}) exchange->send_event(event, "");
       exchange->end_stream();
-      exchange->send_event("too late");
+      exchange->send_event("too late", "");
     } else {
       exchange->respond({.status = 404, .body = "none"});
     }
   }
   void pump(const std::shared_ptr<Exchange>& exchange) {
-    exchange->send_event(std::string(8192, 'x'));
+    exchange->send_event(std::string(8192, 'x'), "");
     if (gone_ == 0 && ++pumped_ <= pump_limit_) exchange->post([this, exchange] { pump(exchange); });
   }
   void drip(const std::shared_ptr<Exchange>& exchange) {
-    exchange->send_event("x");
+    exchange->send_event("x", "");
     if (gone_ > 0) return;
     http_->after(std::chrono::milliseconds(5),
                  [this, exchange] { exchange->post([this, exchange] { drip(exchange); }); });
@@ -565,7 +565,8 @@ TEST_F(HttpServerTest, ErrorsNameTheFlag) {
 }
 
 TEST(SseFrame, IsOneDataLine) {
-  EXPECT_EQ(sse_frame("{\"a\":1}"), "data: {\"a\":1}\n\n");
+  EXPECT_EQ(sse_frame("{\"a\":1}", ""), "data: {\"a\":1}\n\n");
+  EXPECT_EQ(sse_frame("{}", "ping"), "event: ping\ndata: {}\n\n");
 }
 
 }  // namespace

@@ -8,12 +8,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
 #include "apps/text_model.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
@@ -29,6 +31,7 @@ namespace chorale::apps {
 namespace {
 
 constexpr int kModelFailed = 70;
+constexpr const char* kKeyVariable = "CHORALE_API_KEY";
 
 struct ServeFlags {
   engine::LoadOptions load;
@@ -71,6 +74,7 @@ void warn_of_files(const io::ModelConfig& config, const std::optional<text::Chat
 
 server::ServerOptions server_options(const ServeFlags& flags) {
   server::ServerOptions options = flags.server;
+  options.max_waiting_requests = flags.engine.max_queued_requests;
   if (!flags.model_names.empty()) {
     options.served_model_name = flags.model_names.front();
     options.other_model_names.assign(flags.model_names.begin() + 1, flags.model_names.end());
@@ -82,60 +86,73 @@ server::ServerOptions server_options(const ServeFlags& flags) {
   return options;
 }
 
-int run_serve(const ServeFlags& flags) {
-  std::signal(SIGPIPE, SIG_IGN);  // the server goes on when the reader of its log leaves
-  log::set_level(log::parse_level(flags.log_level));
-  log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
-  engine::check_launcher(flags.load.parallel);
-  const io::ModelConfig config = io::load_model_config(flags.load.model_path);
-  const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
-  const std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
-  const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
-  warn_of_files(config, chat);
+engine::EngineOptions engine_options(const ServeFlags& flags, const engine::ModelInfo& info,
+                                     const std::vector<int32_t>& eos_token_ids) {
+  engine::EngineOptions options = flags.engine;
+  options.max_total_tokens = info.max_total_tokens;
+  options.chunked_prefill_size = flags.load.chunked_prefill_size;
+  options.max_running_requests = flags.load.max_running_requests;
+  options.max_context_len = info.max_context_len;
+  options.enable_prefix_cache = !flags.disable_radix_cache;
+  options.eos_token_ids = eos_token_ids;
+  return options;
+}
 
-  engine::LoadedModel model = engine::LoadedModel::load(flags.load);
-  if (!model.is_driver()) return model.serve_steps();
+// An empty one would be taken for none, and let everybody in.
+void check_key_variable(const ServeFlags& flags) {
+  const char* key = std::getenv(kKeyVariable);
+  if (key != nullptr && *key == '\0' && flags.server.http.api_keys.empty()) {
+    throw_error("{} is empty: expected a key, or no such variable", kKeyVariable);
+  }
+}
+
+// What the server works with beside the model's weights.
+struct ServedFiles {
+  io::ModelConfig config;
+  text::Tokenizer tokenizer;
+  std::vector<int32_t> eos_token_ids;
+  std::optional<text::ChatTemplate> chat;
+};
+
+// Answers requests until the server is to end; the exit status. `server` listens, and says that the model is
+// being loaded.
+int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::LoadedModel& model,
+                std::unique_ptr<server::Server> listening) {
   const engine::ModelInfo& info = model.info();
-  const log::Background background;  // from here on clients would wait for whoever reads the log
-  engine::EngineOptions engine_options = flags.engine;
-  engine_options.max_total_tokens = info.max_total_tokens;
-  engine_options.chunked_prefill_size = flags.load.chunked_prefill_size;
-  engine_options.max_running_requests = flags.load.max_running_requests;
-  engine_options.max_context_len = info.max_context_len;
-  engine_options.enable_prefix_cache = !flags.disable_radix_cache;
-  engine_options.eos_token_ids = eos_token_ids;
-  engine::Engine engine(model.runner(), engine_options);
+  const io::ModelConfig& config = files.config;
+  const engine::EngineOptions options = engine_options(flags, info, files.eos_token_ids);
+  engine::Engine engine(model.runner(), options);
   log_capacity(info,
                flags.load.context_length > 0 ? flags.load.context_length : config.max_position_embeddings);
 
   std::optional<text::GrammarCompiler> grammars;
-  if (engine_options.eos_token_ids.empty()) {
+  if (options.eos_token_ids.empty()) {
     log::warn("the model names no token that ends its output, so structured output is refused");
   } else {
-    grammars.emplace(tokenizer, config.vocab_size, engine_options.eos_token_ids);
+    grammars.emplace(files.tokenizer, config.vocab_size, options.eos_token_ids);
   }
-  server::Server server(server_options(flags),
-                        {.engine = engine,
-                         .tokenizer = tokenizer,
-                         .chat = chat ? &*chat : nullptr,
-                         .grammars = grammars ? &*grammars : nullptr,
-                         .defaults = info.generation_defaults,
-                         .max_context_len = info.max_context_len,
-                         .vocab_size = config.vocab_size,
-                         .model_path = flags.load.model_path.string(),
-                         .placement = config.num_experts > 0 ? &info.parallel.placement : nullptr,
-                         .dtype = info.dtype_name(),
-                         .quantization = info.quantization_name(),
-                         .device = info.device,
-                         .device_description = info.device_description,
-                         .free_device_memory = free_memory_of(model.device()),
-                         .instruction_set = info.instruction_set_name(),
-                         .version = flags.version,
-                         .strategy = parallel::to_string(info.parallel.strategy),
-                         .num_layers = config.num_hidden_layers,
-                         .num_experts = config.num_experts,
-                         .num_experts_per_token = config.num_experts_per_tok});
-  server.run();
+  const std::unique_ptr<server::Server> server = std::move(listening);  // ends before the engine
+  server->set_model({.engine = engine,
+                     .tokenizer = files.tokenizer,
+                     .chat = files.chat ? &*files.chat : nullptr,
+                     .grammars = grammars ? &*grammars : nullptr,
+                     .defaults = info.generation_defaults,
+                     .max_context_len = info.max_context_len,
+                     .vocab_size = config.vocab_size,
+                     .model_path = flags.load.model_path.string(),
+                     .placement = config.num_experts > 0 ? &info.parallel.placement : nullptr,
+                     .dtype = info.dtype_name(),
+                     .quantization = info.quantization_name(),
+                     .device = info.device,
+                     .device_description = info.device_description,
+                     .free_device_memory = free_memory_of(model.device()),
+                     .instruction_set = info.instruction_set_name(),
+                     .version = flags.version,
+                     .strategy = parallel::to_string(info.parallel.strategy),
+                     .num_layers = config.num_hidden_layers,
+                     .num_experts = config.num_experts,
+                     .num_experts_per_token = config.num_experts_per_tok});
+  server->run();
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
   // order.
@@ -144,6 +161,33 @@ int run_serve(const ServeFlags& flags) {
       info.device_description.empty() ? "" : fmt::format(" on {}, {}", info.device, info.device_description));
   log::flush();
   std::_Exit(kModelFailed);
+}
+
+int run_serve(const ServeFlags& flags) {
+  std::signal(SIGPIPE, SIG_IGN);  // the server goes on when the reader of its log leaves
+  log::set_level(log::parse_level(flags.log_level));
+  log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
+  engine::check_launcher(flags.load.parallel);
+  check_key_variable(flags);
+  io::ModelConfig config = io::load_model_config(flags.load.model_path);
+  text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
+  std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
+  const ServedFiles files{std::move(config), std::move(tokenizer), std::move(eos_token_ids),
+                          text::ChatTemplate::load(flags.load.model_path)};
+  warn_of_files(files.config, files.chat);
+
+  // A port that is in use is told before the weights are read, and probes hear that the server is coming.
+  auto server = std::make_unique<server::Server>(server_options(flags));
+  engine::LoadOptions load = flags.load;
+  load.before_weights = [&server] {
+    server->listen();
+    server->begin();
+    log::info("{} answers 503 until the model is loaded", server->url());
+  };
+  engine::LoadedModel model = engine::LoadedModel::load(load);
+  if (!model.is_driver()) return model.serve_steps();
+  const log::Background background;  // from here on clients would wait for whoever reads the log
+  return serve_model(flags, files, model, std::move(server));
 }
 
 void add_memory_flags(CLI::App& app, ServeFlags& flags) {
@@ -164,10 +208,21 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
       ->option_text("N")
       ->check(CLI::Range(1, 65536))
       ->group(kGroup);
-  app.add_option("--max-queued-requests", flags.engine.max_queued_requests,
-                 "Most requests that wait; beyond it they are refused with 503 (4096)")
+  app.add_option(
+         "--max-queued-requests", flags.engine.max_queued_requests,
+         "Most requests that wait, to be read or to be computed; beyond it they are refused with 503 (4096)")
       ->option_text("N")
       ->check(CLI::Range(1, 1 << 20))
+      ->group(kGroup);
+  app.add_option_function<std::string>(
+         "--schedule-policy",
+         [&flags](const std::string& name) {
+           flags.engine.schedule_policy =
+               name == "fcfs" ? engine::SchedulePolicy::fcfs : engine::SchedulePolicy::fair;
+         },
+         "Whose prompts come next: those of all requests in turns, or first come, first served (fair)")
+      ->option_text("fair|fcfs")
+      ->check(CLI::IsMember({"fair", "fcfs"}))
       ->group(kGroup);
   app.add_flag("--disable-radix-cache", flags.disable_radix_cache,
                "Do not keep the KV of finished prompts for reuse")
@@ -190,6 +245,15 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
                  "Seconds that running requests get to finish after SIGTERM or Ctrl-C (30)")
       ->option_text("SECONDS")
       ->check(number_in(0, 86400))
+      ->group(kGroup);
+  app.add_option(
+         "--max-answer-bytes", flags.server.max_answer_bytes,
+         "Most bytes that all answers in work may take, with their logprobs; more get 503 (536870912)")
+      ->option_text("N")
+      ->check(CLI::Range(int64_t{1} << 20, int64_t{1} << 50))
+      ->group(kGroup);
+  app.add_flag("--escape-special-tokens", flags.server.escape_special_tokens,
+               "Take special tokens that clients write, as <|im_end|>, for plain text")
       ->group(kGroup);
   app.add_flag("--clip-max-tokens", flags.server.clip_max_tokens,
                "Answer a request whose max_tokens exceeds the context with what is left of it, not with 400")
@@ -230,18 +294,21 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
 }
 
 // What a client may send, hold and take its time with; the keys that let it in.
-void add_http_flags(CLI::App& app, server::HttpOptions& options) {
+void add_http_flags(CLI::App& app, server::HttpOptions& options, bool& isolate_keys) {
   constexpr const char* kGroup = "Server";
   app.add_option("--api-key", options.api_keys,
                  "Key that clients must present; may be given more than once. /health and /metrics stay open")
       ->option_text("KEY")
-      ->envname("CHORALE_API_KEY")
+      ->envname(kKeyVariable)
       ->allow_extra_args(false)
       ->check([](const std::string& key) {
         const bool usable =
             !key.empty() && std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; });
         return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
       })
+      ->group(kGroup);
+  app.add_flag("--isolate-keys", isolate_keys,
+               "Keep what belongs to different API keys apart: no shared prefix cache, no ending of requests")
       ->group(kGroup);
   app.add_option("--cors-origins", options.cors_origins,
                  "Origins of web pages that may use the server, as https://example.org; *: all (none)")
@@ -262,7 +329,8 @@ void add_http_flags(CLI::App& app, server::HttpOptions& options) {
   add_count("--max-header-bytes", options.max_header_bytes, "Largest request header; more gets 431 (16384)",
             256, 1 << 20);
   add_count("--max-buffered-bytes", options.max_buffered_bytes,
-            "Most bytes of all requests that are still being read; more get 503 (268435456)", 1, 1LL << 50);
+            "Most bytes of all requests that are being read or tokenized; more get 503 (268435456)", 1,
+            1LL << 50);
   const auto add_seconds = [&](const char* name, std::chrono::milliseconds& value, const char* text,
                                double least = 0.001) {
     app.add_option_function<double>(
@@ -303,7 +371,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);
-  add_http_flags(*app, flags->server.http);
+  add_http_flags(*app, flags->server.http, flags->server.isolate_keys);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include "base/control_group.h"
 #include "base/thread_pool.h"
@@ -55,6 +56,12 @@ uint64_t peak_resident_memory() {
     if (std::sscanf(line.c_str(), "VmHWM: %lu kB", &kibibytes) == 1) return kibibytes * 1024;
   }
   return 0;
+}
+
+void return_free_memory() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
 }
 
 std::string format_bytes(uint64_t bytes) {

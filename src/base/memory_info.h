@@ -17,6 +17,9 @@ std::string describe_limits();
 // Bytes that this process has had in memory at most; 0 where the system does not tell.
 uint64_t peak_resident_memory();
 
+// Gives the system back what the allocator holds without use. Takes some milliseconds.
+void return_free_memory();
+
 // "27.8 MB", "1.75 GB": decimal units, as disks and bandwidths are told.
 std::string format_bytes(uint64_t bytes);
 

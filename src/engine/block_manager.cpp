@@ -77,14 +77,15 @@ void BlockManager::cancel_ahead() {
   --num_ahead_;
 }
 
-int64_t BlockManager::acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table) {
+int64_t BlockManager::acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table,
+                                     const Hash128& root) {
   CHORALE_CHECK(table.empty());
   if (!enable_prefix_cache_) return 0;
   int32_t parent = kNoBlock;
   int64_t found = 0;
   const auto block_tokens = static_cast<size_t>(block_tokens_);
   while (token_ids.size() >= block_tokens) {
-    const int32_t block = cache_.find(parent, token_ids.first(block_tokens));
+    const int32_t block = cache_.find(parent, token_ids.first(block_tokens), root);
     if (block == kNoBlock) break;
     add_user(block);
     table.push_back(block);
@@ -95,13 +96,14 @@ int64_t BlockManager::acquire_prefix(std::span<const int32_t> token_ids, std::ve
   return found;
 }
 
-void BlockManager::commit(std::vector<int32_t>& table, int64_t index, std::span<const int32_t> token_ids) {
+void BlockManager::commit(std::vector<int32_t>& table, int64_t index, std::span<const int32_t> token_ids,
+                          const Hash128& root) {
   if (!enable_prefix_cache_) return;
   int32_t& block = table[static_cast<size_t>(index)];
   const int32_t parent = index == 0 ? kNoBlock : table[static_cast<size_t>(index - 1)];
-  const int32_t existing = cache_.find(parent, token_ids);
+  const int32_t existing = cache_.find(parent, token_ids, root);
   if (existing == kNoBlock) {
-    cache_.insert(parent, block, token_ids);
+    cache_.insert(parent, block, token_ids, root);
     return;
   }
   // The same tokens at the same positions have the same keys and values, to the bit, so one copy is enough.

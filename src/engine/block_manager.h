@@ -41,15 +41,17 @@ class BlockManager {
   void confirm_ahead();
   void cancel_ahead();
 
-  // Appends the longest chain of cached blocks that holds a prefix of the tokens, and becomes a user of each.
-  // Returns the tokens found: a multiple of block_tokens(), at most token_ids.size(). The table must be
-  // empty.
-  int64_t acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table);
+  // Appends the longest chain of cached blocks with that root that holds a prefix of the tokens, and becomes
+  // a user of each. Returns the tokens found: a multiple of block_tokens(), at most token_ids.size(). The
+  // table must be empty.
+  int64_t acquire_prefix(std::span<const int32_t> token_ids, std::vector<int32_t>& table,
+                         const Hash128& root = {});
 
   // Makes table[index], which now holds these block_tokens() tokens, shareable. The blocks before it must
   // have been committed. When an equal block is in the cache already, the table gets that one and lets go of
   // its own.
-  void commit(std::vector<int32_t>& table, int64_t index, std::span<const int32_t> token_ids);
+  void commit(std::vector<int32_t>& table, int64_t index, std::span<const int32_t> token_ids,
+              const Hash128& root = {});
 
   // Lets go of all blocks of the table, and clears it; of the last one. Committed blocks stay cached.
   void release(std::vector<int32_t>& table);

@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/sha256.h"
 #include "base/thread_pool.h"
 #include "engine/admission.h"
 #include "engine/inbox.h"
@@ -42,7 +43,19 @@ EngineStats initial_stats(const EngineOptions& options, int64_t num_dp_groups) {
   return stats;
 }
 
+// Not to be met by another salt, whoever chooses it.
+Hash128 cache_root(const std::string& salt) {
+  if (salt.empty()) return {};
+  const std::string digest = sha256_hex(salt);
+  const auto word = [&](size_t at) { return std::stoull(digest.substr(at, 16), nullptr, 16); };
+  return {word(0), word(16)};
+}
+
 }  // namespace
+
+const char* name_of(SchedulePolicy policy) {
+  return policy == SchedulePolicy::fcfs ? "fcfs" : "fair";
+}
 
 class Engine::Impl {
  public:
@@ -123,6 +136,7 @@ std::optional<RequestError> Engine::Impl::submit(std::vector<Submission> submiss
     if (auto error = submission.request.validate(vocab_size_)) return error;
     auto sequence = std::make_unique<Sequence>(std::move(submission.request), std::move(submission.listener));
     if (auto error = check_length(options_, *sequence)) return error;
+    sequence->cache_root = cache_root(sequence->request.cache_salt);
     sequence->max_output = output_limit(options_, *sequence);
     if (const ConstraintFactory& constraint = sequence->request.constraint) {
       sequence->mask = std::make_shared<MaskTask>(constraint(), vocab_size_);

@@ -20,6 +20,10 @@
 
 namespace chorale::engine {
 
+// Whose prompts are computed next: turns go round between submissions, or first come, first served.
+enum class SchedulePolicy { fair, fcfs };
+const char* name_of(SchedulePolicy policy);  // as --schedule-policy has it
+
 struct EngineOptions {
   // KV cache capacity of each data-parallel group in tokens, a multiple of the block size; required
   int64_t max_total_tokens = 0;
@@ -30,6 +34,7 @@ struct EngineOptions {
   int64_t max_context_len = 0;  // prompt plus output; required (the model's max_position_embeddings or less)
   // Most logits rows of one step of a group; 0: its part of max_running_requests; not less than that.
   int64_t max_logits_rows = 0;
+  SchedulePolicy schedule_policy = SchedulePolicy::fair;
   bool enable_prefix_cache = true;
   // A step is planned and given to the model while the one before it runs, where the runner can do that
   // (ModelRunner::runs_ahead). No answer, event or counter differs.
@@ -78,11 +83,11 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Validates and queues requests, all of them or none: `overloaded` when the queue has no room for all,
-  // `unavailable` after stop_accepting(), or once the model runner has thrown (then every live request ends
-  // with finish `error`). Their ids differ. On success each listener will be called with at least one event,
-  // the last of which has a finish reason; the listener is destroyed after it. On failure none is ever
-  // called, and nothing is counted.
+  // Validates and queues requests, all of them or none, which then share one turn: `overloaded` when the
+  // queue has no room for all, `unavailable` after stop_accepting(), or once the model runner has thrown
+  // (then every live request ends with finish `error`). Their ids differ. On success each listener will be
+  // called with at least one event, the last of which has a finish reason; the listener is destroyed after
+  // it. On failure none is ever called, and nothing is counted.
   std::optional<RequestError> submit(std::vector<Submission> submissions);
   std::optional<RequestError> submit(GenerationRequest request, EventListener listener);
 

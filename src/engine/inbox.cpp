@@ -43,7 +43,11 @@ std::optional<RequestError> Inbox::submit(std::vector<std::unique_ptr<Sequence>>
   {
     const std::lock_guard lock(mutex_);
     if (auto error = refuse(sequences)) return error;
-    for (auto& sequence : sequences) enqueue(std::move(sequence));
+    const uint64_t submission = next_arrival_;
+    for (auto& sequence : sequences) {
+      sequence->submission = submission;
+      enqueue(std::move(sequence));
+    }
   }
   wake_.notify_one();
   return std::nullopt;

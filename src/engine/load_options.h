@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -34,6 +35,9 @@ struct LoadOptions {
   int64_t max_logits_rows = 0;  // most rows of one step; 0: max_running_requests
   bool records_steps = true;    // decode steps, where the device can keep them
   bool show_progress = true;
+  // Called where requests enter, before the weights are read: what else may fail is to fail here, by throwing
+  // Error. Empty: nothing.
+  std::function<void()> before_weights = {};
   OpProfile* profile = nullptr;  // gets the ops of the first rank; must outlive the model
   ParallelOptions parallel;
 };

@@ -307,6 +307,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   RankProcesses processes(options.parallel, strategy);
   require_agreement_of_ranks(resolved, options, strategy, processes);
   const LoadPlan plan = plan_load(resolved, options, strategy, processes);
+  if (processes.is_driver() && options.before_weights) options.before_weights();
   StoredWeights stored = fill(resolved, plan.parallel, options, processes);
   const Device device = resolved.device();
   auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver), std::move(processes),

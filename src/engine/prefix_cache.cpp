@@ -35,27 +35,31 @@ PrefixCache::PrefixCache(int64_t num_blocks, BlockHasher hasher, int64_t block_t
       token_ids_(entries_.size() * block_tokens_),
       buckets_(std::bit_ceil(static_cast<size_t>(std::max<int64_t>(num_blocks, 1)) * 2), kNoBlock) {}
 
-Hash128 PrefixCache::hash_of(int32_t parent, std::span<const int32_t> token_ids) const {
-  return hasher_(parent == kNoBlock ? Hash128{} : entry(parent).hash, token_ids);
+Hash128 PrefixCache::hash_of(int32_t parent, std::span<const int32_t> token_ids, const Hash128& root) const {
+  return hasher_(parent == kNoBlock ? root : entry(parent).hash, token_ids);
 }
 
-int32_t PrefixCache::find(int32_t parent, std::span<const int32_t> token_ids) const {
+int32_t PrefixCache::find(int32_t parent, std::span<const int32_t> token_ids, const Hash128& root) const {
   CHORALE_CHECK(token_ids.size() == block_tokens_);
-  const Hash128 hash = hash_of(parent, token_ids);
+  const Hash128 hash = hash_of(parent, token_ids, root);
   for (int32_t block = buckets_[bucket_of(hash)]; block != kNoBlock; block = entry(block).next_in_bucket) {
     const Entry& e = entry(block);
-    if (e.hash == hash && e.parent == parent && std::ranges::equal(token_ids_of(block), token_ids))
+    if (e.hash == hash && e.parent == parent && e.root == root &&
+        std::ranges::equal(token_ids_of(block), token_ids)) {
       return block;
+    }
   }
   return kNoBlock;
 }
 
-void PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32_t> token_ids) {
+void PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32_t> token_ids,
+                         const Hash128& root) {
   CHORALE_CHECK(token_ids.size() == block_tokens_);
   CHORALE_CHECK(!contains(block), "block {}", block);
   CHORALE_CHECK(parent == kNoBlock || contains(parent), "parent block {}", parent);
   Entry& e = entry(block);
-  e.hash = hash_of(parent, token_ids);
+  e.hash = hash_of(parent, token_ids, root);
+  e.root = root;
   std::ranges::copy(token_ids, token_ids_.begin() + block * static_cast<int64_t>(block_tokens_));
   e.parent = parent;
   e.num_children = 0;
@@ -117,7 +121,8 @@ void PrefixCache::check_invariants() const {
     const Entry& e = entry(block);
     if (!e.present) continue;
     idle += e.idle ? 1 : 0;
-    CHORALE_CHECK(find(e.parent, token_ids_of(block)) == block, "block {} is not found by its key", block);
+    CHORALE_CHECK(find(e.parent, token_ids_of(block), e.root) == block, "block {} is not found by its key",
+                  block);
     if (e.parent == kNoBlock) continue;
     CHORALE_CHECK(contains(e.parent), "block {} outlived its parent {}", block, e.parent);
     CHORALE_CHECK(e.idle || !entry(e.parent).idle, "block {} is in use, its parent {} is not", block,

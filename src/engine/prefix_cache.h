@@ -39,10 +39,10 @@ class PrefixCache {
                        int64_t block_tokens = kBlockTokens);
 
   // The entry that continues `parent` (kNoBlock: the start of a sequence) with these block_tokens tokens, or
-  // kNoBlock.
-  int32_t find(int32_t parent, std::span<const int32_t> token_ids) const;
+  // kNoBlock. Sequences with different roots share nothing.
+  int32_t find(int32_t parent, std::span<const int32_t> token_ids, const Hash128& root = {}) const;
   // Adds an entry, in use. It must not be there yet; the parent must be.
-  void insert(int32_t parent, int32_t block, std::span<const int32_t> token_ids);
+  void insert(int32_t parent, int32_t block, std::span<const int32_t> token_ids, const Hash128& root = {});
   bool contains(int32_t block) const;
 
   void mark_idle(int32_t block);
@@ -57,6 +57,7 @@ class PrefixCache {
  private:
   struct Entry {
     Hash128 hash;
+    Hash128 root;
     int32_t parent = kNoBlock;
     int32_t num_children = 0;
     int32_t next_in_bucket = kNoBlock;
@@ -67,7 +68,7 @@ class PrefixCache {
   };
   Entry& entry(int32_t block) { return entries_[static_cast<size_t>(block)]; }
   const Entry& entry(int32_t block) const { return entries_[static_cast<size_t>(block)]; }
-  Hash128 hash_of(int32_t parent, std::span<const int32_t> token_ids) const;
+  Hash128 hash_of(int32_t parent, std::span<const int32_t> token_ids, const Hash128& root) const;
   size_t bucket_of(const Hash128& hash) const { return hash.low & (buckets_.size() - 1); }
   void remove(int32_t block);
 

@@ -54,6 +54,8 @@ struct GenerationRequest {
   std::string id;  // unique among live requests; for logs and abort
   std::vector<int32_t> prompt_ids;
   SamplingParams sampling;
+  // Only requests with the same salt find each other's prompts in the prefix cache; empty: those without.
+  std::string cache_salt;
   // -1: no logprobs; n >= 0: the chosen token's logprob and the n most likely alternatives.
   int32_t num_top_logprobs = -1;
   // Also return logprobs of the prompt tokens at positions max(1, start) and up (the first token has none),

@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <span>
 #include <utility>
@@ -10,6 +11,11 @@
 
 namespace chorale::engine {
 namespace {
+
+// Of prefill, that a turn has before it waits for the others: prompts of usual lengths are not interleaved.
+constexpr int64_t kChunksPerTurn = 4;
+// Sequences of other turns that are admitted while the first of one finds no room.
+constexpr int64_t kMaxOvertakers = 16;
 
 std::span<const int32_t> token_range(const Sequence& sequence, int64_t first, int64_t count) {
   return std::span(sequence.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
@@ -35,17 +41,47 @@ Scheduler::Scheduler(BlockManager& blocks, SchedulerOptions options) : blocks_(&
 
 void Scheduler::add(Sequence& sequence) {
   CHORALE_CHECK(blocks_for(sequence.num_tokens()) <= blocks_->num_blocks(), "the prompt can never fit");
-  CHORALE_CHECK(waiting_.empty() || waiting_.back()->arrival < sequence.arrival);
-  CHORALE_CHECK(running_.empty() || running_.back()->arrival < sequence.arrival);
+  CHORALE_CHECK(sequence.arrival >= last_arrival_, "out of order of arrival");
+  last_arrival_ = sequence.arrival + 1;
   sequence.phase = Phase::waiting;
-  waiting_.push_back(&sequence);
+  turn_of(sequence, false).waiting.push_back(&sequence);
+  ++num_waiting_;
+}
+
+// A new turn is the last, or the first where its sequences have been at work before.
+Scheduler::Turn& Scheduler::turn_of(const Sequence& sequence, bool first) {
+  const uint64_t key = key_of(sequence);
+  const auto found = turn_by_key_.find(key);
+  if (found != turn_by_key_.end()) return *found->second;
+  const auto turn = turns_.insert(first ? turns_.begin() : turns_.end(), Turn{});
+  turn->key = key;
+  turn->tokens_left = kChunksPerTurn * options_.chunked_prefill_size;
+  turn_by_key_.emplace(key, turn);
+  return *turn;
+}
+
+void Scheduler::end_turn_if_over(uint64_t key) {
+  const auto found = turn_by_key_.find(key);
+  if (found == turn_by_key_.end() || !found->second->is_over()) return;
+  turns_.erase(found->second);
+  turn_by_key_.erase(found);
+}
+
+void Scheduler::end_prefill(Sequence& sequence) {
+  if (!std::exchange(sequence.is_prefilling, false)) return;
+  const uint64_t key = key_of(sequence);
+  --turn_by_key_.at(key)->num_prefilling;
+  end_turn_if_over(key);
 }
 
 void Scheduler::remove(Sequence& sequence) {
   if (sequence.phase == Phase::waiting) {
-    std::erase(waiting_, &sequence);
+    std::erase(turn_by_key_.at(key_of(sequence))->waiting, &sequence);
+    --num_waiting_;
+    end_turn_if_over(key_of(sequence));
   } else if (sequence.phase == Phase::running) {
     std::erase(running_, &sequence);
+    end_prefill(sequence);
   }
   sequence.phase = Phase::finished;
   blocks_->release(sequence.blocks);
@@ -73,8 +109,8 @@ const ScheduledStep& Scheduler::schedule() {
   CHORALE_CHECK(ahead_ == nullptr, "a step was planned ahead");
   clear_step();
   schedule_decodes();
-  if (schedule_running_prefills()) admit_waiting();
-  CHORALE_CHECK(!step_->sequences.empty() || (running_.empty() && waiting_.empty()),
+  schedule_prefills();
+  CHORALE_CHECK(!step_->sequences.empty() || (running_.empty() && num_waiting_ == 0),
                 "no sequence can advance");
   return *step_;
 }
@@ -108,7 +144,8 @@ const ScheduledStep* Scheduler::schedule_ahead() {
 }
 
 // False when it has to wait for what the last step chooses. More rows and more places than there are wanted
-// would be free if sequences ended, so nothing may want them.
+// would be free if sequences ended, so nothing may want them. Where there are several turns, theirs goes by
+// what was computed, so these are not planned ahead.
 bool Scheduler::plan_ahead() {
   for (Sequence* sequence : running_) {
     if (!may_plan_ahead(*sequence) || !append_decode_ahead(*sequence)) return false;
@@ -117,7 +154,7 @@ bool Scheduler::plan_ahead() {
     if (sequence->num_remaining() > 0 && !sequence->is_decoding() && !schedule_prefill(*sequence)) break;
   }
   step_->plan.sampled_rows.resize(step_->plan.token_ids.size(), -1);
-  return waiting_.empty() || prefill_budget_ == 0;
+  return turns_.empty() || (turns_.size() == 1 && (num_waiting_ == 0 || prefill_budget_ == 0));
 }
 
 // False when no block is left.
@@ -177,37 +214,83 @@ void Scheduler::preempt_latest() {
   sequence.phase = Phase::waiting;
   sequence.num_computed = 0;
   sequence.num_committed = 0;
-  waiting_.push_front(&sequence);
+  turn_of(sequence, true).waiting.push_front(&sequence);
+  ++num_waiting_;
+  end_prefill(sequence);
   ++counters_.preemptions;
 }
 
+// Turn after turn, until a budget is used up. A turn may have more than its chunks by less than a step.
+void Scheduler::schedule_prefills() {
+  bool may_admit = true;
+  size_t turns_to_see = turns_.size();
+  for (auto turn = turns_.begin(); turns_to_see > 0; --turns_to_see) {
+    const int64_t before = prefill_budget_;
+    const bool goes_on = schedule_turn(*turn, may_admit);
+    if (turns_.size() > 1) turn->tokens_left -= before - prefill_budget_;  // alone it waits for nobody
+    const auto seen = turn++;
+    if (seen->tokens_left <= 0 && options_.policy == SchedulePolicy::fair) {
+      seen->tokens_left = kChunksPerTurn * options_.chunked_prefill_size;
+      turns_.splice(turns_.end(), turns_, seen);
+    }
+    if (!goes_on) return;
+  }
+}
+
 // False when a budget is used up.
-bool Scheduler::schedule_running_prefills() {
-  for (Sequence* sequence : running_) {
-    if (!sequence->is_decoding() && !schedule_prefill(*sequence)) return false;
+bool Scheduler::schedule_turn(Turn& turn, bool& may_admit) {
+  turn.is_blocked = false;
+  return schedule_running_prefills(turn) && admit_waiting(turn, may_admit);
+}
+
+bool Scheduler::schedule_running_prefills(const Turn& turn) {
+  int64_t left = turn.num_prefilling;
+  for (size_t i = 0; left > 0 && i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (!sequence.is_prefilling || key_of(sequence) != turn.key) continue;
+    --left;
+    // Where it was preempted and lacks one token, it has got that as those that decode.
+    if (!sequence.is_decoding() && !schedule_prefill(sequence)) return false;
   }
   return true;
 }
 
-void Scheduler::admit_waiting() {
-  while (!waiting_.empty() && num_running() < options_.max_running_requests) {
-    Sequence& sequence = *waiting_.front();
-    if (!try_admit(sequence)) return;
-    waiting_.pop_front();
-    running_.push_back(&sequence);
-    if (!schedule_prefill(sequence)) return;
+bool Scheduler::admit_waiting(Turn& turn, bool& may_admit) {
+  while (may_admit && !turn.waiting.empty()) {
+    if (num_running() >= options_.max_running_requests) {
+      may_admit = false;
+      break;
+    }
+    Sequence& sequence = *turn.waiting.front();
+    const Admission admission = try_admit(sequence);
+    if (admission == Admission::later) break;
+    if (admission == Admission::no_room) {
+      turn.is_blocked = true;
+      may_admit = options_.policy == SchedulePolicy::fair && turn.num_overtakers < kMaxOvertakers;
+      break;
+    }
+    turn.waiting.pop_front();
+    --num_waiting_;
+    ++turn.num_prefilling;
+    turn.num_overtakers = 0;
+    for (Turn& other : turns_) other.num_overtakers += other.is_blocked ? 1 : 0;
+    sequence.is_prefilling = true;
+    running_.insert(std::ranges::upper_bound(running_, sequence.arrival, {}, &Sequence::arrival), &sequence);
+    if (!schedule_prefill(sequence)) return false;
   }
+  return true;
 }
 
-bool Scheduler::try_admit(Sequence& sequence) {
+Scheduler::Admission Scheduler::try_admit(Sequence& sequence) {
   const auto reusable = token_range(sequence, 0, sequence.first_logits_position());
-  const int64_t cached = blocks_->acquire_prefix(reusable, sequence.blocks);
+  const int64_t cached = blocks_->acquire_prefix(reusable, sequence.blocks, sequence.cache_root);
   const int64_t missing = blocks_for(sequence.num_tokens()) - static_cast<int64_t>(sequence.blocks.size());
   // One block is left for each running sequence that may yet need one, lest it preempt the newcomer at once.
   const auto growing = std::ranges::count_if(running_, [this](const Sequence* s) { return may_grow(*s); });
-  if (blocks_->num_available() < missing + growing || next_block_is_being_computed(sequence, cached)) {
+  const bool has_room = blocks_->num_available() >= missing + growing;
+  if (!has_room || next_block_is_being_computed(sequence, cached)) {
     blocks_->release(sequence.blocks);
-    return false;
+    return has_room ? Admission::later : Admission::no_room;
   }
   blocks_->allocate(missing, sequence.blocks);
   sequence.phase = Phase::running;
@@ -219,7 +302,7 @@ bool Scheduler::try_admit(Sequence& sequence) {
     counters_.cached_tokens += static_cast<uint64_t>(cached);
     if (blocks_->prefix_cache_enabled()) counters_.prefix_queries += static_cast<uint64_t>(reusable.size());
   }
-  return true;
+  return Admission::done;
 }
 
 // Whether another sequence's chunk of this step holds the block that this one would compute next. Then it
@@ -229,7 +312,7 @@ bool Scheduler::next_block_is_being_computed(const Sequence& sequence, int64_t c
   if (!blocks_->prefix_cache_enabled() || end > sequence.first_logits_position()) return false;
   const auto wanted = token_range(sequence, 0, end);
   return std::ranges::any_of(step_->sequences, [&](const ScheduledSequence& s) {
-    return s.sequence->num_computed + s.num_tokens >= end &&
+    return s.sequence->cache_root == sequence.cache_root && s.sequence->num_computed + s.num_tokens >= end &&
            std::ranges::equal(token_range(*s.sequence, 0, end), wanted);
   });
 }
@@ -281,9 +364,10 @@ void Scheduler::commit() {
     Sequence& sequence = *scheduled.sequence;
     sequence.num_computed += scheduled.num_tokens;
     sequence.sampled_row = static_cast<int32_t>(scheduled.first_row + scheduled.num_rows - 1);
+    if (sequence.num_remaining() == 0) end_prefill(sequence);
     for (; (sequence.num_committed + 1) * block_tokens <= sequence.num_computed; ++sequence.num_committed) {
       const auto ids = token_range(sequence, sequence.num_committed * block_tokens, block_tokens);
-      blocks_->commit(sequence.blocks, sequence.num_committed, ids);
+      blocks_->commit(sequence.blocks, sequence.num_committed, ids, sequence.cache_root);
     }
   }
 }
@@ -302,10 +386,21 @@ void Scheduler::check_invariants() const {
     previous = sequence;
   };
   for (const Sequence* sequence : running_) check(sequence, Phase::running);
-  for (const Sequence* sequence : waiting_) {
-    check(sequence, Phase::waiting);
-    CHORALE_CHECK(sequence->blocks.empty());
+  int64_t num_waiting = 0;
+  CHORALE_CHECK(turns_.size() == turn_by_key_.size());
+  for (const Turn& turn : turns_) {
+    CHORALE_CHECK(!turn.is_over() && &*turn_by_key_.at(turn.key) == &turn);
+    CHORALE_CHECK(turn.num_prefilling == std::ranges::count_if(running_, [&](const Sequence* sequence) {
+                    return sequence->is_prefilling && key_of(*sequence) == turn.key;
+                  }));
+    previous = nullptr;
+    for (const Sequence* sequence : turn.waiting) {
+      check(sequence, Phase::waiting);
+      CHORALE_CHECK(sequence->blocks.empty() && key_of(*sequence) == turn.key);
+    }
+    num_waiting += std::ssize(turn.waiting);
   }
+  CHORALE_CHECK(num_waiting == num_waiting_);
   blocks_->check_invariants(tables);
   std::set<int32_t> written;
   for (const SequenceChunk& chunk : step_->plan.chunks) {

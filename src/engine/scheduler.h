@@ -1,12 +1,16 @@
 // Decides what each step computes: which sequences, how many tokens of each, and where their keys and values
 // go.
 //
-// First come, first served. Every running sequence that decodes gets its token; what the prefill budget
-// leaves goes to prompts in order of arrival. Only the head of the waiting queue may be admitted, and it gets
-// blocks for all its tokens at once; when it does not fit, nothing behind it is looked at. When a decode
-// finds no block, the running sequence that arrived last is preempted: it gives up its blocks, returns to the
-// front of the queue, and is computed again later (often from the prefix cache). So the oldest sequence
-// always advances and nobody starves.
+// Every running sequence that decodes gets its token; what the prefill budget leaves goes to prompts. Those
+// that were submitted together share one turn, in order of arrival, and turns go round: each has some chunks,
+// and then waits for all others, so that one client's batch of prompts does not hold up the rest. With
+// SchedulePolicy::fcfs all share one turn that does not end: first come, first served.
+//
+// Of a turn only the first that waits may be admitted, and it gets blocks for all its tokens at once. When it
+// does not fit, nothing behind it is looked at, and of other turns no more than a few are admitted before it.
+// When a decode finds no block, the running sequence that arrived last is preempted: it gives up its blocks,
+// returns to the front of its turn, and is computed again later (often from the prefix cache). So the oldest
+// running sequence always advances and nobody starves.
 //
 // A step can be planned ahead, while the one before it runs: every sequence that waits for its next token is
 // taken to go on, with a token of which the row is known and not the id (StepPlan::sampled_rows). That is
@@ -21,15 +25,19 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <list>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/block_manager.h"
+#include "engine/engine.h"
 #include "engine/model_runner.h"
 #include "engine/sequence.h"
 
 namespace chorale::engine {
 
 struct SchedulerOptions {
+  SchedulePolicy policy = SchedulePolicy::fair;
   int64_t chunked_prefill_size = 512;  // most prefill tokens of one step
   int64_t max_running_requests = 256;
   int64_t max_logits_rows = 256;  // at least max_running_requests
@@ -88,16 +96,36 @@ class Scheduler {
   void drop_ahead();
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
-  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_waiting() const { return num_waiting_; }
   const SchedulerCounters& counters() const { return counters_; }
 
   // Aborts the process when an invariant is broken: order of arrival, block tables, the last plan.
   void check_invariants() const;
 
  private:
+  // Sequences that were submitted together, and are not all computed yet.
+  struct Turn {
+    uint64_t key = 0;
+    std::deque<Sequence*> waiting;  // in order of arrival
+    int64_t num_prefilling = 0;     // of running sequences
+    int64_t tokens_left = 0;        // before it waits for the others
+    bool is_blocked = false;        // in this step: its first does not fit
+    int64_t num_overtakers = 0;     // that were admitted since then
+    bool is_over() const { return waiting.empty() && num_prefilling == 0; }
+  };
+
+  uint64_t key_of(const Sequence& sequence) const {
+    return options_.policy == SchedulePolicy::fcfs ? 0 : sequence.submission;
+  }
+  Turn& turn_of(const Sequence& sequence, bool first);
+  void end_turn_if_over(uint64_t key);
+  void end_prefill(Sequence& sequence);
+
   void schedule_decodes();
-  bool schedule_running_prefills();
-  void admit_waiting();
+  void schedule_prefills();
+  bool schedule_turn(Turn& turn, bool& may_admit);
+  bool schedule_running_prefills(const Turn& turn);
+  bool admit_waiting(Turn& turn, bool& may_admit);
   bool plan_ahead();
   bool append_decode_ahead(Sequence& sequence);
   bool may_plan_ahead(const Sequence& sequence) const;
@@ -105,7 +133,8 @@ class Scheduler {
   bool make_room_for_decode(Sequence& sequence);
   int64_t blocks_for(int64_t num_tokens) const;
   bool may_grow(const Sequence& sequence) const;
-  bool try_admit(Sequence& sequence);
+  enum class Admission { done, no_room, later };
+  Admission try_admit(Sequence& sequence);
   bool next_block_is_being_computed(const Sequence& sequence, int64_t cached) const;
   void preempt_latest();
   bool schedule_prefill(Sequence& sequence);
@@ -113,8 +142,11 @@ class Scheduler {
 
   BlockManager* blocks_;
   SchedulerOptions options_;
-  std::deque<Sequence*> waiting_;  // both in order of arrival, all running ones before all waiting ones
-  std::vector<Sequence*> running_;
+  std::vector<Sequence*> running_;  // in order of arrival
+  std::list<Turn> turns_;           // the next one first
+  std::unordered_map<uint64_t, std::list<Turn>::iterator> turn_by_key_;
+  int64_t num_waiting_ = 0;
+  uint64_t last_arrival_ = 0;  // of those that came, plus one
   SchedulerCounters counters_;
 
   std::array<ScheduledStep, 2> steps_;

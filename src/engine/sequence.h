@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/prefix_cache.h"
 #include "engine/request.h"
 
 namespace chorale::engine {
@@ -43,9 +44,11 @@ struct Sequence {
 
   GenerationRequest request;
   EventListener listener;
-  uint64_t arrival = 0;  // order of submission; unique
-  size_t dp_group = 0;   // the data-parallel group that it runs in
-  uint64_t seed = 0;     // the request's, or a fresh one
+  uint64_t arrival = 0;     // order of submission; unique
+  uint64_t submission = 0;  // the arrival of the first that was submitted with it
+  size_t dp_group = 0;      // the data-parallel group that it runs in
+  Hash128 cache_root;       // which blocks of the prefix cache it shares
+  uint64_t seed = 0;        // the request's, or a fresh one
   std::chrono::steady_clock::time_point submitted;
   double queue_seconds = -1;  // until the first step that computes it; -1 before
   int64_t max_output = 0;     // max_new_tokens, clipped to the context length and the cache's capacity
@@ -55,6 +58,7 @@ struct Sequence {
   int32_t count_slot = -1;  // where its tokens are counted for penalties; -1: nowhere yet
 
   Phase phase = Phase::waiting;
+  bool is_prefilling = false;   // running, and not all of its tokens are computed yet
   std::vector<int32_t> tokens;  // prompt, then output; the last one is never computed when the sequence ends
   int64_t num_prompt = 0;
   int64_t num_computed = 0;  // tokens whose keys and values are in `blocks`

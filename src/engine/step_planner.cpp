@@ -25,7 +25,8 @@ StepPhase phase_of(const PlannedStep& step) {
 StepPlanner::DpGroup::DpGroup(const EngineOptions& options, int64_t num_dp_groups)
     : blocks(options.max_total_tokens / options.block_tokens, options.enable_prefix_cache, hash_block,
              options.block_tokens, options.spare_blocks),
-      scheduler(blocks, {.chunked_prefill_size = options.chunked_prefill_size,
+      scheduler(blocks, {.policy = options.schedule_policy,
+                         .chunked_prefill_size = options.chunked_prefill_size,
                          .max_running_requests = ceil_div(options.max_running_requests, num_dp_groups),
                          .max_logits_rows = options.max_logits_rows}) {}
 

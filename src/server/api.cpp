@@ -1,7 +1,9 @@
 #include "server/api.h"
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "io/model_folder.h"
+#include "server/http/random_id.h"
 #include "server/path_hint.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/error_answer.h"
@@ -18,6 +21,9 @@
 
 namespace chorale::server {
 namespace {
+
+// Small requests have one for themselves.
+constexpr int kLeastWorkThreads = 2;
 
 std::string served_name(const ServerOptions& options, const ServerModel& model) {
   if (!options.served_model_name.empty()) return options.served_model_name;
@@ -46,6 +52,7 @@ MetricsOptions metrics_options(const ServerOptions& options, const ServerModel& 
                          {"device_name", model.device_description}},
           .model_info = {{"dtype", model.dtype},
                          {"strategy", model.strategy},
+                         {"schedule_policy", engine::name_of(model.engine.options().schedule_policy)},
                          {"num_layers", std::to_string(model.num_layers)},
                          {"num_experts", std::to_string(model.num_experts)},
                          {"num_experts_per_token", std::to_string(model.num_experts_per_token)},
@@ -62,6 +69,8 @@ RequestContext request_context(const ServerOptions& options, const ServerModel& 
           .model_names = all_names(options, model),
           .vocab_size = model.vocab_size > 0 ? model.vocab_size : model.tokenizer.vocab_size(),
           .responses = std::make_shared<ResponseStore>(options.max_stored_responses),
+          .special_texts =
+              options.escape_special_tokens ? std::make_shared<const SpecialTexts>(model.tokenizer) : nullptr,
           .clip_max_tokens = options.clip_max_tokens};
 }
 
@@ -81,9 +90,14 @@ HttpResponse method_refused(const HttpRequest& request, std::string_view allowed
 }  // namespace
 
 Api::Api(const ServerOptions& options, const ServerModel& model)
-    : state_(request_context(options, model), metrics_options(options, model, served_name(options, model))),
-      work_(options.http.io_threads,
-            {model.engine, model.tokenizer, state_.metrics, state_.live, options.log_requests}, model) {
+    : state_(request_context(options, model), metrics_options(options, model, served_name(options, model)),
+             options.max_answer_bytes),
+      work_(std::max(options.http.io_threads, kLeastWorkThreads),
+            static_cast<size_t>(options.max_waiting_requests),
+            {model.engine, model.tokenizer, state_.metrics, state_.live, state_.answer_budget,
+             options.log_requests},
+            model) {
+  state_.isolate_keys = options.isolate_keys;
   state_.health_check_timeout_seconds = options.health_check_timeout_seconds;
 }
 
@@ -131,23 +145,36 @@ void Api::run(RespondLater respond, HttpRequest request, const std::shared_ptr<E
 
 void Api::run(RespondToBody respond, HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   refuse_while_draining();
-  RequestLabel what = label_of(request);
-  work_.respond(std::move(what), exchange, [this, respond, request = std::move(request)]() -> HttpResponse {
-    return {.body = to_text(respond(parse_json_body(request), state_.context))};
-  });
+  WorkRequest work{label_of(request), exchange, request.body.size()};
+  work_.respond(
+      std::move(work),
+      [this, respond,
+       request = std::move(request)](const RequestWork::IsCancelled& is_cancelled) -> HttpResponse {
+        return {.body = to_text(respond(parse_json_body(request), context_of(request, is_cancelled)))};
+      });
 }
 
 void Api::run(Generate generate, HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
   refuse_while_draining();
   request.arrival = std::chrono::steady_clock::now();
-  RequestLabel what = label_of(request);
-  work_.generate(std::move(what), exchange, [this, generate, request = std::move(request)] {
+  WorkRequest work{label_of(request), exchange, request.body.size()};
+  work_.generate(std::move(work), [this, generate, request = std::move(request)](
+                                      const RequestWork::IsCancelled& is_cancelled) {
     const Json body = parse_json_body(request);
-    AnswerHead head{state_.ids.next(generate.id_prefix), std::time(nullptr), state_.context.model_name};
-    AnswerPlan plan = generate.plan(body, std::move(head), state_.context);
+    AnswerHead head{random_id(generate.id_prefix), std::time(nullptr), state_.context.model_name};
+    AnswerPlan plan = generate.plan(body, std::move(head), context_of(request, is_cancelled));
+    plan.holder = state_.holder_of(request);
     plan.arrival = request.arrival;
     return plan;
   });
+}
+
+RequestContext Api::context_of(const HttpRequest& request,
+                               const RequestWork::IsCancelled& is_cancelled) const {
+  RequestContext context = state_.context;
+  context.holder = state_.holder_of(request);
+  context.is_cancelled = is_cancelled;
+  return context;
 }
 
 void Api::refuse_while_draining() const {

@@ -21,6 +21,8 @@ class Api {
 
   // From now on /health and new requests get 503.
   void set_draining() { state_.draining = true; }
+  // What waits to be read, tokenized or compiled ends soon.
+  void give_up_work() { work_.give_up(); }
   // Drops requests that are not planned yet. Before the end of the connections that they came from.
   void stop_work() { work_.stop(); }
   LiveRequests& live() { return state_.live; }
@@ -34,6 +36,8 @@ class Api {
   void run(RespondLater respond, HttpRequest request, const std::shared_ptr<Exchange>& exchange);
   void run(RespondToBody respond, HttpRequest request, const std::shared_ptr<Exchange>& exchange);
   void run(Generate generate, HttpRequest request, const std::shared_ptr<Exchange>& exchange);
+  // The context of one request.
+  RequestContext context_of(const HttpRequest& request, const RequestWork::IsCancelled& is_cancelled) const;
   void refuse_while_draining() const;
 
   ServerState state_;

@@ -21,10 +21,14 @@ namespace chorale::server {
 struct ServerOptions {
   HttpOptions http;  // its io_threads also tells how many threads read JSON and tokenize
   RequestLimits limits;
+  uint64_t max_answer_bytes = 512U << 20;      // of all answers that are being made
+  int64_t max_waiting_requests = 4096;         // whose bodies are read whole and not yet looked at
   std::string served_model_name;               // in answers and metrics; empty: that of the model's folder
   std::vector<std::string> other_model_names;  // that requests may have, too
-  bool clip_max_tokens = false;                // see RequestContext
-  size_t max_stored_responses = 1024;          // of /v1/responses, in memory; 0: none
+  bool escape_special_tokens = false;          // see RequestContext::special_texts
+  bool isolate_keys = false;           // the prefix cache, and ids, of different API keys are kept apart
+  bool clip_max_tokens = false;        // see RequestContext
+  size_t max_stored_responses = 1024;  // of /v1/responses, in memory; 0: none
   double drain_timeout_seconds = 30;
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
   bool handle_signals = true;  // SIGTERM and SIGINT drain; off for servers inside another program
@@ -38,14 +42,22 @@ struct ServerOptions {
 
 class Server {
  public:
+  // A model is needed before run(): given here, or by set_model() later. Until then every request gets 503.
+  explicit Server(ServerOptions options);
   Server(ServerOptions options, ServerModel model);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
+  // Once.
+  void set_model(ServerModel model);
+
   // Binds the listening socket. Throws Error that names --host or --port when it cannot. run() does it when
   // it was not done before.
   void listen();
+
+  // Begins to answer, on threads of its own, while this one loads the model. After listen().
+  void begin();
 
   // "http://127.0.0.1:30000"; after listen().
   std::string url() const;

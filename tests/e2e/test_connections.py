@@ -149,7 +149,7 @@ def test_clients_that_vanish_within_a_request_leave_nothing(serve, how):
     connections = []
     while len(connections) < 50:  # the server has let go of all of them
         connection = Connection(server)
-        connection.send(GET)
+        connection.send(GET.replace(b"/health", b"/v1/models"))  # probes are answered beyond the limit, too
         if connection.response().status == 200:
             connections.append(connection)
         else:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -265,6 +267,24 @@ def test_flags_that_cannot_be_are_named(flags, named):
     assert result.returncode != 0
     assert named in result.stderr
     assert "two words" not in result.stderr, "a key is not repeated"
+
+
+def test_a_port_in_use_is_told_before_the_weights_are_read():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = subprocess.run([BINARY, "serve", "--model-path", MODEL, "--port", str(taken.getsockname()[1])],
+                                capture_output=True, encoding="utf-8", timeout=120)
+    assert result.returncode != 0
+    assert "--port: cannot listen" in result.stderr
+    assert "weights: " not in result.stderr
+
+
+def test_an_empty_key_in_the_environment_is_refused():
+    result = subprocess.run([BINARY, "serve", "--model-path", MODEL, "--port", "0"], capture_output=True,
+                            encoding="utf-8", timeout=120, env=os.environ | {"CHORALE_API_KEY": ""})
+    assert result.returncode != 0
+    assert "CHORALE_API_KEY is empty" in result.stderr
 
 
 # ---- what the server holds, and for how long

@@ -72,6 +72,29 @@ def test_answers_are_as_described(server, description, path, body):
     jsonschema.validate(server.ask(path, body), schema_of(description, answer))
 
 
+@pytest.mark.parametrize("path, body", [
+    ("/abort_request", {"abort_all": False}),
+    ("/abort_request", {"rid": None}),
+    ("/abort_request", {"rid": "nobody", "abort_all": None}),
+    ("/v1/chat/completions", {"messages": [{"role": "tool"}]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": None}]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}, {"role": "tool", "content": None}], "max_tokens": 1}),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant"}], "max_tokens": 1, "tools": None, "n": None}),
+    ("/v1/completions", {"prompt": "a", "max_tokens": 1, "echo": None, "cache_salt": None, "seed": None}),
+    ("/v1/completions", {"prompt": "a", "max_tokens": 1, "cache_salt": ""}),
+    ("/generate", {"text": "a", "logprob_start_len": 0}),
+    ("/generate", {"text": "a", "logprob_start_len": -1, "sampling_params": {"max_new_tokens": 1, "temperature": None}}),
+    ("/generate", {"text": None, "input_ids": [1], "sampling_params": {"max_new_tokens": 1}}),
+    ("/generate", {"text": None, "sampling_params": None}),
+    ("/generate", {"text": "a", "top_logprobs_num": 2, "return_logprob": False}),
+    ("/tokenize", {"prompt": None, "text": "a", "add_special_tokens": None}),
+])  # fmt: skip
+def test_the_schema_takes_what_the_server_takes(server, description, path, body):
+    schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    described = jsonschema.Draft202012Validator(schema_of(description, schema)).is_valid(body)
+    assert server.post(path, body).status_code == (200 if described else 400)
+
+
 def wrong_values(description, schema):
     """Values that the schema does not take."""
     schema = description["components"]["schemas"].get(schema.get("$ref", "").rsplit("/", 1)[-1], schema)

@@ -18,17 +18,17 @@ Json entry_json(const text::Tokenizer& tokenizer, int32_t id, float logprob) {
       {"token", token_text(tokenizer, id)}, {"logprob", finite_logprob(logprob)}, {"bytes", std::move(list)}};
 }
 
+// Both lists, and the tokenizer, must outlive `lists`.
 Json logprobs_json(const text::Tokenizer& tokenizer, const std::vector<int32_t>& ids,
-                   const std::vector<engine::TokenLogprobs>& logprobs) {
-  Json content = Json::array();
-  for (size_t i = 0; i < ids.size() && i < logprobs.size(); ++i) {
+                   const std::vector<engine::TokenLogprobs>& logprobs, LongLists* lists) {
+  const auto element = [&tokenizer, &ids, &logprobs](size_t i) {
     Json entry = entry_json(tokenizer, ids[i], logprobs[i].logprob);
     Json top = Json::array();
     for (const auto& [id, logprob] : logprobs[i].top) top.push_back(entry_json(tokenizer, id, logprob));
     entry["top_logprobs"] = std::move(top);
-    content.push_back(std::move(entry));
-  }
-  return {{"content", std::move(content)}, {"refusal", nullptr}};
+    return entry;
+  };
+  return {{"content", list_of(std::min(ids.size(), logprobs.size()), element, lists)}, {"refusal", nullptr}};
 }
 
 class ChatFormat : public AnswerFormat {
@@ -38,7 +38,7 @@ class ChatFormat : public AnswerFormat {
     for (size_t i = 0; i < num_choices; ++i) parsers_.emplace_back(options_.message);
   }
 
-  Json whole(const std::vector<ChoiceState>& choices) const override {
+  Json whole(const std::vector<ChoiceState>& choices, LongLists& lists) const override {
     Json list = Json::array();
     for (const ChoiceState& choice : choices) {
       MessageParser parser(options_.message);
@@ -46,7 +46,7 @@ class ChatFormat : public AnswerFormat {
       append(parser.finish(), piece);
       list.push_back({{"index", choice.index},
                       {"message", message(choice.index, std::move(piece))},
-                      {"logprobs", logprobs(choice.token_ids, choice.logprobs)},
+                      {"logprobs", logprobs(choice.token_ids, choice.logprobs, &lists)},
                       {"finish_reason", message_finish_name(choice.finish, parser)}});
       if (options_.token_ids) list.back()["token_ids"] = choice.token_ids;
     }
@@ -71,7 +71,7 @@ class ChatFormat : public AnswerFormat {
     // What is told of tokens comes with them, also of text that is held back.
     TokenLists lists;
     if (options_.logprobs && !piece.logprobs.empty())
-      lists.logprobs = logprobs(piece.token_ids, piece.logprobs);
+      lists.logprobs = logprobs(piece.token_ids, piece.logprobs, nullptr);
     if (options_.token_ids && !piece.token_ids.empty()) lists.ids = piece.token_ids;
     if (deltas.empty() && !(lists.logprobs.is_null() && lists.ids.is_null()))
       deltas.push_back({{"content", ""}});
@@ -107,8 +107,9 @@ class ChatFormat : public AnswerFormat {
     return out;
   }
 
-  Json logprobs(const std::vector<int32_t>& ids, const std::vector<engine::TokenLogprobs>& values) const {
-    return options_.logprobs ? logprobs_json(tokenizer_, ids, values) : Json(nullptr);
+  Json logprobs(const std::vector<int32_t>& ids, const std::vector<engine::TokenLogprobs>& values,
+                LongLists* lists) const {
+    return options_.logprobs ? logprobs_json(tokenizer_, ids, values, lists) : Json(nullptr);
   }
 
   // The whole message; a call's deltas become one.

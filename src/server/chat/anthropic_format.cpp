@@ -39,7 +39,7 @@ class AnthropicFormat : public AnswerFormat {
   AnthropicFormat(AnswerHead head, std::shared_ptr<const MessageOptions> options)
       : head_(std::move(head)), options_(std::move(options)), parser_(options_) {}
 
-  Json whole(const std::vector<ChoiceState>& choices) const override {
+  Json whole(const std::vector<ChoiceState>& choices, LongLists& /*lists*/) const override {
     const ChoiceState& choice = choices.front();
     MessageParser parser(options_);
     MessagePiece piece = parser.push(choice.text);

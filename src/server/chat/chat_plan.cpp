@@ -9,6 +9,7 @@
 #include "server/chat/prompt.h"
 #include "server/chat/reasoning_parser.h"
 #include "server/chat/tool_grammar.h"
+#include "server/generation/prompts.h"
 #include "server/wire/bad_request.h"
 
 namespace chorale::server {
@@ -60,7 +61,7 @@ ChatPlan plan_chat_answer(ChatRequest request, const std::string& id, const Requ
   message.tools = std::move(request.tools.tools);
   sampling.text.kept_tokens = tag_tokens(tokenizer, message);
 
-  const std::vector<int32_t> prompt = tokenizer.encode(text, false);
+  const std::vector<int32_t> prompt = encode_prompt(text, false, request.messages_param, context);
   sampling.params.max_new_tokens =
       plan_length(std::ssize(prompt), request.messages_param, sampling, std::nullopt, context);
   if (sampling.params.max_new_tokens == 0)
@@ -70,6 +71,7 @@ ChatPlan plan_chat_answer(ChatRequest request, const std::string& id, const Requ
                 std::make_shared<const MessageOptions>(std::move(message))};
   PlannedChoice choice;
   choice.request.prompt_ids = prompt;
+  choice.request.cache_salt = request.cache_salt.empty() ? context.holder : request.cache_salt;
   choice.request.sampling = sampling.params;
   choice.request.num_top_logprobs = request.num_top_logprobs;
   choice.public_id = id;

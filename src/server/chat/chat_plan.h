@@ -25,6 +25,7 @@ struct ChatRequest {
   // How the text becomes a message, as far as the request says it.
   MessageOptions message;
   std::optional<RequestedFormat> text_format;
+  std::string cache_salt;  // as read_cache_salt() gives it; empty: the request says nothing of it
   int64_t num_choices = 1;
   int32_t num_top_logprobs = -1;  // as in engine::GenerationRequest
   bool stream = false;

@@ -6,6 +6,7 @@
 
 #include "server/chat/messages.h"
 #include "server/chat/reasoning_parser.h"
+#include "server/generation/prompts.h"
 #include "server/wire/bad_request.h"
 
 namespace chorale::server {
@@ -37,11 +38,11 @@ void read_template_kwargs(Fields& fields, Json& variables) {
                   describe(*extra));
     }
     for (const auto& [name, value] : extra->items()) {
-      if (variables.contains(name) || name == "tools") {
+      if (name == "messages" || name == "add_generation_prompt" || name == "tools") {
         const std::string param = "chat_template_kwargs." + cut_text(name, 80);
         bad_request(param, "{} cannot be set here", quote(param));
       }
-      variables[name] = value;
+      append_member(variables, name, value);
     }
   }
   read_thinking(fields, variables);
@@ -133,6 +134,8 @@ ChatPrompt render_chat(Json variables, const ToolRequest& tools, bool continues,
                        const RequestContext& context) {
   const text::ChatTemplate& chat = chat_template(context);
   ChatPrompt prompt;
+  check_cancelled(context);
+  if (context.special_texts) context.special_texts->escape_strings(variables);
   if (tools.may_call() || has_tool_calls(variables["messages"]))
     prompt.call_format = tool_call_format_of(chat);
   if (tools.may_call() && prompt.call_format == nullptr) {

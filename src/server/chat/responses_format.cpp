@@ -143,7 +143,7 @@ class ResponsesFormat : public AnswerFormat {
                           false);
   }
 
-  Json whole(const std::vector<ChoiceState>& choices) const override {
+  Json whole(const std::vector<ChoiceState>& choices, LongLists& /*lists*/) const override {
     const ChoiceState& choice = choices.front();
     MessageParser parser(options_.message);
     OutputItems items(head_, nullptr);

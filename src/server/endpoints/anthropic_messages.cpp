@@ -1,5 +1,6 @@
 #include "server/endpoints/anthropic_messages.h"
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "server/chat/anthropic_request.h"
 #include "server/chat/chat_plan.h"
 #include "server/chat/prompt.h"
+#include "server/generation/prompts.h"
 #include "server/generation/sampling_fields.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/openai_fields.h"
@@ -58,7 +60,7 @@ Json count_message_tokens(const Json& body, const RequestContext& context) {
   read_the_rest(fields);
   const ChatPrompt prompt =
       render_chat(std::move(conversation.variables), conversation.tools, conversation.continues, context);
-  return {{"input_tokens", context.model.tokenizer.encode(prompt.text, false).size()}};
+  return {{"input_tokens", encode_text(prompt.text, false, INT64_MAX, "messages", context).size()}};
 }
 
 }  // namespace chorale::server

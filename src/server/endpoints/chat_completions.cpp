@@ -55,6 +55,7 @@ AnswerPlan plan_chat(const Json& body, AnswerHead head, const RequestContext& co
                       .include_usage = stream.include_usage,
                       .continuous_usage = stream.continuous_usage,
                       .token_ids = fields.boolean("return_token_ids").value_or(false)};
+  request.cache_salt = read_cache_salt(fields, context);
   request.tools = read_tools(fields);
   request.message = read_message_options(fields);
   request.variables = template_variables(fields, request.tools);

@@ -38,44 +38,55 @@ class LogprobLists {
   LogprobLists(const text::Tokenizer& tokenizer, bool with_top)
       : tokenizer_(tokenizer), with_top_(with_top) {}
 
-  // nullptr: a token without a predecessor, which has no probability.
+  // nullptr: a token without a predecessor, which has no probability. The logprobs must outlive what take()
+  // gives.
   void add(int32_t id, const engine::TokenLogprobs* logprobs, int64_t offset) {
-    const std::string text = token_text(tokenizer_, id);
-    tokens_.push_back(text);
-    offsets_.push_back(offset);
-    if (logprobs == nullptr) {
-      values_.push_back(nullptr);
-      top_.push_back(nullptr);
-      return;
-    }
-    values_.push_back(finite_logprob(logprobs->logprob));
-    Json top = Json::object();
-    // Different tokens may read the same where they are parts of characters: the likeliest stays.
-    for (const auto& [other, logprob] : logprobs->top) {
-      const std::string name = token_text(tokenizer_, other);
-      if (!top.contains(name)) top[name] = finite_logprob(logprob);
-    }
-    if (!top.contains(text)) top[text] = finite_logprob(logprobs->logprob);
-    top_.push_back(std::move(top));
+    rows_->push_back({id, logprobs, offset});
   }
 
-  Json take() {
-    return {{"tokens", std::move(tokens_)},
-            {"token_logprobs", std::move(values_)},
-            {"top_logprobs", with_top_ ? std::move(top_) : Json(nullptr)},
-            {"text_offset", std::move(offsets_)}};
+  Json take(LongLists* lists) {
+    const auto column = [&](auto value) {
+      const auto element = [&tokenizer = tokenizer_, rows = rows_, value](size_t i) {
+        return Json(value(tokenizer, (*rows)[i]));
+      };
+      return list_of(rows_->size(), element, lists);
+    };
+    return {{"tokens",
+             column([](const auto& tokenizer, const Row& row) { return token_text(tokenizer, row.id); })},
+            {"token_logprobs", column([](const auto&, const Row& row) {
+               return row.logprobs == nullptr ? Json(nullptr) : Json(finite_logprob(row.logprobs->logprob));
+             })},
+            {"top_logprobs", with_top_ ? column(top) : Json(nullptr)},
+            {"text_offset", column([](const auto&, const Row& row) { return row.offset; })}};
   }
 
  private:
+  struct Row {
+    int32_t id;
+    const engine::TokenLogprobs* logprobs;
+    int64_t offset;
+  };
+
+  static Json top(const text::Tokenizer& tokenizer, const Row& row) {
+    if (row.logprobs == nullptr) return nullptr;
+    Json top = Json::object();
+    // Different tokens may read the same where they are parts of characters: the likeliest stays.
+    for (const auto& [other, logprob] : row.logprobs->top) {
+      const std::string name = token_text(tokenizer, other);
+      if (!top.contains(name)) top[name] = finite_logprob(logprob);
+    }
+    const std::string text = token_text(tokenizer, row.id);
+    if (!top.contains(text)) top[text] = finite_logprob(row.logprobs->logprob);
+    return top;
+  }
+
   const text::Tokenizer& tokenizer_;
   bool with_top_;
-  Json tokens_ = Json::array();
-  Json values_ = Json::array();
-  Json top_ = Json::array();
-  Json offsets_ = Json::array();
+  std::shared_ptr<std::vector<Row>> rows_ = std::make_shared<std::vector<Row>>();
 };
 
 struct CompletionOptions {
+  std::string cache_salt;
   bool echo = false;
   std::optional<int64_t> logprobs;  // number of alternatives
   bool include_usage = false;
@@ -88,7 +99,7 @@ class CompletionFormat : public AnswerFormat {
   CompletionFormat(AnswerHead head, const text::Tokenizer& tokenizer, CompletionOptions options)
       : head_(std::move(head)), tokenizer_(tokenizer), options_(options) {}
 
-  Json whole(const std::vector<ChoiceState>& choices) const override {
+  Json whole(const std::vector<ChoiceState>& choices, LongLists& lists) const override {
     Json list = Json::array();
     for (const ChoiceState& choice : choices) {
       LogprobLists logprobs(tokenizer_, options_.logprobs.value_or(0) > 0);
@@ -98,7 +109,7 @@ class CompletionFormat : public AnswerFormat {
       const std::string prompt = options_.echo ? choice.plan.prompt_text : "";
       list.push_back({{"index", choice.index},
                       {"text", prompt + choice.text},
-                      {"logprobs", options_.logprobs ? logprobs.take() : Json(nullptr)},
+                      {"logprobs", options_.logprobs ? logprobs.take(&lists) : Json(nullptr)},
                       {"finish_reason", finish_name(choice.finish)}});
       if (options_.token_ids) {
         list.back()["prompt_token_ids"] = choice.plan.request.prompt_ids;
@@ -123,7 +134,7 @@ class CompletionFormat : public AnswerFormat {
     const bool has_logprobs = options_.logprobs && (echo_now || !piece.logprobs.empty());
     const bool has_ids = options_.token_ids && (!choice.told_any || !piece.token_ids.empty());
     if (!text.empty() || has_logprobs || has_ids) {
-      Json out = chunk(choice, text, has_logprobs ? logprobs.take() : Json(nullptr), nullptr);
+      Json out = chunk(choice, text, has_logprobs ? logprobs.take(nullptr) : Json(nullptr), nullptr);
       if (has_ids) add_ids(choice, piece, out["choices"].front());
       sink(out);
     }
@@ -203,6 +214,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const SamplingRequest& sampling,
       plan_length(std::ssize(prompt.ids), prompt.param, sampling, kDefaultMaxTokens, context);
   PlannedChoice choice;
   choice.request.prompt_ids = prompt.ids;
+  choice.request.cache_salt = options.cache_salt;
   choice.request.sampling = sampling.params;
   choice.request.sampling.max_new_tokens = std::max<int64_t>(max_tokens, 1);
   choice.request.num_top_logprobs = options.logprobs ? static_cast<int32_t>(*options.logprobs) : -1;
@@ -210,7 +222,7 @@ PlannedChoice plan_choice(const Prompt& prompt, const SamplingRequest& sampling,
   choice.rules = plan_rules(sampling, prompt.ids);
   choice.discard_output = max_tokens == 0;
   if (!options.echo) return choice;
-  choice.prompt_text = prompt.is_text ? prompt.text : tokenizer.decode(prompt.ids, false);
+  choice.prompt_text = prompt.is_text ? std::string(prompt.text) : tokenizer.decode(prompt.ids, false);
   if (options.logprobs) {
     choice.request.prompt_logprobs_start = 0;
     choice.prompt_characters = prompt_offsets(tokenizer, prompt.ids).end;
@@ -228,6 +240,7 @@ AnswerPlan plan_completions(const Json& body, AnswerHead head, const RequestCont
   CompletionOptions options = read_options(fields, context);
   options.include_usage = stream.include_usage;
   options.continuous_usage = stream.continuous_usage;
+  options.cache_salt = read_cache_salt(fields, context);
   const int64_t n = fields.integer("n", 1, context.limits.max_sequences).value_or(1);
   check_best_of(fields, n);
   const Json* prompt_value = fields.get("prompt");

@@ -20,7 +20,7 @@ HttpResponse abort_request(ServerState& state, const HttpRequest& request) {
   fields.accept({"abort_message"});
   fields.finish();
   if (!rid && !all) bad_request("rid", "'rid' is missing");
-  const std::vector<std::string> ids = state.live.cancel(all ? std::nullopt : rid);
+  const std::vector<std::string> ids = state.live.cancel(all ? std::nullopt : rid, state.holder_of(request));
   for (const std::string& id : ids) state.context.model.engine.abort(id);
   return {.body = to_text({{"status", "ok"}, {"aborted", ids.size()}})};
 }

@@ -31,27 +31,27 @@ class NativeFormat : public AnswerFormat {
 
   bool cumulative() const override { return true; }
 
-  Json whole(const std::vector<ChoiceState>& choices) const override {
-    if (!options_.is_list) return message(choices.front());
+  Json whole(const std::vector<ChoiceState>& choices, LongLists& lists) const override {
+    if (!options_.is_list) return message(choices.front(), &lists);
     Json list = Json::array();
-    for (const ChoiceState& choice : choices) list.push_back(message(choice));
+    for (const ChoiceState& choice : choices) list.push_back(message(choice, &lists));
     return list;
   }
 
   void piece(const ChoiceState& choice, const TextPiece&, const Sink& sink) override {
-    Json out = message(choice);
+    Json out = message(choice, nullptr);
     if (options_.is_list) out["index"] = choice.index;
     sink(out);
   }
   void close(const std::vector<ChoiceState>&, const Sink&) const override {}
 
  private:
-  Json message(const ChoiceState& choice) const {
+  Json message(const ChoiceState& choice, LongLists* lists) const {
     Json meta = {
         {"id", ids_[static_cast<size_t>(choice.index)]}, {"finish_reason", finish_json(choice)},
         {"prompt_tokens", choice.num_prompt_tokens},     {"completion_tokens", choice.num_completion_tokens},
         {"cached_tokens", choice.num_cached_tokens},     {"e2e_latency", choice.seconds}};
-    if (options_.logprobs) add_logprobs(choice, meta);
+    if (options_.logprobs) add_logprobs(choice, meta, lists);
     return {{"text", choice.text}, {"output_ids", choice.token_ids}, {"meta_info", std::move(meta)}};
   }
 
@@ -87,33 +87,46 @@ class NativeFormat : public AnswerFormat {
     return out;
   }
 
-  void add_logprobs(const ChoiceState& choice, Json& meta) const {
-    Json output = Json::array();
-    Json output_top = Json::array();
-    for (size_t i = 0; i < choice.logprobs.size(); ++i) {
-      output.push_back(entry(finite_logprob(choice.logprobs[i].logprob), choice.token_ids[i]));
-      output_top.push_back(top_entries(choice.logprobs[i]));
+  void add_logprobs(const ChoiceState& choice, Json& meta, LongLists* lists) const {
+    const size_t num_output = choice.logprobs.size();
+    meta["output_token_logprobs"] = list_of(
+        num_output,
+        [this, &choice](size_t i) {
+          return entry(finite_logprob(choice.logprobs[i].logprob), choice.token_ids[i]);
+        },
+        lists);
+    if (options_.top_logprobs > 0) {
+      meta["output_top_logprobs"] = list_of(
+          num_output, [this, &choice](size_t i) { return top_entries(choice.logprobs[i]); }, lists);
     }
-    meta["output_token_logprobs"] = std::move(output);
-    if (options_.top_logprobs > 0) meta["output_top_logprobs"] = std::move(output_top);
 
-    // The prompt's first token has no logprob; the engine's list begins after it.
-    Json input = Json::array();
-    Json input_top = Json::array();
-    const std::vector<int32_t>& ids = choice.plan.request.prompt_ids;
+    const size_t num_prompt = choice.plan.request.prompt_ids.size();
     const auto start = static_cast<size_t>(std::max<int64_t>(options_.logprob_start, 0));
-    for (size_t i = start; options_.logprob_start >= 0 && i < ids.size(); ++i) {
-      const size_t at = i - std::max<size_t>(start, 1);
-      if (i == 0 || at >= choice.prompt_logprobs.size()) {
-        input.push_back(entry(nullptr, ids[i]));
-        input_top.push_back(nullptr);
-      } else {
-        input.push_back(entry(finite_logprob(choice.prompt_logprobs[at].logprob), ids[i]));
-        input_top.push_back(top_entries(choice.prompt_logprobs[at]));
-      }
+    const size_t num_input = options_.logprob_start >= 0 && start < num_prompt ? num_prompt - start : 0;
+    meta["input_token_logprobs"] = list_of(
+        num_input,
+        [this, &choice, start](size_t i) {
+          const engine::TokenLogprobs* known = of_prompt(choice, start + i);
+          return entry(known != nullptr ? Json(finite_logprob(known->logprob)) : Json(nullptr),
+                       choice.plan.request.prompt_ids[start + i]);
+        },
+        lists);
+    if (options_.top_logprobs > 0) {
+      meta["input_top_logprobs"] = list_of(
+          num_input,
+          [this, &choice, start](size_t i) {
+            const engine::TokenLogprobs* known = of_prompt(choice, start + i);
+            return known != nullptr ? top_entries(*known) : Json(nullptr);
+          },
+          lists);
     }
-    meta["input_token_logprobs"] = std::move(input);
-    if (options_.top_logprobs > 0) meta["input_top_logprobs"] = std::move(input_top);
+  }
+
+  // Of the prompt's token at `position`. The first has no logprob; the engine's list begins after it.
+  const engine::TokenLogprobs* of_prompt(const ChoiceState& choice, size_t position) const {
+    const auto first = static_cast<size_t>(std::max<int64_t>(options_.logprob_start, 1));
+    const size_t at = position - first;  // far beyond the list where it is less
+    return at < choice.prompt_logprobs.size() ? &choice.prompt_logprobs[at] : nullptr;
   }
 
   const text::Tokenizer& tokenizer_;
@@ -245,6 +258,7 @@ AnswerPlan plan_generate(const Json& body, AnswerHead head, const RequestContext
   AnswerPlan plan;
   plan.stream = fields.boolean("stream").value_or(false);
   NativeOptions options = read_options(fields, context);
+  const std::string cache_salt = read_cache_salt(fields, context);
   refuse_native_fields(fields);
   fields.accept({"log_metrics"});
   const Prompts prompts = read_input(fields, context);
@@ -265,6 +279,7 @@ AnswerPlan plan_generate(const Json& body, AnswerHead head, const RequestContext
       added.request.id = fmt::format("{}-{}", head.id, ids.size());
       added.request.sampling.choice_index = static_cast<uint32_t>(i);
       added.prompt_index = static_cast<int64_t>(p);
+      added.request.cache_salt = cache_salt;
       added.public_id = given_ids.empty() ? added.request.id : given_ids[p];
       ids.push_back(added.public_id);
     }

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "server/http/random_id.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/error_answer.h"
 #include "server/wire/json_body.h"
@@ -27,7 +28,7 @@ void health_generate(ServerState& state, const HttpRequest& /*request*/,
   if (state.draining) throw BadRequest(ErrorAnswer{.status = 503, .message = "the server is stopping"});
   engine::Engine& engine = state.context.model.engine;
   engine::GenerationRequest probe;
-  probe.id = state.ids.next("health-");
+  probe.id = random_id("health-");
   probe.prompt_ids = {0};
   probe.sampling.max_new_tokens = 1;
   probe.sampling.temperature = 0;

@@ -92,6 +92,7 @@ HttpResponse server_info(ServerState& state, const HttpRequest& /*request*/) {
                        {"chunked_prefill_size", engine.chunked_prefill_size},
                        {"max_running_requests", engine.max_running_requests},
                        {"max_queued_requests", engine.max_queued_requests},
+                       {"schedule_policy", engine::name_of(engine.schedule_policy)},
                        {"disable_radix_cache", !engine.enable_prefix_cache},
                        {"num_running_reqs", stats.running},
                        {"num_queue_reqs", stats.waiting},

@@ -11,7 +11,7 @@
 #include "server/chat/responses_format.h"
 #include "server/chat/responses_request.h"
 #include "server/generation/sampling_fields.h"
-#include "server/http/id_source.h"
+#include "server/http/random_id.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/openai_fields.h"
 
@@ -81,7 +81,7 @@ AnswerPlan plan_responses(const Json& body, AnswerHead head, const RequestContex
   conversation.echo["temperature"] = request.sampling.params.temperature;
   conversation.echo["top_p"] = request.sampling.params.top_p;
 
-  head.id = secret_id("resp_");  // which is all that is needed to read what was said
+  head.id = random_id("resp_");  // which is all that is needed to read what was said
   ChatPlan plan = plan_chat_answer(std::move(request), head.id, context);
   ResponsesOptions options{.message = std::move(plan.message),
                            .echo = std::move(conversation.echo),

@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "server/generation/answer_budget.h"
 #include "server/generation/live_requests.h"
 #include "server/generation/request_context.h"
-#include "server/http/id_source.h"
 #include "server/metrics/activity.h"
 #include "server/metrics/expert_distribution.h"
 #include "server/metrics/metrics.h"
@@ -29,17 +29,21 @@ struct ExpertLoad {
 
 // Thread-safe; outlives all exchanges.
 struct ServerState {
-  ServerState(RequestContext request_context, MetricsOptions metrics_options);
+  // As RequestContext::holder.
+  std::string holder_of(const HttpRequest& request) const { return isolate_keys ? request.holder : ""; }
+
+  ServerState(RequestContext request_context, MetricsOptions metrics_options, uint64_t max_answer_bytes);
 
   const RequestContext context;
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
+  bool isolate_keys = false;                 // no key's requests are seen or ended by another's holder
   std::atomic<bool> draining{false};         // /health and new requests get 503
   const int64_t created;                     // Unix time
   Metrics metrics;
   Activity activity;
   LiveRequests live;
+  AnswerBudget answer_budget;
   const std::shared_ptr<ExpertLoad> expert_load;  // shared with callbacks that the engine may still hold
-  IdSource ids;                                   // of generating requests
   const Json tokenizer_info;                      // what /tokenizer_info answers
 };
 

@@ -1,10 +1,12 @@
 #include "server/endpoints/tokenize.h"
 
+#include <cstdint>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "server/chat/prompt.h"
+#include "server/generation/prompts.h"
 #include "server/generation/sampling_fields.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/fields.h"
@@ -39,14 +41,16 @@ TextInput read_texts(Fields& fields, const RequestContext& context) {
     if (!input.texts.empty()) bad_request(fields.param(name), "give one of 'prompt', 'text' and 'content'");
     input.is_list = value->is_array();
     if (!input.is_list) {
-      input.texts.push_back(to_string(*value, fields.param(name)));
+      input.texts.push_back(escape_text(to_string(*value, fields.param(name)), context));
       continue;
     }
     if (value->empty() || std::ssize(*value) > context.limits.max_sequences) {
       bad_request(fields.param(name), "'{}' must have 1 to {} texts, not {}", name,
                   context.limits.max_sequences, value->size());
     }
-    for (const Json& text : *value) input.texts.push_back(to_string(text, fields.param(name)));
+    for (const Json& text : *value) {
+      input.texts.push_back(escape_text(to_string(text, fields.param(name)), context));
+    }
   }
   if (input.texts.empty()) bad_request("prompt", "'prompt' is missing");
   return input;
@@ -69,7 +73,7 @@ Json tokenize(const Json& body, const RequestContext& context) {
   Json counts = Json::array();
   Json all_strings = Json::array();
   for (const std::string& text : input.texts) {
-    const std::vector<int32_t> ids = tokenizer.encode(text, special);
+    const std::vector<int32_t> ids = encode_text(text, special, INT64_MAX, "prompt", context);
     tokens.push_back(ids);
     counts.push_back(ids.size());
     if (strings) all_strings.push_back(token_strings(ids, tokenizer));

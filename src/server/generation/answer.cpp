@@ -1,5 +1,6 @@
 #include "server/generation/answer.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -17,6 +18,16 @@ using engine::FinishReason;
 // every second, and so on.
 constexpr size_t kSkipFromBytes = 64U << 10;
 constexpr size_t kSkipFromTokens = 1024;
+
+// An answer up to that size has a Content-Length; what is longer is told in parts.
+constexpr size_t kWholeBytes = 1U << 20;
+constexpr size_t kPartBytes = 256U << 10;
+
+// What is kept of a token of which logprobs are told.
+constexpr uint64_t kTokenBytes = 16;
+uint64_t logprob_bytes(size_t num_top) {
+  return sizeof(engine::TokenLogprobs) + kTokenBytes + num_top * sizeof(std::pair<int32_t, float>);
+}
 
 template <typename T>
 void append(std::vector<T>& to, const std::vector<T>& from) {
@@ -48,8 +59,10 @@ Answer::Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<
       stream_(plan.stream),
       exchange_(std::move(exchange)),
       num_unfinished_(plan.choices.size()),
+      holder_(std::move(plan.holder)),
       arrival_(plan.arrival),
-      submitted_(Clock::now()) {
+      submitted_(Clock::now()),
+      room_(services.budget) {
   running_.reserve(plan.choices.size());
   for (PlannedChoice& choice : plan.choices) {
     TextGeneration generation(services.tokenizer, choice.text);
@@ -75,12 +88,33 @@ void Answer::start(const AnswerServices& services, AnswerPlan plan, std::shared_
   answer->exchange_->begin_stream();
 }
 
+void Answer::take_room() {
+  constexpr uint64_t kIdBytes = 3 * sizeof(int32_t);  // here, with the request, and with the sequence
+  uint64_t bytes = 0;
+  for (const Running& running : running_) {
+    const engine::GenerationRequest& request = running.state.plan.request;
+    const uint64_t tokens = request.prompt_ids.size();
+    bytes += tokens * kIdBytes;
+    if (request.prompt_logprobs_start < 0) continue;
+    const uint64_t skipped = std::min(tokens, static_cast<uint64_t>(request.prompt_logprobs_start));
+    bytes += (tokens - skipped) * logprob_bytes(static_cast<size_t>(std::max(request.num_top_logprobs, 0)));
+  }
+  if (room_.grow(bytes)) return;
+  if (bytes > services_.budget.most()) {
+    bad_request("", "this answer would take {} bytes of memory, and all answers together may have {}", bytes,
+                services_.budget.most());
+  }
+  throw BadRequest(
+      ErrorAnswer{.status = 503, .message = "the answers in work have as much memory as they may"});
+}
+
 void Answer::submit() {
+  take_room();
   std::vector<engine::Submission> submissions;
   for (size_t i = 0; i < running_.size(); ++i) {
     const PlannedChoice& plan = running_[i].state.plan;
     const engine::GenerationRequest& request = plan.request;
-    auto ticket = std::make_shared<LiveRequests::Ticket>(services_.live, request.id, plan.public_id);
+    auto ticket = std::make_shared<LiveRequests::Ticket>(services_.live, request.id, plan.public_id, holder_);
     submissions.push_back({request, Listener{std::move(ticket), shared_from_this(), i}});
   }
   if (auto error = services_.engine.submit(std::move(submissions))) throw BadRequest(std::move(*error));
@@ -112,6 +146,12 @@ void Answer::on_event(size_t choice, engine::GenerationEvent event, Clock::time_
                  .message = "the server ended this request: it is stopping"});
 
   TextPiece piece = running.generation.consume(std::move(event));
+  uint64_t bytes = piece.text.size() + piece.token_ids.size() * kTokenBytes;
+  for (const engine::TokenLogprobs& logprobs : piece.logprobs) bytes += logprob_bytes(logprobs.top.size());
+  if (!room_.grow(bytes)) {
+    return fail({.kind = RequestError::Kind::overloaded,
+                 .message = "the answers in work have as much memory as they may"});
+  }
   if (piece.abort_request) services_.engine.abort(running.state.plan.request.id);
   observe(running, piece, time);
   tell(running, std::move(piece));
@@ -210,16 +250,29 @@ void Answer::tell(Running& running, TextPiece piece) {
 
 void Answer::finish() {
   over_ = true;
+  if (!stream_) return respond_whole();
   std::vector<ChoiceState> states;
   for (Running& running : running_) states.push_back(std::move(running.state));
-  if (stream_) {
-    format_->close(states, sink());
-    end_stream();
-  } else {
-    HttpResponse response;
-    response.body = to_text(format_->whole(states));
-    exchange_->respond(std::move(response));
-  }
+  format_->close(states, sink());
+  end_stream();
+}
+
+void Answer::respond_whole() {
+  const auto states = std::make_shared<std::vector<ChoiceState>>();
+  for (Running& running : running_) states->push_back(std::move(running.state));
+  LongLists lists;
+  const Json document = format_->whole(*states, lists);
+  const auto parts = std::make_shared<JsonParts>(document, std::move(lists));
+  HttpResponse response;
+  if (!parts->append(response.body, kWholeBytes)) return exchange_->respond(std::move(response));
+  // This object has the format, and the room until all is told.
+  std::string first = std::exchange(response.body, {});
+  exchange_->respond_in_parts(std::move(response), [self = shared_from_this(), states, parts,
+                                                    first = std::move(first)](std::string& out) mutable {
+    if (first.empty()) return parts->append(out, kPartBytes);
+    out = std::exchange(first, {});
+    return true;
+  });
 }
 
 void Answer::fail(const RequestError& error) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/generation/answer_budget.h"
 #include "server/generation/live_requests.h"
 #include "server/generation/structured_output.h"
 #include "server/generation/text_generation.h"
@@ -19,6 +20,7 @@
 #include "server/metrics/metrics.h"
 #include "server/wire/error_answer.h"
 #include "server/wire/json_body.h"
+#include "server/wire/json_parts.h"
 
 namespace chorale::server {
 
@@ -61,7 +63,9 @@ class AnswerFormat {
   using Sink = std::function<void(const Json&)>;  // one message of the stream
 
   virtual ~AnswerFormat() = default;
-  virtual Json whole(const std::vector<ChoiceState>& choices) const = 0;
+  // The whole answer. Lists with an element for each token go to `lists`, whose elements may refer to the
+  // choices and to this.
+  virtual Json whole(const std::vector<ChoiceState>& choices, LongLists& lists) const = 0;
   // Messages of a stream: after each piece (which the choice includes already), and at the end. There is none
   // before the first token, which clients take the first message for. What a format must remember of a choice
   // from piece to piece it keeps itself.
@@ -86,6 +90,7 @@ struct AnswerPlan {
   std::vector<PlannedChoice> choices;
   std::unique_ptr<AnswerFormat> format;
   bool stream = false;
+  std::string holder;  // as RequestContext::holder
   // When the HTTP request came.
   std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();
 };
@@ -96,6 +101,7 @@ struct AnswerServices {
   const text::Tokenizer& tokenizer;
   Metrics& metrics;
   LiveRequests& live;
+  AnswerBudget& budget;
   bool log_requests = false;  // one line for each request that ends, at level info; else at level debug
 };
 
@@ -128,6 +134,8 @@ class Answer : public std::enable_shared_from_this<Answer> {
 
   Answer(const AnswerServices& services, AnswerPlan plan, std::shared_ptr<Exchange> exchange);
   void submit();
+  // Takes the room that the requests need from the beginning.
+  void take_room();
   // is_cancelled: a client has asked for the end of the request.
   void on_event(size_t choice, engine::GenerationEvent event, Clock::time_point time, bool is_cancelled);
   void observe(Running& running, const TextPiece& piece, Clock::time_point time);
@@ -138,6 +146,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   double since_arrival(Clock::time_point time) const;
   void tell(Running& running, TextPiece piece);
   void finish();
+  void respond_whole();
   void fail(const RequestError& error);
   // Ends what still runs; the answer has no use for it.
   void abort_all();
@@ -151,8 +160,10 @@ class Answer : public std::enable_shared_from_this<Answer> {
   std::shared_ptr<Exchange> exchange_;
   std::vector<Running> running_;
   size_t num_unfinished_;
+  std::string holder_;
   Clock::time_point arrival_;
   Clock::time_point submitted_;
+  AnswerBudget::Share room_;
   bool over_ = false;
 };
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -332,7 +333,7 @@ class SchemaReader {
       if (value.is_array()) {
         out.push_back(std::move(ready));
       } else {
-        out[key] = std::move(ready);
+        append_member(out, key, std::move(ready));
       }
     }
     return out;
@@ -348,7 +349,7 @@ class SchemaReader {
         if (value.is_array()) {
           out.push_back(needed ? container(one, key) : Json(true));
         } else if (needed) {
-          out[key] = container(one, key);
+          append_member(out, key, container(one, key));
         }
       }
       return out;
@@ -365,11 +366,13 @@ class SchemaReader {
     if (!out["properties"].is_object()) return;
     out["additionalProperties"] = false;
     if (!out.contains("required") || !out["required"].is_array()) return;
+    if (has(in, "patternProperties")) return;
+    Json& properties = out["properties"];
+    std::unordered_set<std::string> known;
+    for (const auto& [name, schema] : properties.items()) known.insert(name);
     for (const Json& name : out["required"]) {
-      if (!name.is_string() || has(in, "patternProperties")) continue;
-      Json& properties = out["properties"];
-      if (!properties.contains(name.get_ref<const std::string&>()))
-        properties[name.get<std::string>()] = true;
+      if (!name.is_string() || !known.insert(name.get<std::string>()).second) continue;
+      append_member(properties, name.get<std::string>(), true);
     }
   }
 

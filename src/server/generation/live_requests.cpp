@@ -4,10 +4,10 @@
 
 namespace chorale::server {
 
-LiveRequests::Ticket::Ticket(LiveRequests& live, std::string id, std::string public_id)
+LiveRequests::Ticket::Ticket(LiveRequests& live, std::string id, std::string public_id, std::string holder)
     : live_(live), id_(std::move(id)) {
   const std::lock_guard lock(live_.mutex_);
-  live_.entries_.insert({id_, {.public_id = std::move(public_id)}});
+  live_.entries_.insert({id_, {.public_id = std::move(public_id), .holder = std::move(holder)}});
 }
 
 bool LiveRequests::Ticket::is_cancelled() const {
@@ -28,10 +28,12 @@ std::vector<std::string> LiveRequests::ids() const {
   return ids;
 }
 
-std::vector<std::string> LiveRequests::cancel(const std::optional<std::string>& public_id) {
+std::vector<std::string> LiveRequests::cancel(const std::optional<std::string>& public_id,
+                                              const std::string& holder) {
   const std::lock_guard lock(mutex_);
   std::vector<std::string> ids;
   for (auto& [id, entry] : entries_) {
+    if (entry.holder != holder) continue;
     if (public_id && entry.public_id != *public_id) continue;
     entry.is_cancelled = true;
     ids.push_back(id);

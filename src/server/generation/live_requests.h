@@ -19,8 +19,8 @@ class LiveRequests {
   // Held by a request's listener: registered from construction to destruction.
   class Ticket {
    public:
-    // `public_id`: what the client knows it by; several requests may share one.
-    Ticket(LiveRequests& live, std::string id, std::string public_id);
+    // `public_id`: what the client knows it by; several requests may share one. `holder`: whose it is.
+    Ticket(LiveRequests& live, std::string id, std::string public_id, std::string holder = "");
     ~Ticket();
     Ticket(const Ticket&) = delete;
     Ticket& operator=(const Ticket&) = delete;
@@ -34,8 +34,9 @@ class LiveRequests {
   };
 
   std::vector<std::string> ids() const;
-  // Marks the requests of that public id, or all (nullopt), as cancelled; returns their ids, for the engine.
-  std::vector<std::string> cancel(const std::optional<std::string>& public_id);
+  // Marks the holder's requests of that public id, or all of them (nullopt), as cancelled; returns their ids,
+  // for the engine.
+  std::vector<std::string> cancel(const std::optional<std::string>& public_id, const std::string& holder);
   void wait_empty();
 
  private:
@@ -43,6 +44,7 @@ class LiveRequests {
   std::condition_variable changed_;
   struct Entry {
     std::string public_id;
+    std::string holder;
     bool is_cancelled = false;
   };
   std::map<std::string, Entry> entries_;  // by engine id

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "server/generation/response_store.h"
 #include "server/generation/server_model.h"
+#include "server/generation/special_texts.h"
 
 namespace chorale::server {
 
@@ -27,6 +29,11 @@ struct RequestContext {
   std::vector<std::string> model_names;  // that requests may have; the first is model_name
   int64_t vocab_size = 0;
   std::shared_ptr<ResponseStore> responses;  // not nullptr
+  // Whether nobody waits for the request any more, so that long work may end; empty: always somebody does.
+  std::function<bool()> is_cancelled = {};
+  std::string holder;  // whose request it is, where what belongs to different keys is kept apart; else empty
+  // Keeps special tokens in clients' texts from being control tokens; nullptr: they are.
+  std::shared_ptr<const SpecialTexts> special_texts = nullptr;
   bool clip_max_tokens = false;  // max_tokens beyond the context is what is left of it; else a 400
 };
 

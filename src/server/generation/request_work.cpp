@@ -15,58 +15,75 @@ constexpr size_t kMaxCompilations = 256;
 
 }  // namespace
 
-RequestWork::RequestWork(int num_threads, const AnswerServices& services, const ServerModel& model)
+RequestWork::RequestWork(int num_threads, size_t max_waiting, const AnswerServices& services,
+                         const ServerModel& model)
     : services_(services),
       model_(model),
       compilation_(kCompilationThreads, kMaxCompilations),
-      work_(num_threads) {}
+      work_(num_threads, max_waiting) {}
 
 void RequestWork::stop() {
+  give_up();
   work_.stop();
   compilation_.stop();
 }
 
-void RequestWork::answer(const RequestLabel& what, const std::shared_ptr<Exchange>& exchange,
-                         const std::function<Answerer()>& work) const {
+void RequestWork::post(WorkRequest request, std::function<Answerer(const Task&)> work) {
+  Task task{std::move(request.what), std::move(request.exchange), std::make_shared<std::atomic<bool>>(false)};
+  const auto id = work_.post(
+      request.bytes, [this, task, work = std::move(work)] { answer(task, [&] { return work(task); }); });
+  if (!id) {
+    throw BadRequest(ErrorAnswer{.status = 503, .message = "as many requests wait to be read as may"});
+  }
+  task.exchange->on_gone([this, id = *id, client_left = task.client_left] {
+    *client_left = true;
+    work_.drop(id);
+  });
+}
+
+RequestWork::IsCancelled RequestWork::is_cancelled(const Task& task) const {
+  return [this, client_left = task.client_left] { return giving_up_ || *client_left; };
+}
+
+void RequestWork::answer(const Task& task, const std::function<Answerer()>& work) const {
+  if (*task.client_left) return;
+  const std::shared_ptr<Exchange>& exchange = task.exchange;
   Answerer answer;
   try {
+    if (giving_up_) throw BadRequest(ErrorAnswer{.status = 503, .message = "the server is stopping"});
     answer = work();
   } catch (...) {
-    answer = [exchange, response = failure_response(what)] { exchange->respond(response); };
+    answer = [exchange, response = failure_response(task.what)] { exchange->respond(response); };
   }
   if (!answer) return;
-  exchange->post([exchange, what, answer = std::move(answer)] {
+  exchange->post([task, answer = std::move(answer)] {
+    if (*task.client_left) return;
     try {
       answer();
     } catch (...) {
-      exchange->respond(failure_response(what));
+      task.exchange->respond(failure_response(task.what));
     }
   });
 }
 
-void RequestWork::respond(RequestLabel what, std::shared_ptr<Exchange> exchange,
-                          std::function<HttpResponse()> make) {
-  work_.post([this, what = std::move(what), exchange = std::move(exchange), make = std::move(make)] {
-    answer(what, exchange,
-           [&]() -> Answerer { return [exchange, response = make()] { exchange->respond(response); }; });
+void RequestWork::respond(WorkRequest request, std::function<HttpResponse(const IsCancelled&)> make) {
+  post(std::move(request), [this, make = std::move(make)](const Task& task) -> Answerer {
+    return [exchange = task.exchange, response = make(is_cancelled(task))] { exchange->respond(response); };
   });
 }
 
-void RequestWork::generate(RequestLabel what, std::shared_ptr<Exchange> exchange,
-                           std::function<AnswerPlan()> make) {
-  work_.post([this, what = std::move(what), exchange = std::move(exchange), make = std::move(make)] {
-    answer(what, exchange, [&] { return begin(what, exchange, make()); });
-  });
+void RequestWork::generate(WorkRequest request, std::function<AnswerPlan(const IsCancelled&)> make) {
+  post(std::move(request),
+       [this, make = std::move(make)](const Task& task) { return begin(task, make(is_cancelled(task))); });
 }
 
-RequestWork::Answerer RequestWork::begin(const RequestLabel& what, const std::shared_ptr<Exchange>& exchange,
-                                         AnswerPlan plan) {
+RequestWork::Answerer RequestWork::begin(const Task& task, AnswerPlan plan) {
   const auto made = std::make_shared<AnswerPlan>(std::move(plan));
-  if (constrain(*made, &find_output_format)) return start_of(made, exchange);
-  const bool waits = compilation_.post([this, what, made, exchange] {
-    answer(what, exchange, [&] {
+  if (constrain(*made, &find_output_format)) return start_of(made, task.exchange);
+  const auto waits = compilation_.post(0, [this, task, made] {
+    answer(task, [&] {
       constrain(*made, &compile_output_format);
-      return start_of(made, exchange);
+      return start_of(made, task.exchange);
     });
   });
   if (!waits)

@@ -212,6 +212,13 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
   return std::max(by_default, sampling.params.min_new_tokens);
 }
 
+std::string read_cache_salt(Fields& fields, const RequestContext& context) {
+  const auto salt = fields.string("cache_salt");
+  if (salt && salt->empty()) bad_request("cache_salt", "'cache_salt' must not be an empty string");
+  if (!salt) return context.holder;
+  return fmt::format("{}/{}", context.holder, *salt);
+}
+
 void check_model(Fields& fields, const RequestContext& context) {
   if (const auto name = fields.string("model")) check_model_name(*name, context);
 }

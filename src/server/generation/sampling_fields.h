@@ -57,6 +57,10 @@ std::shared_ptr<const TokenRules> plan_rules(const SamplingRequest& sampling,
 int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, const SamplingRequest& sampling,
                     std::optional<int64_t> default_tokens, const RequestContext& context);
 
+// "cache_salt", by which a request shares the prefix cache with those of the same alone, and of the same
+// holder. Throws BadRequest.
+std::string read_cache_salt(Fields& fields, const RequestContext& context);
+
 // "model": absent or the served name, else a 404.
 void check_model(Fields& fields, const RequestContext& context);
 void check_model_name(const std::string& name, const RequestContext& context);

@@ -1,9 +1,17 @@
 #include "server/http/authorization.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "base/constant_time.h"
 #include "base/sha256.h"
 
 namespace chorale::server {
+
+std::string key_holder(const std::vector<std::string>& keys) {
+  if (keys.empty()) return "";
+  return sha256_hex(fmt::format("{}", fmt::join(keys, "\n")));
+}
 
 Authorization::Authorization(const std::vector<std::string>& keys) {
   for (const std::string& key : keys) digests_.push_back(sha256_hex(key));

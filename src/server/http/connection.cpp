@@ -1,5 +1,6 @@
 #include "server/http/connection.h"
 
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -8,7 +9,10 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "server/http/authorization.h"
+#include "server/http/connection_exchange.h"
 #include "server/http/framing.h"
+#include "server/http/random_id.h"
 
 namespace chorale::server {
 namespace {
@@ -22,59 +26,11 @@ constexpr size_t kMaxPipelinedBytes = 64U << 10;
 // and could destroy the answer on its way.
 constexpr std::chrono::milliseconds kLinger{2000};
 constexpr size_t kMaxLoggedPath = 200;
+// From here on the memory that a body took is worth giving back.
+constexpr size_t kLargeBody = 256U << 10;
 constexpr size_t kReadBytes = 64U << 10;
-// What a client must take while more waits for it: ever, and when much waits.
-constexpr uint64_t kMinBytesPerSecond = 1U << 10;
-constexpr uint64_t kMinBytesPerSecondWhenOverfull = 64U << 10;
-// However fast the client is, and however small max_write_queue_bytes: far more than any burst.
-constexpr size_t kMaxWaitingBytes = 64U << 20;
-
-// The exchange of one request: forwards to its connection, which outlives it.
-class ConnectionExchange : public Exchange {
- public:
-  ConnectionExchange(std::shared_ptr<Connection> connection, uint64_t serial)
-      : connection_(std::move(connection)), serial_(serial) {}
-
-  void post(std::function<void()> function) override { connection_->post(std::move(function)); }
-  void respond(HttpResponse response) override { connection_->respond(serial_, std::move(response)); }
-  void begin_stream() override { connection_->begin_stream(serial_); }
-  void send_event(std::string_view payload, std::string_view name) override {
-    connection_->send_event(serial_, payload, name);
-  }
-  void end_stream() override { connection_->end_stream(serial_); }
-  size_t queued_bytes() const override { return connection_->queued_bytes(); }
-  void on_gone(std::function<void()> callback) override {
-    connection_->on_gone(serial_, std::move(callback));
-  }
-  void on_timeout(std::chrono::milliseconds delay, std::function<void()> callback) override {
-    connection_->on_timeout(serial_, delay, std::move(callback));
-  }
-
- private:
-  std::shared_ptr<Connection> connection_;
-  uint64_t serial_;
-};
-
-std::string_view connection_line(bool keep_alive) {
-  return keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
-}
-
-// An assignment would keep the memory.
-void release(std::string& text) {
-  std::string().swap(text);
-}
 
 }  // namespace
-
-void TakeWindow::begin(uint64_t taken) {
-  since_ = Clock::now();
-  taken_ = taken;
-}
-
-bool TakeWindow::is_slow(uint64_t taken, std::chrono::milliseconds length, uint64_t bytes_per_second) const {
-  const auto least = static_cast<uint64_t>(length.count()) * bytes_per_second / 1000;
-  return is_over(length) && taken - taken_ < least;
-}
 
 Connection::Connection(tcp::socket socket, ConnectionContext& context, std::atomic<int64_t>& counter)
     : context_(context),
@@ -92,8 +48,13 @@ Connection::~Connection() {
 
 void Connection::turn_away() {
   open();
-  refuse({.status = 503, .message = "too many connections"});
+  is_beyond_limit_ = true;
+  set_deadline(read_timer_, kLinger);
   read_more();
+}
+
+void Connection::refuse_beyond_limit() {
+  refuse({.status = 503, .message = "too many connections"});
 }
 
 void Connection::start() {
@@ -112,7 +73,16 @@ void Connection::open() {
 
 void Connection::post(std::function<void()> function) {
   asio::post(socket_.get_executor(),
-             [self = shared_from_this(), function = std::move(function)] { function(); });
+             [self = shared_from_this(), function = std::move(function)] { self->run(function); });
+}
+
+void Connection::run(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    log::error("while serving {}: {}", peer_, error.what());
+    close();
+  }
 }
 
 // ---- reading
@@ -129,7 +99,7 @@ void Connection::on_readable(ErrorCode error) {
   const size_t size = socket_.read_some(asio::buffer(buffer), error);
   const bool nothing = error == asio::error::would_block || error == asio::error::interrupted;
   if (error && !nothing) return close();  // the end of the stream, too: nobody listens to the answer
-  if (!nothing && phase_ != Phase::lingering) parse({buffer.data(), size});
+  if (!nothing && phase_ != Phase::lingering) run([&] { parse({buffer.data(), size}); });
   if (phase_ != Phase::closed) read_more();
 }
 
@@ -149,7 +119,7 @@ void Connection::parse(std::string_view bytes) {
 void Connection::on_parsed() {
   if (phase_ == Phase::idle && parser_->state() != HttpRequestParser::State::idle) {
     phase_ = Phase::header;
-    set_deadline(read_timer_, context_.options.header_timeout);
+    if (!is_beyond_limit_) set_deadline(read_timer_, context_.options.header_timeout);
   }
   if (phase_ == Phase::header && parser_->has_header()) {
     on_header();
@@ -174,6 +144,10 @@ void Connection::on_header() {
   cors_lines_ = context_.cors.header_lines(parser_->request());
   keep_alive_ = parser_->keep_alive();
   chunked_ = parser_->is_http_1_1();
+  if (is_beyond_limit_) {
+    keep_alive_ = false;
+    if (path_ != "/health" && path_ != "/metrics") return refuse_beyond_limit();
+  }
   const bool complete = parser_->state() == HttpRequestParser::State::complete;
   if (context_.admission && !context_.cors.is_preflight(parser_->request())) {
     if (auto refusal = context_.admission(parser_->request())) {
@@ -211,7 +185,7 @@ void Connection::begin_exchange() {
   phase_ = Phase::busy;
   ++serial_;
   ++context_.active_exchanges;
-  if (request_id_.empty()) request_id_ = context_.ids.next("req-");
+  if (request_id_.empty()) request_id_ = random_id("req-");
   ending_ = false;
   status_ = 0;
   started_ = std::chrono::steady_clock::now();
@@ -219,7 +193,10 @@ void Connection::begin_exchange() {
 
 void Connection::dispatch() {
   HttpRequest request = parser_->take();
+  note_bytes(request.body.size());
+  request.holder = key_holder(request.keys);
   request.keys.clear();
+  request.lease = std::make_shared<ByteLease>(context_.buffered_bytes, std::exchange(charged_, 0));
   parser_.reset();
   begin_exchange();
   const auto exchange = std::make_shared<ConnectionExchange>(shared_from_this(), serial_);
@@ -227,7 +204,6 @@ void Connection::dispatch() {
     exchange->respond({.status = 204});
   else
     context_.handler(std::move(request), exchange);
-  charge(0);
 }
 
 // Answers without the handler. A request that was not read to its end leaves a connection that cannot be used
@@ -240,6 +216,7 @@ void Connection::refuse(HttpRefusal refusal, bool keep_alive) {
     release(cors_lines_);
   }
   parser_.reset();
+  note_bytes(charged_);
   charge(0);
   begin_exchange();
   keep_alive_ = keep_alive;
@@ -255,6 +232,7 @@ void Connection::refuse(HttpRefusal refusal, bool keep_alive) {
 
 void Connection::respond(uint64_t serial, HttpResponse response) {
   if (!is_current(serial)) return;
+  note_bytes(response.body.size());
   if (context_.draining) keep_alive_ = false;
   set_status(response.status);
   std::string head = response_head(response.status, request_id_) + cors_lines_;
@@ -265,6 +243,23 @@ void Connection::respond(uint64_t serial, HttpResponse response) {
   ending_ = true;
   if (method_ != "HEAD") head += response.body;
   write(head);
+}
+
+void Connection::respond_in_parts(uint64_t serial, HttpResponse response, BodyParts parts) {
+  if (!is_current(serial)) return;
+  note_bytes(kLargeBody);
+  if (context_.draining || !chunked_) keep_alive_ = false;
+  set_status(response.status);
+  std::string head = response_head(response.status, request_id_) + cors_lines_;
+  head += fmt::format("Content-Type: {}\r\n", response.content_type);
+  if (chunked_) head += "Transfer-Encoding: chunked\r\n";
+  head += connection_line(keep_alive_);
+  parts_ = std::move(parts);
+  write(head);
+}
+
+void Connection::note_bytes(size_t bytes) {
+  if (bytes >= kLargeBody) ++context_.large_bodies;
 }
 
 // Of the answer that is about to be written.
@@ -333,58 +328,6 @@ void Connection::on_gone(uint64_t serial, std::function<void()> callback) {
   }
 }
 
-// ---- writing
-
-void Connection::write(std::string_view bytes) {
-  queue_ += bytes;
-  if (!write_pending_) {
-    write_pending_ = true;
-    write_window_.begin(taken_);
-    set_deadline(write_timer_, context_.options.write_timeout);
-    // Not at once: what follows in the same handler goes out in the same segment.
-    asio::post(socket_.get_executor(), [self = shared_from_this()] { self->write_more(); });
-  }
-}
-
-void Connection::write_more() {
-  if (phase_ == Phase::closed) return;
-  if (written_ == writing_.size()) {
-    writing_ = std::exchange(queue_, {});
-    written_ = 0;
-  }
-  if (writing_.empty()) {
-    write_pending_ = false;
-    release(writing_);
-    write_timer_.cancel();
-    if (phase_ == Phase::busy && ending_) end_exchange();
-    return;
-  }
-  socket_.async_write_some(
-      asio::buffer(writing_.data() + written_, writing_.size() - written_),
-      [self = shared_from_this()](ErrorCode error, size_t n) { self->on_written(error, n); });
-}
-
-void Connection::on_written(ErrorCode error, size_t bytes) {
-  if (phase_ == Phase::closed) return;
-  if (error) return close();
-  written_ += bytes;
-  taken_ += bytes;
-  write_more();
-}
-
-// The bytes alone do not tell: many sequences that end in one step are a burst that any client needs time
-// for.
-bool Connection::is_stalled() {
-  const size_t queued = queued_bytes();
-  const bool was_overfull = std::exchange(overfull_, queued > context_.options.max_write_queue_bytes);
-  if (!overfull_) return false;
-  if (queued > kMaxWaitingBytes) return true;
-  const std::chrono::milliseconds length = context_.options.stall_timeout;
-  if (was_overfull && stall_window_.is_slow(taken_, length, kMinBytesPerSecondWhenOverfull)) return true;
-  if (!was_overfull || stall_window_.is_over(length)) stall_window_.begin(taken_);
-  return false;
-}
-
 void Connection::on_timeout(uint64_t serial, std::chrono::milliseconds delay,
                             std::function<void()> callback) {
   if (!is_current(serial)) return;
@@ -428,6 +371,7 @@ void Connection::set_deadline(asio::steady_timer& timer, std::chrono::millisecon
 }
 
 void Connection::on_read_deadline() {
+  if (is_beyond_limit_ && phase_ < Phase::busy) return refuse_beyond_limit();
   switch (phase_) {
     case Phase::header:
       return refuse({.status = 408, .message = "the request header did not arrive in time"});
@@ -440,15 +384,6 @@ void Connection::on_read_deadline() {
     case Phase::closed:
       return;
   }
-}
-
-// Some progress is not enough: a client could take a byte at a time for ever.
-void Connection::on_write_deadline() {
-  if (!write_pending_) return;
-  const std::chrono::milliseconds length = context_.options.write_timeout;
-  if (write_window_.is_slow(taken_, length, kMinBytesPerSecond)) return cut_off("takes too little data");
-  write_window_.begin(taken_);
-  set_deadline(write_timer_, length);
 }
 
 void Connection::linger() {
@@ -468,6 +403,7 @@ void Connection::cut_off(std::string_view why) {
 
 void Connection::close() {
   const bool was_busy = phase_ == Phase::busy;
+  parts_ = nullptr;
   phase_ = Phase::closed;
   ErrorCode ignored;
   parser_.reset();

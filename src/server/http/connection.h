@@ -20,9 +20,9 @@
 
 #include "server/http/cors.h"
 #include "server/http/exchange.h"
-#include "server/http/id_source.h"
 #include "server/http/options.h"
 #include "server/http/request_parser.h"
+#include "server/http/take_window.h"
 
 namespace chorale::server {
 
@@ -34,27 +34,18 @@ struct ConnectionContext {
   std::function<void(int)> on_status;  // may be empty
   HttpAdmission admission;
   CorsPolicy cors{std::vector<std::string>()};
-  IdSource ids;  // of requests that bring none
   std::atomic<bool> draining{false};
   std::atomic<int64_t> active_exchanges{0};
   std::atomic<int64_t> connections{0};
   std::atomic<int64_t> turned_away{0};      // beyond the limit, until they are closed
-  std::atomic<uint64_t> buffered_bytes{0};  // held by requests that are being read
+  std::atomic<uint64_t> large_bodies{0};    // read or answered, ever
+  std::atomic<uint64_t> buffered_bytes{0};  // held by requests until their text is tokenized
 };
 
-// How much a client takes over time.
-class TakeWindow {
- public:
-  using Clock = std::chrono::steady_clock;
-  void begin(uint64_t taken);
-  // Whether less than that many bytes per second have been taken since the begin, and at least `length` ago.
-  bool is_slow(uint64_t taken, std::chrono::milliseconds length, uint64_t bytes_per_second) const;
-  bool is_over(std::chrono::milliseconds length) const { return Clock::now() - since_ >= length; }
-
- private:
-  Clock::time_point since_;
-  uint64_t taken_ = 0;
-};
+// An assignment would keep the memory.
+inline void release(std::string& text) {
+  std::string().swap(text);
+}
 
 // Everything runs on the socket's executor, a strand; the functions with a serial are for the Exchange of
 // that request and do nothing once it is over.
@@ -67,11 +58,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Connection& operator=(const Connection&) = delete;
 
   void start();
-  // Instead of start(): answers 503 whatever the client wants, and closes.
+  // Instead of start(): answers one request and closes, 503 but for /health and /metrics; 503 also when none
+  // comes soon.
   void turn_away();
 
   void post(std::function<void()> function);
   void respond(uint64_t serial, HttpResponse response);
+  void respond_in_parts(uint64_t serial, HttpResponse response, BodyParts parts);
   void begin_stream(uint64_t serial);
   void send_event(uint64_t serial, std::string_view payload, std::string_view name);
   void end_stream(uint64_t serial);
@@ -85,6 +78,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   bool is_current(uint64_t serial) const { return phase_ == Phase::busy && serial == serial_ && !ending_; }
 
+  // An exception that gets here is a failed allocation, most likely: it ends the connection, and no other.
+  void run(const std::function<void()>& work);
   void open();
   void read_more();
   void on_readable(ErrorCode error);
@@ -95,6 +90,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool charge(uint64_t bytes);
   void begin_exchange();
   void dispatch();
+  void refuse_beyond_limit();
   void refuse(HttpRefusal refusal, bool keep_alive = false);
 
   void set_status(int status);
@@ -103,6 +99,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void on_ping_time();
   void write(std::string_view bytes);
   void write_more();
+  bool queue_next_part();
+  void note_bytes(size_t bytes);
   void on_written(ErrorCode error, size_t bytes);
   bool is_stalled();
   void end_exchange();
@@ -121,6 +119,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::steady_timer read_timer_;
   boost::asio::steady_timer write_timer_;
   Phase phase_ = Phase::idle;
+  bool is_beyond_limit_ = false;  // of connections
   std::string peer_;
 
   std::unique_ptr<HttpRequestParser> parser_;  // reads the current request
@@ -143,6 +142,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<boost::asio::steady_timer> ping_timer_;    // streams have one
   std::chrono::steady_clock::time_point last_frame_;       // of the stream
 
+  BodyParts parts_;      // of the answer's body that are still to come; may be empty
   std::string queue_;    // waits for writing_ to be written
   std::string writing_;  // the operation in progress
   size_t written_ = 0;

@@ -22,7 +22,11 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;  // beside content type, length and connection
 };
 
-// One request that waits for its answer. Exactly one of respond() or begin_stream()...end_stream() answers
+// The parts of a body, one after the other: appends the next to `out`, and tells whether there are more.
+using BodyParts = std::function<bool(std::string& out)>;
+
+// One request that waits for its answer. Exactly one of respond(), respond_in_parts() or
+// begin_stream()...end_stream() answers
 // it. All functions but post() must be called on the connection's strand: from the handler or from what
 // post() runs. Everything is a no-op once the client is gone.
 class Exchange {
@@ -33,6 +37,10 @@ class Exchange {
   virtual void post(std::function<void()> function) = 0;
 
   virtual void respond(HttpResponse response) = 0;
+
+  // The same with a body that is asked for in parts, on the strand, each when the client has taken those
+  // before. `response` has none.
+  virtual void respond_in_parts(HttpResponse response, BodyParts parts) = 0;
 
   // 200 with server-sent events.
   virtual void begin_stream() = 0;

@@ -59,6 +59,10 @@ std::string response_head(int status, std::string_view request_id) {
                      status, reason_phrase(status), http_date(std::chrono::system_clock::now()), request_id);
 }
 
+std::string_view connection_line(bool keep_alive) {
+  return keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
+}
+
 std::string sse_frame(std::string_view payload, std::string_view name) {
   if (!name.empty()) return fmt::format("event: {}\ndata: {}\n\n", name, payload);
   return fmt::format("data: {}\n\n", payload);

@@ -16,6 +16,9 @@ std::string http_date(std::chrono::system_clock::time_point time);
 // The status line and the lines that all answers have.
 std::string response_head(int status, std::string_view request_id);
 
+// The last line of a head, with the empty one that ends it.
+std::string_view connection_line(bool keep_alive);
+
 // One server-sent event as it stands on the wire; with an empty name it has none.
 std::string sse_frame(std::string_view payload, std::string_view name);
 

@@ -70,8 +70,7 @@ struct HttpServer::Impl {
     });
   }
 
-  // An exception that gets here is a failed allocation; the connection it happened on is lost, the rest goes
-  // on.
+  // Connections catch what their work throws.
   void serve() {
     while (!io.stopped()) {
       try {
@@ -178,6 +177,10 @@ void HttpServer::set_draining() {
 
 int64_t HttpServer::active_exchanges() const {
   return impl_->context.active_exchanges;
+}
+
+uint64_t HttpServer::large_bodies() const {
+  return impl_->context.large_bodies;
 }
 
 void HttpServer::finish() {

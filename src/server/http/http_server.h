@@ -43,6 +43,8 @@ class HttpServer {
   void set_draining();
   // Requests that are not completely answered. Thread-safe.
   int64_t active_exchanges() const;
+  // Large bodies that were read or answered, ever: what they took is free memory now, or soon. Thread-safe.
+  uint64_t large_bodies() const;
   // Makes run() return soon, open connections notwithstanding. Thread-safe.
   void finish();
 

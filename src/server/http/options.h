@@ -23,7 +23,7 @@ struct HttpOptions {
   uint64_t max_body_bytes = 8U << 20;
   uint64_t max_header_bytes = 16U << 10;     // the request line included
   uint64_t max_target_bytes = 8U << 10;      // the path and query of the request line
-  uint64_t max_buffered_bytes = 256U << 20;  // in all requests that are being read; beyond it they get 503
+  uint64_t max_buffered_bytes = 256U << 20;  // in all requests that are read or worked on; beyond it 503
   int64_t max_connections = 8192;            // beyond it a connection gets one 503 and is closed
   size_t max_write_queue_bytes = 1U << 20;  // unread bytes of a stream before a client that stalls is cut off
 

@@ -93,9 +93,8 @@ class TreeBuilder {
       container.push_back(std::move(value));
       return &container.back();
     }
-    auto& members = container.get_ref<Json::object_t&>();
-    members.push_back({std::move(key_), std::move(value)});
-    return &members.back().second;
+    append_member(container, std::move(key_), std::move(value));
+    return &container.get_ref<Json::object_t&>().back().second;
   }
 
   JsonBodyLimits limits_;
@@ -129,6 +128,10 @@ Json parse_json_body(std::string_view text, const JsonBodyLimits& limits) {
 Json parse_json_body(const HttpRequest& request) {
   check_content_type(request);
   return parse_json_body(request.body);
+}
+
+void append_member(Json& object, std::string name, Json value) {
+  object.get_ref<Json::object_t&>().push_back({std::move(name), std::move(value)});
 }
 
 std::string to_text(const Json& value) {

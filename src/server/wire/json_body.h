@@ -25,6 +25,9 @@ Json parse_json_body(std::string_view text, const JsonBodyLimits& limits = {});
 // The same of a request, which must say that its body is JSON, if anything.
 Json parse_json_body(const HttpRequest& request);
 
+// Adds a member that the object does not have yet: without the search, which would look through all of them.
+void append_member(Json& object, std::string name, Json value);
+
 // The JSON text; bytes that are not UTF-8 become U+FFFD, so that it never throws.
 std::string to_text(const Json& value);
 

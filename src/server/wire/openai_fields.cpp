@@ -21,8 +21,8 @@ StreamRequest read_stream(Fields& fields) {
 void accept_harmless_fields(Fields& fields) {
   fields.accept({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
                  "prompt_cache_retention", "parallel_tool_calls", "verbosity", "prediction",
-                 "reasoning_effort", "cache_salt", "cache_prompt", "request_id", "session_id",
-                 "guided_decoding_backend", "min_keep", "repeat_last_n", "truncation_side"});
+                 "reasoning_effort", "cache_prompt", "request_id", "session_id", "guided_decoding_backend",
+                 "min_keep", "repeat_last_n", "truncation_side"});
 }
 
 void refuse_unsupported_fields(Fields& fields) {

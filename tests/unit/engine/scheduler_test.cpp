@@ -23,13 +23,15 @@ class Bench {
       : blocks(num_blocks, prefix_cache), scheduler(blocks, options), runner(2, num_blocks) {}
 
   // Prompts start with `first`, so equal `first` means a shared prefix.
-  Sequence& add(int64_t num_prompt, int32_t first, int64_t prompt_logprobs_start = -1) {
+  Sequence& add(int64_t num_prompt, int32_t first, int64_t prompt_logprobs_start = -1,
+                uint64_t submission = 0) {
     GenerationRequest request;
     request.prompt_ids.resize(static_cast<size_t>(num_prompt));
     std::iota(request.prompt_ids.begin(), request.prompt_ids.end(), first);
     request.prompt_logprobs_start = prompt_logprobs_start;
     auto sequence = std::make_unique<Sequence>(std::move(request), EventListener());
     sequence->arrival = sequences.size();
+    sequence->submission = submission;
     sequence->max_output = 1000;
     scheduler.add(*sequence);
     sequences.push_back(std::move(sequence));
@@ -325,6 +327,118 @@ TEST(Scheduler, PlansNothingAheadWhenABlockIsShort) {
   EXPECT_EQ(bench.scheduler.schedule_ahead(), nullptr);
   EXPECT_EQ(a.blocks.size(), 1u);
   bench.scheduler.check_invariants();
+}
+
+// Steps until the sequence has its first token.
+int steps_to_first_token(Bench& bench, const Sequence& sequence) {
+  int steps = 0;
+  for (; sequence.num_output() == 0 && steps < 1000; ++steps) bench.step();
+  return steps;
+}
+
+TEST(Scheduler, ABatchOfPromptsDoesNotHoldUpOthers) {
+  for (const SchedulePolicy policy : {SchedulePolicy::fair, SchedulePolicy::fcfs}) {
+    Bench bench(
+        512,
+        {.policy = policy, .chunked_prefill_size = 64, .max_running_requests = 64, .max_logits_rows = 64});
+    for (int i = 0; i < 40; ++i) bench.add(192, 1000 * i, -1, 1);
+    bench.step();
+    const Sequence& second = bench.add(10, 100'000, -1, 2);
+    const Sequence& third = bench.add(10, 200'000, -1, 3);
+    if (policy == SchedulePolicy::fair) {
+      EXPECT_LE(steps_to_first_token(bench, second), 5) << "it waits for a turn of the batch";
+      EXPECT_LE(steps_to_first_token(bench, third), 1);
+    } else {
+      EXPECT_GE(steps_to_first_token(bench, second), 119) << "first come, first served";
+    }
+  }
+}
+
+TEST(Scheduler, PromptsOfUsualLengthsAreNotInterleaved) {
+  Bench bench(64, kOptions);
+  Sequence& a = bench.add(200, 1000, -1, 1);
+  Sequence& b = bench.add(200, 2000, -1, 2);
+  EXPECT_EQ(bench.step(), (Plan{{&a, 64}}));
+  EXPECT_EQ(bench.step(), (Plan{{&a, 64}}));
+  EXPECT_EQ(bench.step(), (Plan{{&a, 64}}));
+  EXPECT_EQ(bench.step(), (Plan{{&a, 8}, {&b, 56}}));
+}
+
+TEST(Scheduler, LongPromptsTakeTurns) {
+  Bench bench(64, kOptions);
+  Sequence& a = bench.add(600, 1000, -1, 1);
+  Sequence& b = bench.add(600, 2000, -1, 2);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(bench.step(), (Plan{{&a, 64}}));
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(bench.step(), (Plan{{&b, 64}}));
+  EXPECT_EQ(bench.step(), (Plan{{&a, 64}}));
+}
+
+TEST(Scheduler, AFewOvertakeOneThatDoesNotFitAndNoMore) {
+  Bench bench(40, {.chunked_prefill_size = 512, .max_running_requests = 8, .max_logits_rows = 8}, false);
+  Sequence& first = bench.add(200, 0, -1, 1);
+  first.max_output = 1000;
+  bench.step();
+  Sequence& large = bench.add(1280, 10'000, -1, 2);  // all blocks
+  int overtakers = 0;
+  for (int i = 0; i < 100; ++i) {
+    Sequence& small = bench.add(8, 100'000 + 100 * i, -1, static_cast<uint64_t>(10 + i));
+    small.max_output = 2;
+    bench.step();
+    bench.step();
+    if (small.num_output() > 0) ++overtakers;
+    bench.scheduler.remove(small);
+  }
+  EXPECT_EQ(overtakers, 16);
+  bench.scheduler.remove(first);
+  EXPECT_LE(steps_to_first_token(bench, large), 3);
+}
+
+TEST(Scheduler, RandomSubmissionsKeepInvariantsAndNobodyStarves) {
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint32_t>(n)); };
+    const int64_t num_blocks = 4 + below(12);
+    const int64_t max_running = 1 + below(6);
+    Bench bench(num_blocks,
+                {.chunked_prefill_size = 1 + below(100),
+                 .max_running_requests = max_running,
+                 .max_logits_rows = max_running + below(3)},
+                below(4) != 0);
+    std::set<Sequence*> live;
+    uint64_t submission = 0;
+    for (int i = 0; i < 20'000 && (i < 300 || !live.empty()); ++i) {
+      if (i < 300 && below(8) == 0 && live.size() < 30) {
+        ++submission;
+        for (int64_t k = below(6); k >= 0; --k) {
+          live.insert(&bench.add(1 + below(120), static_cast<int32_t>(below(3)) * 1000, -1, submission));
+        }
+      }
+      EXPECT_EQ(bench.step().empty(), live.empty());
+      std::erase_if(live, [&](Sequence* s) {
+        const bool ends = s->num_output() > s->num_prompt % 50 ||
+                          s->num_tokens() > num_blocks * kBlockTokens || (i < 300 && below(300) == 0);
+        if (ends) bench.scheduler.remove(*s);
+        return ends;
+      });
+    }
+    EXPECT_TRUE(live.empty()) << "seed " << seed;
+    for (Sequence* s : live) bench.scheduler.remove(*s);
+    EXPECT_EQ(bench.blocks.num_used(), 0);
+  }
+}
+
+TEST(Scheduler, RootsShareNoBlocks) {
+  Bench bench(16, {.chunked_prefill_size = 512, .max_running_requests = 8, .max_logits_rows = 8});
+  bench.add(96, 1000).cache_root = {1, 1};
+  bench.step();
+  Sequence& other = bench.add(96, 1000);
+  other.cache_root = {2, 1};
+  bench.step();
+  EXPECT_EQ(other.num_cached, 0);
+  Sequence& same = bench.add(96, 1000);
+  same.cache_root = {1, 1};
+  bench.step();
+  EXPECT_EQ(same.num_cached, 64);
 }
 
 // Hundreds of random arrivals, removals and tiny caches; the invariants are checked around every step, and

@@ -19,7 +19,7 @@ namespace {
 
 class NoFormat : public AnswerFormat {
  public:
-  Json whole(const std::vector<ChoiceState>&) const override { return {}; }
+  Json whole(const std::vector<ChoiceState>&, LongLists&) const override { return {}; }
   void piece(const ChoiceState&, const TextPiece&, const Sink&) override {}
   void close(const std::vector<ChoiceState>&, const Sink&) const override {}
 };
@@ -34,6 +34,7 @@ class StoppedExchange : public Exchange {
   }
   void post(std::function<void()>) override {}
   void respond(HttpResponse) override {}
+  void respond_in_parts(HttpResponse, BodyParts) override {}
   void begin_stream() override {}
   void send_event(std::string_view, std::string_view) override {}
   void end_stream() override {}
@@ -56,6 +57,7 @@ TEST(Answer, IsLiveUntilTheEngineHasLetGoOfTheConnection) {
   engine::Engine engine(runner, options);
   Metrics metrics({.model_name = "tales"});
   LiveRequests live;
+  AnswerBudget budget(1U << 20);
 
   AnswerPlan plan;
   plan.format = std::make_unique<NoFormat>();
@@ -63,7 +65,7 @@ TEST(Answer, IsLiveUntilTheEngineHasLetGoOfTheConnection) {
   choice.request.id = "one";
   choice.request.prompt_ids = {1, 2, 3};
   choice.request.sampling.max_new_tokens = 4000;
-  Answer::start({engine, bundled_tokenizer(), metrics, live}, std::move(plan),
+  Answer::start({engine, bundled_tokenizer(), metrics, live, budget}, std::move(plan),
                 std::make_shared<StoppedExchange>(destroyed));
   EXPECT_FALSE(live.ids().empty());
   EXPECT_FALSE(destroyed);

@@ -3,8 +3,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <optional>
 #include <regex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -75,7 +77,9 @@ class HttpServerTest : public ::testing::Test {
   std::atomic<int> gone_{0};
   std::atomic<size_t> seen_keys_{0};
   std::unique_ptr<HttpServer> http_;
-  int64_t pump_limit_ = INT64_MAX;  // messages of "/stream"
+  int64_t pump_limit_ = INT64_MAX;          // messages of "/stream"
+  std::shared_ptr<const ByteLease> lease_;  // of the last body of "/work"
+  std::atomic<int> num_parts_{0};
 
  private:
   void handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
@@ -84,6 +88,21 @@ class HttpServerTest : public ::testing::Test {
       exchange->respond({.body = request.method + " " + request.content_type + " " + request.body});
     } else if (request.path == "/hold") {
       exchange->on_gone([this] { ++gone_; });
+    } else if (request.path == "/work") {
+      lease_ = request.lease;
+      exchange->respond({.body = "in work"});
+    } else if (request.path == "/parts") {
+      exchange->on_gone([this] { ++gone_; });
+      exchange->respond_in_parts({}, [this](std::string& out) {
+        out.assign(64U << 10, static_cast<char>('a' + num_parts_));
+        return ++num_parts_ < 20;
+      });
+    } else if (request.path == "/throw") {
+      throw std::bad_alloc();
+    } else if (request.path == "/throw-later") {
+      exchange->post([exchange] { throw std::bad_alloc(); });
+    } else if (request.path == "/failing-parts") {
+      exchange->respond_in_parts({}, [](std::string&) -> bool { throw std::runtime_error("no memory"); });
     } else if (request.path == "/stream" || request.path == "/drip") {
       exchange->on_gone([this] { ++gone_; });
       exchange->begin_stream();
@@ -120,6 +139,60 @@ class HttpServerTest : public ::testing::Test {
   std::atomic<int64_t> pumped_{0};
   std::thread thread_;
 };
+
+TEST_F(HttpServerTest, ABodyCountsUntilNobodyWorksOnIt) {
+  HttpOptions options = test_options();
+  options.max_buffered_bytes = options.max_body_bytes;
+  serve(options);
+  RawClient client(port());
+  const std::string body(60'000, 'x');
+  client.post("/work", body);
+  EXPECT_EQ(client.read_response().status, 200);
+  RawClient second(port());
+  second.post("/echo", body);
+  const RawResponse refused = second.read_response();
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers.at("Retry-After"), "1");
+  lease_.reset();
+  client.post("/echo", body);
+  EXPECT_EQ(client.read_response().status, 200);
+}
+
+TEST_F(HttpServerTest, PartsOfABodyAreMadeAsTheClientTakesThem) {
+  serve();
+  RawClient client(port(), 4096);
+  client.get("/parts");
+  ASSERT_TRUE(client.read_until("aaaa"));
+  EXPECT_LT(num_parts_, 20) << "all was made for a client that takes nothing";
+  const RawResponse response = client.read_response();
+  EXPECT_EQ(response.headers.at("Transfer-Encoding"), "chunked");
+  std::string expected;
+  for (int i = 0; i < 20; ++i) expected += std::string(64U << 10, static_cast<char>('a' + i));
+  EXPECT_EQ(response.body, expected);
+  client.post("/echo", "again");
+  EXPECT_EQ(client.read_response().status, 200) << "the connection is kept";
+
+  num_parts_ = 0;
+  RawClient old(port());
+  old.send("GET /parts HTTP/1.0\r\n\r\n");
+  const RawResponse to_the_end = old.read_response();
+  EXPECT_FALSE(to_the_end.headers.contains("Transfer-Encoding"));
+  EXPECT_EQ(to_the_end.body, expected);
+  EXPECT_EQ(gone_, 0);
+}
+
+TEST_F(HttpServerTest, WhatFailsEndsItsConnectionAlone) {
+  serve();
+  for (const char* path : {"/failing-parts", "/throw", "/throw-later"}) {
+    RawClient client(port());
+    client.get(path);
+    EXPECT_TRUE(client.closed_within(5000)) << path;
+    EXPECT_TRUE(eventually([&] { return http_->active_exchanges() == 0; })) << path;
+  }
+  RawClient other(port());
+  other.post("/echo", "x");
+  EXPECT_EQ(other.read_response().status, 200);
+}
 
 TEST_F(HttpServerTest, KeepsConnectionsAliveAndServesPipelinedRequestsInOrder) {
   serve();
@@ -526,10 +599,20 @@ TEST_F(HttpServerTest, TurnsConnectionsAwayBeyondTheLimit) {
     client->get("/echo");
     EXPECT_EQ(client->read_response().status, 200);
   }
-  RawClient third(port());
-  const RawResponse refused = third.read_response();
-  EXPECT_EQ(refused.status, 503);
-  EXPECT_EQ(refused.headers.at("Retry-After"), "1");
+  for (const char* path : {"/echo", ""}) {  // also one that says nothing
+    RawClient third(port());
+    if (*path != '\0') third.get(path);
+    const RawResponse refused = third.read_response();
+    EXPECT_EQ(refused.status, 503);
+    EXPECT_EQ(refused.headers.at("Retry-After"), "1");
+  }
+  for (const char* path : {"/health", "/metrics"}) {
+    RawClient probe(port());
+    probe.get(path);
+    const RawResponse answer = probe.read_response();
+    EXPECT_EQ(answer.body, "none") << "the handler's, not a refusal";
+    EXPECT_EQ(answer.headers.at("Connection"), "close");
+  }
   first.close();
   EXPECT_TRUE(eventually([this] {
     RawClient next(port());

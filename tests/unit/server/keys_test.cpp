@@ -1,0 +1,123 @@
+// What different clients learn of each other, and may do to each other.
+#include <set>
+#include <string>
+#include <thread>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "unit/server/server_fixture.h"
+
+namespace chorale::server {
+namespace {
+
+class KeysTest : public ServerTest {
+ protected:
+  RawResponse post_as(std::string_view key, std::string_view path, const Json& body) const {
+    RawClient client(port);
+    client.post(path, to_text(body), fmt::format("Authorization: Bearer {}\r\n", key));
+    return client.read_response();
+  }
+  // Tokens of the prompt that were cached.
+  int64_t cached(std::string_view key, const Json& more = Json::object()) const {
+    Json body = {{"prompt", kPrompt}, {"max_tokens", 1}};
+    body.update(more);
+    const RawResponse response = post_as(key, "/v1/completions", body);
+    EXPECT_EQ(response.status, 200) << response.body;
+    return Json::parse(response.body)["usage"]["prompt_tokens_details"]["cached_tokens"].get<int64_t>();
+  }
+
+  // Several KV blocks.
+  static inline const std::string kPrompt =
+      "Once upon a time there was a little fox who lived in the wood with a bird and a bear, and every day "
+      "the fox went to the river to see the fish, and the bird sang a song for the bear.";
+};
+
+TEST_F(KeysTest, SaltsDivideTheCache) {
+  start();
+  EXPECT_EQ(cached("any"), 0);
+  EXPECT_GT(cached("any"), 0);
+  EXPECT_EQ(cached("any", {{"cache_salt", "one"}}), 0);
+  EXPECT_GT(cached("any", {{"cache_salt", "one"}}), 0);
+  EXPECT_EQ(cached("any", {{"cache_salt", "two"}}), 0);
+  EXPECT_GT(cached("any"), 0);
+  for (const char* path : {"/v1/completions", "/generate", "/v1/chat/completions"}) {
+    const Json body = {{"prompt", "a"}, {"text", "a"}, {"cache_salt", ""}};
+    EXPECT_EQ(error_of(path, body, 400).value("param", ""), "cache_salt") << path;
+  }
+}
+
+TEST_F(KeysTest, KeysShareTheCacheUnlessTheyAreIsolated) {
+  options.http.api_keys = {"alice", "bob"};
+  start();
+  EXPECT_EQ(cached("alice"), 0);
+  EXPECT_GT(cached("bob"), 0);
+  stop();
+  options.isolate_keys = true;
+  start();
+  EXPECT_EQ(cached("alice"), 0);
+  EXPECT_EQ(cached("bob"), 0);
+  EXPECT_GT(cached("bob"), 0);
+  EXPECT_EQ(cached("bob", {{"cache_salt", "x"}}), 0);
+  EXPECT_EQ(cached("alice", {{"cache_salt", "x"}}), 0);
+}
+
+TEST_F(KeysTest, AnIsolatedKeyEndsItsOwnRequestsAlone) {
+  options.http.api_keys = {"alice", "bob"};
+  options.isolate_keys = true;
+  runner.step_microseconds = 5000;
+  start();
+  const Json body = {{"text", "Once"},
+                     {"rid", "mine"},
+                     {"sampling_params", {{"max_new_tokens", 400}, {"ignore_eos", true}}}};
+  RawResponse response;
+  std::thread alice([&] { response = post_as("alice", "/generate", body); });
+  ASSERT_TRUE(eventually([&] { return engine->stats().running == 1; }));
+  for (const Json& abort : {Json{{"rid", "mine"}}, Json{{"abort_all", true}}}) {
+    EXPECT_EQ(Json::parse(post_as("bob", "/abort_request", abort).body)["aborted"], 0);
+  }
+  EXPECT_EQ(engine->stats().running, 1);
+  EXPECT_EQ(Json::parse(post_as("alice", "/abort_request", {{"rid", "mine"}}).body)["aborted"], 1);
+  alice.join();
+  EXPECT_EQ(Json::parse(response.body)["meta_info"]["finish_reason"]["type"], "abort");
+}
+
+TEST_F(KeysTest, IdsHaveNothingInCommon) {
+  start();
+  std::set<std::string> beginnings;
+  for (int i = 0; i < 10; ++i) {
+    const std::string id = ask("/v1/completions", {{"prompt", "a"}, {"max_tokens", 1}})["id"];
+    EXPECT_EQ(id.size(), std::string("cmpl-").size() + 32);
+    beginnings.insert(id.substr(0, 13));
+  }
+  EXPECT_EQ(beginnings.size(), 10U);
+}
+
+TEST_F(KeysTest, UntilTheModelIsThereEveryRequestIsA503) {
+  engine = std::make_unique<engine::Engine>(runner, engine_options);
+  Server early(options);
+  early.listen();
+  early.begin();
+  port = std::stoi(early.url().substr(early.url().rfind(':') + 1));
+  for (const char* path : {"/health", "/v1/models", "/nowhere"}) {
+    const RawResponse response = get(path);
+    EXPECT_EQ(response.status, 503) << path;
+    EXPECT_EQ(response.headers.at("Retry-After"), "1");
+  }
+  EXPECT_EQ(post("/v1/completions", {{"prompt", "a"}}).status, 503);
+  early.set_model({.engine = *engine, .tokenizer = bundled_tokenizer(), .max_context_len = kContext});
+  std::thread running([&] { early.run(); });
+  EXPECT_TRUE(eventually([&] { return get("/health").status == 200; }));
+  EXPECT_EQ(post("/v1/completions", {{"prompt", "a"}, {"max_tokens", 1}}).status, 200);
+  early.stop();
+  running.join();
+}
+
+TEST_F(KeysTest, AServerWhoseModelDoesNotLoadEnds) {
+  Server early(options);
+  early.listen();
+  early.begin();
+}
+
+}  // namespace
+}  // namespace chorale::server

@@ -120,7 +120,8 @@ HttpResponse response_input_items(ServerState& state, const HttpRequest& request
 HttpResponse cancel_response(ServerState& state, const HttpRequest& request) {
   const std::string id = id_in(request);
   Json response = find_response(state, id).response;
-  for (const std::string& one : state.live.cancel(id)) state.context.model.engine.abort(one);
+  for (const std::string& one : state.live.cancel(id, state.holder_of(request)))
+    state.context.model.engine.abort(one);
   if (response["status"] != "in_progress") {
     bad_request("", "the response {} is not running: it is {}", quote(id),
                 response["status"].get<std::string>());

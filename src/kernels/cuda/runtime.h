@@ -75,9 +75,10 @@ class Queue final : public chorale::Queue {
   Device owner_;
   int num_multiprocessors_ = 0;
   CUstream_st* stream_ = nullptr;
+  // What is maybe unused is so in a build without CUDA.
   // By turns: an event that has been taken again stands for a later place, which is reached later.
-  std::array<CUevent_st*, 8> events_{};
-  uint64_t num_events_ = 0;
+  [[maybe_unused]] std::array<CUevent_st*, 8> events_{};
+  [[maybe_unused]] uint64_t num_events_ = 0;
   std::chrono::duration<double> time_limit_{0};
   struct ZeroSums {
     const std::byte* data = nullptr;
@@ -85,7 +86,7 @@ class Queue final : public chorale::Queue {
   };
   mutable std::array<ZeroSums, 4> zero_sums_{};
   std::vector<CUevent_st*> marks_;  // of which the first num_marks_ are in use
-  size_t num_marks_ = 0;
+  [[maybe_unused]] size_t num_marks_ = 0;
 };
 
 // A GPU as a device. Throws as Queue does, and names the flag.

@@ -32,6 +32,8 @@ void WorkQueue::stop() {
     places_.clear();
   }
   wake_.notify_all();
+  small.clear();  // before what has begun ends
+  large.clear();
   for (std::thread& thread : threads_) {
     if (thread.joinable()) thread.join();
   }

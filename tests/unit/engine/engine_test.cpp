@@ -491,6 +491,7 @@ TEST_F(EngineTest, AFreshSeedDiffersPerRequestAndAGivenOneRepeats) {
 
 TEST_F(EngineTest, FirstTokensComeInOrderOfArrival) {
   options = small_options(6);
+  options.schedule_policy = SchedulePolicy::fcfs;
   options.max_running_requests = 3;
   start();
   runner->close_gate();

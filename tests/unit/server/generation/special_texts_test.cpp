@@ -45,7 +45,8 @@ class EscapeTest : public ServerTest {
   // The ids of a chat with this content, and how many of them are <|im_end|>.
   int64_t ends_of(const Json& body) {
     int64_t ends = 0;
-    for (const Json& id : ask("/tokenize", body)["tokens"]) ends += id == kEos ? 1 : 0;
+    const Json tokenized = ask("/tokenize", body);
+    for (const Json& id : tokenized["tokens"]) ends += id == kEos ? 1 : 0;
     return ends;
   }
 };

@@ -73,7 +73,7 @@ Tensor room_for(const Tensor& tensor, Buffer& memory) {
 }  // namespace
 
 struct Communicator::Staging {
-  Buffer input, output;
+  Buffer input, output, input_counts, output_counts;
 };
 
 Communicator::Communicator(std::shared_ptr<Transport> transport, Traffic* traffic)
@@ -101,6 +101,16 @@ Tensor Communicator::staged_output(const Tensor& tensor) const {
 void Communicator::finish_output(const Stream& stream, const Tensor& staged, const Tensor& tensor,
                                  int64_t rows) const {
   if (stages(tensor)) copy(stream, staged.first_rows(rows), tensor.first_rows(rows));
+}
+
+// Numbers of rows, where the host can read them.
+std::span<const int64_t> Communicator::staged_counts(const Stream& stream, const Tensor& counts) const {
+  const auto ranks = static_cast<size_t>(size());
+  if (!stages(counts)) return {counts.data<int64_t>(), ranks};
+  const Tensor staged = room_for(counts, staging_->input_counts);
+  copy(stream, counts, staged);
+  stream.synchronize();
+  return {staged.data<int64_t>(), ranks};
 }
 
 CollectiveError rank_failure(int world_rank, std::string_view reason) {
@@ -215,25 +225,39 @@ void Communicator::gather_equal_rows(const Stream& stream, const Tensor& mine, c
   gather_rows(stream, mine, {rows, static_cast<size_t>(size())}, all, root, purpose);
 }
 
-int64_t Communicator::all_to_all_rows(const Stream& stream, const Tensor& send,
-                                      std::span<const int64_t> sent_rows, const Tensor& receive,
-                                      std::span<int64_t> received_rows, Purpose purpose) const {
+int64_t Communicator::all_to_all_rows(const Stream& stream, const Tensor& send, const Tensor& sent_rows,
+                                      const Tensor& receive, const Tensor& received_rows,
+                                      Purpose purpose) const {
   check_alike(send, receive);
-  const auto me = static_cast<size_t>(rank());
-  if (size() == 1) {
-    copy_rows(stream, send, receive, sent_rows[0]);
-    return received_rows[0] = sent_rows[0];
+  for (const Tensor& counts : {sent_rows, received_rows}) {
+    CHORALE_CHECK(counts.dtype() == DType::i64 && counts.rows() == 1 && counts.columns() == size(),
+                  "counts: {} [{}, {}] for {} ranks", name_of(counts.dtype()), counts.rows(),
+                  counts.columns(), size());
   }
-  Sizes sent(sent_rows, row_bytes(send));
-  Sizes received(sent_rows.size());
-  const Tensor input = staged_input(stream, send, total(sent_rows));
+  if (size() == 1) {
+    copy(stream, sent_rows, received_rows);
+    const bool is_known = sent_rows.device().is_host_memory();
+    const int64_t rows = is_known ? *sent_rows.data<int64_t>() : std::min(send.rows(), receive.rows());
+    copy_rows(stream, send, receive, rows);
+    return rows;
+  }
+  const std::span<const int64_t> rows_to = staged_counts(stream, sent_rows);
+  const int64_t num_sent = total(rows_to);
+  Sizes sent(rows_to, row_bytes(send));
+  Sizes received(rows_to.size());
+  const Tensor input = staged_input(stream, send, num_sent);
   const Tensor output = staged_output(receive);
-  transport_->all_to_all(bytes_of(input, total(sent_rows)), sent.span(), bytes_of(output, receive.rows()),
+  transport_->all_to_all(bytes_of(input, num_sent), sent.span(), bytes_of(output, receive.rows()),
                          received.span());
-  for (size_t r = 0; r < received_rows.size(); ++r) received_rows[r] = received[r] / row_bytes(send);
-  finish_output(stream, output, receive, total(received_rows));
-  count(purpose, (total(sent_rows) - sent_rows[me]) * row_bytes(send));
-  return total(received_rows);
+  const Tensor counts =
+      stages(received_rows) ? room_for(received_rows, staging_->output_counts) : received_rows;
+  auto* rows_from = counts.data<int64_t>();
+  for (size_t r = 0; r < rows_to.size(); ++r) rows_from[r] = received[r] / row_bytes(send);
+  const int64_t num_received = total({rows_from, rows_to.size()});
+  if (stages(received_rows)) copy(stream, counts, received_rows);
+  finish_output(stream, output, receive, num_received);
+  count(purpose, (num_sent - rows_to[static_cast<size_t>(rank())]) * row_bytes(send));
+  return num_received;
 }
 
 }  // namespace chorale::comm

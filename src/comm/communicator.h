@@ -127,10 +127,13 @@ class Communicator {
   // The same where all ranks have as many rows as this one.
   void gather_equal_rows(const Stream& stream, const Tensor& mine, const Tensor& all, int root,
                          Purpose purpose) const;
-  // send: sent_rows[r] rows for each rank r in order; received_rows[r] is set to the rows that came from rank
-  // r, which lie in `receive` in order. Returns how many came in all. `receive` has room for them.
-  int64_t all_to_all_rows(const Stream& stream, const Tensor& send, std::span<const int64_t> sent_rows,
-                          const Tensor& receive, std::span<int64_t> received_rows, Purpose purpose) const;
+  // send: sent_rows[r] rows for each rank r in order, and more that stay; received_rows[r] is set to the rows
+  // that came from rank r, which lie in `receive` in order. Both int64 [1, ranks], on the device where the
+  // rows are; all four have room for what there is. Returns the rows that have come in all where the host
+  // knows, which is where the transport needs its memory, else the room: what reads them goes by
+  // received_rows.
+  int64_t all_to_all_rows(const Stream& stream, const Tensor& send, const Tensor& sent_rows,
+                          const Tensor& receive, const Tensor& received_rows, Purpose purpose) const;
 
  private:
   struct Staging;
@@ -140,6 +143,7 @@ class Communicator {
   Tensor staged_input(const Stream& stream, const Tensor& tensor, int64_t rows) const;
   Tensor staged_output(const Tensor& tensor) const;
   void finish_output(const Stream& stream, const Tensor& staged, const Tensor& tensor, int64_t rows) const;
+  std::span<const int64_t> staged_counts(const Stream& stream, const Tensor& counts) const;
 
   std::shared_ptr<Transport> transport_;  // null: a group of one
   std::shared_ptr<Staging> staging_;      // likewise; copies share it

@@ -17,26 +17,27 @@ ChosenExperts RowFormat::chosen(const Tensor& rows) const {
       Tensor(rows.device_bytes() + weights_offset(), DType::f32, rows.rows(), top_k, stride, rows.device())};
 }
 
-int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
+void dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                   const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
   check_matrix(x, format.act, x.rows(), format.hidden, "x");
   check_matrix(chosen.experts, DType::i32, x.rows(), format.top_k, "chosen experts");
   check_matrix(chosen.weights, DType::f32, x.rows(), format.top_k, "chosen weights");
   CHORALE_CHECK(table.slots.dtype() == DType::i32 && table.slots.rows() >= 1);
-  CHORALE_CHECK(static_cast<int64_t>(send.counts.size()) == table.num_owners * table.copies,
-                "{} counts for {} x {} ranks", send.counts.size(), table.num_owners, table.copies);
+  check_vector(send.counts, DType::i64, table.num_owners * table.copies, "counts");
   const Tensor& scratch = send.owner_tokens;
   CHORALE_CHECK(scratch.dtype() == DType::i32 && scratch.rows() >= table.num_owners &&
                 scratch.columns() >= x.rows());
   CHORALE_CHECK(send.rows.dtype() == DType::u8 && send.rows.row_stride() == format.bytes());
-  return backend_of(stream).dispatch_rows(stream, x, chosen, table, format, send);
+  backend_of(stream).dispatch_rows(stream, x, chosen, table, format, send);
 }
 
-void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
+void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& counts,
+                  const Tensor& sums) {
   check_matrix(returned, DType::i64, returned.rows(), sums.columns(), "returned");
   check_vector(tokens, DType::i32, returned.rows(), "tokens");
+  check_vector(counts, DType::i64, counts.columns(), "counts");
   CHORALE_CHECK(sums.dtype() == DType::i64);
-  backend_of(stream).add_returned(stream, returned, tokens, sums);
+  backend_of(stream).add_returned(stream, returned, tokens, counts, sums);
 }
 
 void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts) {

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "base/stream.h"
 #include "base/tensor.h"
@@ -38,21 +37,23 @@ struct RowFormat {
   ChosenExperts chosen(const Tensor& rows) const;
 };
 
-// What dispatch_rows writes. With room for the S rows that there will be, or more.
+// What dispatch_rows writes. With room for the S rows that there will be, or more: how many there are, the
+// device alone knows.
 struct SendBuffers {
-  std::span<int64_t> counts;  // how many rows go to each rank of the expert group
-  Tensor tokens;              // int32 [1, S]: the token of each row, by rank and then by token
-  Tensor rows;                // uint8 [S, RowFormat::bytes()]
-  Tensor owner_tokens;        // int32 [num_owners, U]: scratch
+  Tensor counts;        // int64 [1, ranks]: how many rows go to each rank of the expert group
+  Tensor tokens;        // int32 [1, S]: the token of each row, by rank and then by token
+  Tensor rows;          // uint8 [S, RowFormat::bytes()]
+  Tensor owner_tokens;  // int32 [num_owners, U]: scratch
 };
 
-// Writes the rows of the home tokens for all ranks, and returns S. x: activations [U, H].
-int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
+// Writes the rows of the home tokens for all ranks. x: activations [U, H].
+void dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                   const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
 
-// sums[tokens[i]] += returned[i] for every i. returned: int64 [S, N]; tokens: int32 [1, S]; sums: int64 [U,
-// N].
-void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums);
+// sums[tokens[i]] += returned[i] for every i below the sum of `counts`, which is at most S. returned: int64
+// [S, N]; tokens: int32 [1, S or more]; counts: int64 [1, ranks]; sums: int64 [U, N].
+void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& counts,
+                  const Tensor& sums);
 
 // counts[experts[t][i]] += 1. experts: int32 [U, k]; counts: int64 [1, E].
 void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts);

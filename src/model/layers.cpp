@@ -120,16 +120,14 @@ ExpertRows Router::route(const Stream& stream, const Tensor& x, const Workspace&
 }
 
 SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config,
-                     const RankExtent& extent, const DispatchTable* table, const comm::Communicator& experts,
-                     const Tensor& load)
+                     const DispatchTable* table, const comm::Communicator& experts, const Tensor& load)
     : load_(load),
       gate_up_{weights.gate_up_layout, weights.gate_up},
       down_{weights.down_layout, weights.down},
       rows_per_token_(
           std::min<int64_t>(config.num_experts_per_tok, static_cast<int64_t>(weights.gate_up.size()))) {
   if (table != nullptr)
-    dispatcher_.emplace(extent, row_format(config, element_dtype(weights.router.layout.format)), *table,
-                        experts);
+    dispatcher_.emplace(row_format(config, element_dtype(weights.router.layout.format)), *table, experts);
   if (table != nullptr || config.num_experts > 1) router_.emplace(weights.router, config, load);
 }
 

@@ -133,8 +133,8 @@ class Router {
 class SparseMoe {
  public:
   // `table` is null when no token travels; then the experts lie in their logical order.
-  SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config, const RankExtent& extent,
-            const DispatchTable* table, const comm::Communicator& experts, const Tensor& load);
+  SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& config, const DispatchTable* table,
+            const comm::Communicator& experts, const Tensor& load);
 
   // experts(x), for the home tokens. x: activations [U, H].
   Update forward(const Stream& stream, const Tensor& x, const Workspace& scratch);

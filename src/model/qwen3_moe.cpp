@@ -69,8 +69,7 @@ Qwen3MoeModel::Qwen3MoeModel(const Stream& stream, RankModel parts)
                 .post_attention_norm = {w.post_attention_norm, eps},
                 .feed_forward = DenseMlp(w.feed_forward, group)};
     if (w.feed_forward.is_sparse()) {
-      layer.feed_forward.emplace<SparseMoe>(w.feed_forward, config, parts.extent, table, parts.groups.experts,
-                                            load);
+      layer.feed_forward.emplace<SparseMoe>(w.feed_forward, config, table, parts.groups.experts, load);
     }
     layers_.push_back(std::move(layer));
   }

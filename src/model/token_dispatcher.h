@@ -1,10 +1,9 @@
 // Brings tokens to the ranks that own their experts, and their results home (arXiv 2006.16668; the sparse
 // all-to-all of arXiv 2101.03961). A token travels once to each rank that owns one of its experts, and one
 // fixed-point row comes back from each and is added at home, so neither the placement nor the order shows in
-// the result.
+// the result. How many rows travel is known on the device; the host goes by what it has room for, or by what
+// its transport tells it.
 #pragma once
-
-#include <vector>
 
 #include "base/stream.h"
 #include "base/tensor.h"
@@ -27,8 +26,7 @@ struct ExpertInput {
 class TokenDispatcher {
  public:
   // `table` is this rank's choice of slots, one row per layer variant; it must outlive the dispatcher.
-  TokenDispatcher(const RankExtent& extent, const RowFormat& format, const DispatchTable& table,
-                  comm::Communicator group);
+  TokenDispatcher(const RowFormat& format, const DispatchTable& table, comm::Communicator group);
 
   // x: activations of the home tokens [U, H], each with its chosen (logical) experts.
   ExpertInput dispatch(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
@@ -42,9 +40,6 @@ class TokenDispatcher {
   RowFormat format_;
   DispatchTable table_;
   comm::Communicator group_;
-  std::vector<int64_t> sent_,
-      received_;  // rows, by rank of the expert group, in the dispatch that is under way
-  int64_t total_sent_ = 0;
 };
 
 }  // namespace chorale::model

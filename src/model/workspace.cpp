@@ -57,7 +57,8 @@ void add_experts(std::vector<Piece>& pieces, const io::ModelConfig& config, DTyp
   const int64_t pairs = received * std::min(top_k, experts);
   const int64_t sent = extent.max_sent_rows;
   const int64_t travelling = extent.dispatches ? received : 0;
-  const int64_t owners = extent.dispatches ? extent.group_size / extent.copies : 0;
+  const int64_t ranks = extent.dispatches ? extent.group_size : 0;
+  const int64_t owners = ranks / extent.copies;
   const int64_t row = row_format(config, act).bytes();
   pieces.insert(pieces.end(), {{&W::router_logits, DType::f32, home, model_experts},
                                {&W::chosen_experts, DType::i32, home, top_k},
@@ -69,6 +70,8 @@ void add_experts(std::vector<Piece>& pieces, const io::ModelConfig& config, DTyp
                                {&W::expert_inner, act, extent.expert_intermediate > 0 ? pairs : 0,
                                 extent.expert_intermediate},
                                {&W::owner_tokens, DType::i32, owners, home},
+                               {&W::sent_counts, DType::i64, 1, ranks},
+                               {&W::received_counts, DType::i64, 1, ranks},
                                {&W::sent_tokens, DType::i32, 1, sent},
                                {&W::send_rows, DType::u8, sent, row},
                                {&W::received_rows, DType::u8, travelling, row},

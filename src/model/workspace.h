@@ -47,12 +47,13 @@ struct Workspace {
   Tensor row_offsets, row_active, row_tokens, row_weights;  // ExpertRows over R rows
   Tensor expert_inner;                                      // act [R * k, I]
   // Only when tokens travel:
-  Tensor owner_tokens;   // int32 [owners, U]
-  Tensor sent_tokens;    // int32 [1, S]
-  Tensor send_rows;      // uint8 [S, row]
-  Tensor received_rows;  // uint8 [R, row]
-  Tensor received_sums;  // int64 [R, H + 1]
-  Tensor returned_sums;  // int64 [S, H + 1]
+  Tensor owner_tokens;                  // int32 [owners, U]
+  Tensor sent_counts, received_counts;  // int64 [1, ranks of the expert group]: rows of a dispatch
+  Tensor sent_tokens;                   // int32 [1, S]
+  Tensor send_rows;                     // uint8 [S, row]
+  Tensor received_rows;                 // uint8 [R, row]
+  Tensor received_sums;                 // int64 [R, H + 1]
+  Tensor returned_sums;                 // int64 [S, H + 1]
 
   Tensor last_hidden;      // float32 [L, H]
   Tensor last_normed;      // act [L, H]

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/cpu/ops.h"
 
@@ -41,13 +42,12 @@ void write_row(const RowSource& source, int64_t token, int64_t owner, std::byte*
 
 }  // namespace
 
-int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
+void dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                   const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
   // The tokens of each owner, in order and each once.
-  std::fill(send.counts.begin(), send.counts.end(), 0);
-  const auto count_of = [&](int64_t owner) -> int64_t& {
-    return send.counts[static_cast<size_t>(owner * table.copies)];
-  };
+  auto* counts = send.counts.data<int64_t>();
+  std::fill_n(counts, table.num_owners * table.copies, 0);
+  const auto count_of = [&](int64_t owner) -> int64_t& { return counts[owner * table.copies]; };
   for (int64_t t = 0; t < x.rows(); ++t) {
     for (int64_t i = 0; i < format.top_k; ++i) {
       const int64_t owner = slot_of(table, t, chosen.experts.row<int32_t>(t)[i]) / table.slots_per_rank;
@@ -61,7 +61,7 @@ int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts
   for (int64_t owner = 0; owner < table.num_owners; ++owner) {
     const int64_t count = count_of(owner);
     for (int64_t copy = 0; copy < table.copies; ++copy) {
-      send.counts[static_cast<size_t>(owner * table.copies + copy)] = count;
+      counts[owner * table.copies + copy] = count;
       CHORALE_CHECK(total + count <= send.tokens.columns() && total + count <= send.rows.rows(),
                     "{} rows to send", total);
       std::copy_n(send.owner_tokens.row<int32_t>(owner), count, tokens + total);
@@ -72,24 +72,27 @@ int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts
   const RowSource source{x, chosen, table, format};
   int64_t first = 0;
   for (int64_t rank = 0; rank < table.num_owners * table.copies; ++rank) {
-    const int64_t count = send.counts[static_cast<size_t>(rank)];
+    const int64_t count = counts[rank];
     stream.pool().parallel(count, [&](int64_t i) {
       write_row(source, tokens[first + i], rank / table.copies,
                 send.rows.bytes() + (first + i) * format.bytes());
     });
     first += count;
   }
-  return total;
 }
 
-void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
+void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& counts,
+                  const Tensor& sums) {
+  const auto* count = counts.data<int64_t>();
+  const int64_t num_rows = std::accumulate(count, count + counts.columns(), int64_t{0});
+  CHORALE_CHECK(num_rows <= returned.rows(), "{} rows of {}", num_rows, returned.rows());
   // A task owns a range of columns, because several rows may go to one token.
   constexpr int64_t kColumns = 512;
   const auto* token = tokens.data<int32_t>();
   stream.pool().parallel((sums.columns() + kColumns - 1) / kColumns, [&](int64_t task) {
     const int64_t begin = task * kColumns;
     const int64_t end = std::min(sums.columns(), begin + kColumns);
-    for (int64_t i = 0; i < returned.rows(); ++i) {
+    for (int64_t i = 0; i < num_rows; ++i) {
       const int64_t* from = returned.row<int64_t>(i);
       int64_t* to = sums.row<int64_t>(token[i]);
       for (int64_t c = begin; c < end; ++c) to[c] += from[c];

@@ -54,9 +54,10 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
                     const ChosenExperts& chosen);
 void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows);
 
-int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
-void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums);
+void dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                   const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
+void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& counts,
+                  const Tensor& sums);
 void count_experts(const Stream& stream, const Tensor& experts, const Tensor& counts);
 void count_tokens(const Stream& stream, int64_t num_tokens, const Tensor& counts);
 

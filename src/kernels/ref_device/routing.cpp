@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "kernels/ref/route.h"
 #include "kernels/ref_device/elements.h"
@@ -93,15 +94,17 @@ void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const Exp
   });
 }
 
-int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                      const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
-  int64_t total = 0;
-  enqueue(stream, [&] {
-    std::ranges::fill(send.counts, 0);
+void dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
+                   const DispatchTable& table, const RowFormat& format, const SendBuffers& send) {
+  enqueue(stream, [=] {
+    const int64_t ranks = table.num_owners * table.copies;
+    auto* counts = follow(send.counts).data<int64_t>();
+    std::fill_n(counts, ranks, 0);
+    int64_t total = 0;
     const RowSource source{follow(x), slots_of(chosen, table), follow(chosen.weights), format,
                            table.slots_per_rank};
     const Tensor rows = follow(send.rows), tokens = follow(send.tokens);
-    for (int64_t rank = 0; rank < table.num_owners * table.copies; ++rank) {
+    for (int64_t rank = 0; rank < ranks; ++rank) {
       const int64_t first_slot = rank / table.copies * table.slots_per_rank;
       for (int64_t t = 0; t < x.rows(); ++t) {
         const std::span experts(&source.slots.at(t, 0), static_cast<size_t>(format.top_k));
@@ -112,17 +115,18 @@ int64_t dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts
         CHORALE_CHECK(total < tokens.columns() && total < rows.rows(), "{} rows to send", total);
         write_row(source, t, first_slot, rows.middle_rows(total, 1));
         tokens.data<int32_t>()[total++] = static_cast<int32_t>(t);
-        ++send.counts[static_cast<size_t>(rank)];
+        ++counts[rank];
       }
     }
   });
-  stream.synchronize();
-  return total;
 }
 
-void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& sums) {
+void add_returned(const Stream& stream, const Tensor& returned, const Tensor& tokens, const Tensor& counts,
+                  const Tensor& sums) {
   enqueue(stream, [=] {
-    const auto from = load_as<int64_t>(returned);
+    const auto count = load_as<int64_t>(counts).values;
+    const int64_t num_rows = std::accumulate(count.begin(), count.end(), int64_t{0});
+    const auto from = load_as<int64_t>(returned.first_rows(num_rows));
     auto total = load_as<int64_t>(sums);
     for (int64_t i = 0; i < from.rows; ++i) {
       const int64_t token = follow(tokens).data<int32_t>()[i];

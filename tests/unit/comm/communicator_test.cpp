@@ -35,7 +35,9 @@ TEST(Communicator, GroupOfOneIsTheIdentity) {
   one.reduce_scatter_sum(stream, in, rows, result, Purpose::attention);
   EXPECT_EQ(out, values);
   std::fill(out.begin(), out.end(), 0);
-  EXPECT_EQ(one.all_to_all_rows(stream, in, rows, result, received, Purpose::dispatch), 2);
+  EXPECT_EQ(one.all_to_all_rows(stream, in, host_vector<int64_t>(rows), result,
+                                host_vector<int64_t>(received), Purpose::dispatch),
+            2);
   EXPECT_EQ(out, values);
   EXPECT_EQ(received, rows);
 }
@@ -105,13 +107,18 @@ std::vector<std::vector<int64_t>> all_collectives(const Stream& stream, const Co
         reduced(stream, total, group.rank());
     const std::vector<int64_t> sent{scale, static_cast<int64_t>(me), 1};
     const Rows send(stream, scale + group.rank() + 1, 100 * group.rank()), receive(stream, 10 * scale);
-    std::vector<int64_t> received(3);
+    Arena counts(2 * Arena::dense_matrix_bytes(DType::i64, 1, 3), stream.device());
+    const Tensor sent_rows = counts.dense_matrix(DType::i64, 1, 3);
+    const Tensor received_rows = counts.dense_matrix(DType::i64, 1, 3);
+    copy(stream, host_vector<const int64_t>(sent), sent_rows);
     group.all_gather_rows(stream, mine, rows, gathered, Purpose::attention);
     group.gather_rows(stream, mine, rows, at_root, 1, Purpose::logits);
     group.gather_equal_rows(stream, equal, equal_at_root, 0, Purpose::logits);
     group.reduce_scatter_sum(stream, sums, rows, part, Purpose::attention);
     group.all_reduce_sum(stream, reduced, Purpose::control);
-    const int64_t count = group.all_to_all_rows(stream, send, sent, receive, received, Purpose::dispatch);
+    const int64_t count =
+        group.all_to_all_rows(stream, send, sent_rows, receive, received_rows, Purpose::dispatch);
+    const std::vector<int64_t> received = download<int64_t>(stream, received_rows);
     EXPECT_EQ(std::accumulate(received.begin(), received.end(), int64_t{0}), count);
     for (const Rows* out : {&gathered, &at_root, &equal_at_root, &part, &reduced, &receive})
       results.push_back(out->values());

@@ -7,6 +7,7 @@
 #include <limits>
 #include <thread>
 
+#include "base/copy.h"
 #include "base/stream.h"
 #include "comm/communicator.h"
 #include "unit/comm/operations.h"
@@ -244,8 +245,9 @@ inline void rows_from_all_to_all(Transport& world) {
   }
   Rows send(sent), received(2 * ranks + 1);
   std::vector<int64_t> received_rows(static_cast<size_t>(ranks));
-  const int64_t rows = group.all_to_all_rows(stream, send.tensor(), sent_rows, received.tensor(),
-                                             received_rows, Purpose::dispatch);
+  const int64_t rows =
+      group.all_to_all_rows(stream, send.tensor(), host_vector<int64_t>(sent_rows), received.tensor(),
+                            host_vector<int64_t>(received_rows), Purpose::dispatch);
   EXPECT_EQ(rows, static_cast<int64_t>(total(expected_rows)));
   EXPECT_EQ(received_rows, expected_rows);
   expected.resize(received.memory.size());

@@ -43,7 +43,7 @@ mkdir -p "$results/gtest"
 case $what in
   unit)
     if ((${#suites[@]} > 0)); then
-      run_ctest -R "^($(IFS='|' && echo "${suites[*]}"))\$"
+      run_ctest -R "^($(IFS='|' && echo "${suites[*]}"))(_[0-9]+)?\$"
     else
       run_ctest -L unit
     fi

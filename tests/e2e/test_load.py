@@ -74,8 +74,8 @@ def test_memory_is_flat_over_thousands_of_requests(serve):
         with httpx.Client(timeout=300) as client, ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda i: ask(client, i), range(begin, end)))
 
-    ask_many(0, 3000)
+    ask_many(0, 1500)
     before = resident(server)
-    ask_many(3000, 6000)
-    assert resident(server) < before + 8_000_000
+    ask_many(1500, 3000)
+    assert resident(server) < before + 4_000_000
     server.wait_until_empty()

@@ -55,7 +55,7 @@ class Recorder {
 
   Record wait(const std::string& id) {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return records_.at(id).done; }))
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(600), [&] { return records_.at(id).done; }))
         << id;
     return records_.at(id);
   }
@@ -63,7 +63,7 @@ class Recorder {
   // At least n output tokens, or the end.
   void wait_tokens(const std::string& id, size_t n) {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] {
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(600), [&] {
       return records_.at(id).done || records_.at(id).answer.tokens.size() >= n;
     })) << id;
   }

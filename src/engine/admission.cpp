@@ -1,15 +1,29 @@
 #include "engine/admission.h"
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
 #include "base/math.h"
+#include "base/sha256.h"
 #include "engine/block_manager.h"
 #include "kernels/sample.h"
 
 namespace chorale::engine {
+namespace {
+
+// Not to be met by another salt, whoever chooses it.
+Hash128 cache_root(const std::string& salt) {
+  if (salt.empty()) return {};
+  const std::string digest = sha256_hex(salt);
+  const auto word = [&](size_t at) { return std::stoull(digest.substr(at, 16), nullptr, 16); };
+  return {word(0), word(16)};
+}
+
+}  // namespace
 
 EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) {
   auto positive = [](int64_t value, const char* name) {
@@ -70,6 +84,19 @@ std::optional<RequestError> check_length(const EngineOptions& options, const Seq
 int64_t output_limit(const EngineOptions& options, const Sequence& sequence) {
   return std::min({sequence.request.sampling.max_new_tokens, options.max_context_len - sequence.num_prompt,
                    options.max_total_tokens - sequence.num_prompt + 1});
+}
+
+std::optional<RequestError> make_sequence(Submission submission, const EngineOptions& options,
+                                          int64_t vocab_size, std::unique_ptr<Sequence>& sequence) {
+  if (auto error = submission.request.validate(vocab_size)) return error;
+  auto made = std::make_unique<Sequence>(std::move(submission.request), std::move(submission.listener));
+  if (auto error = check_length(options, *made)) return error;
+  made->cache_root = cache_root(made->request.cache_salt);
+  made->max_output = output_limit(options, *made);
+  if (const ConstraintFactory& constraint = made->request.constraint)
+    made->mask = std::make_shared<MaskTask>(constraint(), vocab_size);
+  sequence = std::move(made);
+  return std::nullopt;
 }
 
 std::optional<RequestError> check_queue(const EngineOptions& options, int64_t waiting, int64_t asked) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "engine/engine.h"
@@ -20,6 +21,11 @@ std::optional<RequestError> check_length(const EngineOptions& options, const Seq
 // Most tokens that the sequence may generate. The last token of a sequence is never computed, so it needs no
 // room in the cache.
 int64_t output_limit(const EngineOptions& options, const Sequence& sequence);
+
+// A sequence of a request that is valid and not too long, into `sequence`, but for its arrival, submission,
+// seed and time, which follow from when it is submitted. Otherwise what is wrong with the request.
+std::optional<RequestError> make_sequence(Submission submission, const EngineOptions& options,
+                                          int64_t vocab_size, std::unique_ptr<Sequence>& sequence);
 
 // Whether `asked` more sequences may wait beside those that do: `invalid` when they never may, `overloaded`
 // when not now.

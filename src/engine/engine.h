@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/clock.h"
 #include "engine/model_runner.h"
 #include "engine/request.h"
 #include "engine/time_histogram.h"
@@ -76,8 +77,9 @@ struct Submission {
 
 class Engine {
  public:
-  // Starts the thread. The runner must outlive the engine. Throws Error for options that are out of range.
-  Engine(ModelRunner& runner, EngineOptions options);
+  // Starts the thread. The runner must outlive the engine. Times of submission, of steps and in the queue are
+  // the clock's. Throws Error for options that are out of range.
+  Engine(ModelRunner& runner, EngineOptions options, Clock clock = machine_clock());
   // Aborts what still runs, then joins the thread.
   ~Engine();
   Engine(const Engine&) = delete;

@@ -36,8 +36,8 @@ void EngineCommands::clear() {
   flush_prefix_cache = stop = false;
 }
 
-Inbox::Inbox(const EngineOptions& options, const EngineStats& stats)
-    : options_(options), entropy_(fresh_entropy()), stats_(stats) {}
+Inbox::Inbox(const EngineOptions& options, const EngineStats& stats, Clock clock)
+    : options_(options), entropy_(fresh_entropy()), clock_(std::move(clock)), stats_(stats) {}
 
 std::optional<RequestError> Inbox::submit(std::vector<std::unique_ptr<Sequence>> sequences) {
   {
@@ -56,7 +56,7 @@ std::optional<RequestError> Inbox::submit(std::vector<std::unique_ptr<Sequence>>
 void Inbox::enqueue(std::unique_ptr<Sequence> sequence) {
   const GenerationRequest& request = sequence->request;
   sequence->arrival = next_arrival_++;
-  sequence->submitted = std::chrono::steady_clock::now();
+  sequence->submitted = clock_();
   sequence->seed = request.sampling.seed.value_or(random_bits(entropy_, 0, sequence->arrival));
   const bool is_new = live_.emplace(request.id, sequence->arrival).second;
   CHORALE_CHECK(is_new, "two requests have the id '{}'", request.id);
@@ -122,6 +122,7 @@ void Inbox::stop() {
   wake_.notify_one();
 }
 
+// A thread waits by the machine's clock, whichever the engine goes by.
 bool Inbox::wait_idle(double timeout_seconds) {
   constexpr double kLongest = 1e8;  // three years: far from the clock's overflow
   const auto timeout = std::chrono::duration<double>(std::clamp(timeout_seconds, 0.0, kLongest));

@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/clock.h"
 #include "engine/engine.h"
 #include "engine/outbox.h"
 #include "engine/sequence.h"
@@ -36,7 +37,7 @@ struct EngineCommands {
 class Inbox {
  public:
   // The options must outlive the inbox. `stats` is what stats() gives before anything was published.
-  Inbox(const EngineOptions& options, const EngineStats& stats);
+  Inbox(const EngineOptions& options, const EngineStats& stats, Clock clock);
 
   // As the functions of Engine. submit() gives each sequence its arrival and its seed, when it takes them.
   std::optional<RequestError> submit(std::vector<std::unique_ptr<Sequence>> sequences);
@@ -67,6 +68,7 @@ class Inbox {
 
   const EngineOptions& options_;
   const uint64_t entropy_;
+  const Clock clock_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -242,4 +242,23 @@ void check_strategy(const Strategy& s, const ShardedSizes& sizes) {
       chunks, listed(works));
 }
 
+std::vector<Strategy> all_strategies(int world, const ShardedSizes& sizes) {
+  check_range("--ranks", world);
+  const bool has_experts = sizes.expert_intermediate > 0;
+  const int64_t chunks = has_experts ? canonical_chunks(sizes.expert_intermediate) : 1;
+  std::vector<Strategy> all;
+  for (const int tp_size : divisors(world)) {
+    if (!attention_works(tp_size, sizes)) continue;
+    for (const int ep_size : divisors(has_experts ? world : 1))
+      for (const int moe_tp_size : divisors(world / ep_size))
+        if (chunks % moe_tp_size == 0)
+          all.push_back({.tp_size = tp_size,
+                         .dp_size = world / tp_size,
+                         .ep_size = ep_size,
+                         .moe_tp_size = moe_tp_size,
+                         .moe_dp_size = world / ep_size / moe_tp_size});
+  }
+  return all;
+}
+
 }  // namespace chorale::parallel

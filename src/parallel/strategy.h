@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "parallel/sharding_plan.h"
 
@@ -74,5 +75,10 @@ void check_sizes(const Strategy& strategy);
 // layers and experts, and as many key/value heads each (or share one). An intermediate size below 1 says that
 // the model has no such layers.
 void check_strategy(const Strategy& strategy, const ShardedSizes& sizes);
+
+// Every strategy of so many ranks that works for the model, each once, in ascending order of tp_size, ep_size
+// and moe_tp_size. A model without experts has those that share none. Throws Error for world outside of 1 to
+// kMaxWorld.
+std::vector<Strategy> all_strategies(int world, const ShardedSizes& sizes);
 
 }  // namespace chorale::parallel

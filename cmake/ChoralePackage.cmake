@@ -5,6 +5,7 @@ set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # the program alone: cpack needs no t
 install(TARGETS chorale RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(FILES README.md ARCHITECTURE.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs)
+install(DIRECTORY machines/ DESTINATION ${CMAKE_INSTALL_DATADIR}/chorale/machines)
 install(FILES deploy/grafana/chorale.json DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples/grafana)
 install(DIRECTORY deploy/prometheus/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples/prometheus)
 install(FILES deploy/systemd/chorale.service DESTINATION lib/systemd/system)

@@ -38,6 +38,7 @@ Command add_eval(CLI::App& root);
 Command add_check(CLI::App& root);
 Command add_tokenize(CLI::App& root);
 Command add_plan(CLI::App& root);
+Command add_calibrate(CLI::App& root);
 Command add_prune(CLI::App& root, const std::string& version);    // likewise
 Command add_compare(CLI::App& root, const std::string& version);  // the version goes into the report
 Command add_bench(CLI::App& root, const std::string& version);    // likewise

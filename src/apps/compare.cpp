@@ -18,6 +18,7 @@
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/machine_file.h"
 #include "io/file_access.h"
 #include "model/weight_shard.h"
 #include "tools/compare/report.h"
@@ -37,6 +38,7 @@ struct CompareFlags {
   std::string workload = "random:64x128+64";
   int64_t max_new_tokens = 64;
   uint64_t seed = 0;
+  std::string machine;
   std::string output;
   std::string version;
   std::string log_level = "warn";
@@ -75,6 +77,7 @@ int run_compare(const CompareFlags& flags) {
 
   tools::CompareOptions options;
   options.load = flags.load;
+  if (!flags.machine.empty()) options.machine = engine::load_machine(flags.machine);
   if (isatty(STDERR_FILENO) != 0) {
     options.on_start = [&](size_t index, const tools::NamedStrategy& strategy) {
       fmt::print(stderr, "{} of {}: {}\n", index + 1, strategies.size(), tools::label(strategy));
@@ -148,6 +151,11 @@ Command add_compare(CLI::App& root, const std::string& version) {
   app->add_option("--output", flags->output, "Folder for report.json and report.html")
       ->option_text("DIR (required)")
       ->required()
+      ->group("Output");
+  app->add_option(
+         "--machine", flags->machine,
+         "This machine, as calibrate writes it: what the planner predicts is shown beside what is measured")
+      ->option_text("FILE")
       ->group("Output");
   add_json_flag(*app, flags->json);
   add_log_level_flag(*app, flags->log_level)->group("Output");

@@ -273,6 +273,7 @@ int run(int argc, char** argv) {
                                          add_eval(root),
                                          add_logits(root),
                                          add_plan(root),
+                                         add_calibrate(root),
                                          add_compare(root, CHORALE_VERSION),
                                          add_prune(root, CHORALE_VERSION),
                                          add_bench(root, CHORALE_VERSION)};

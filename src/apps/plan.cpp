@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/recommend.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
@@ -29,6 +30,7 @@ using Json = nlohmann::ordered_json;
 
 struct PlanFlags {
   engine::LoadOptions load;
+  RecommendFlags recommend;
   bool json = false;
 };
 
@@ -307,6 +309,7 @@ void print_plan(const Plan& plan, const std::string& path) {
 }
 
 int run_plan(const PlanFlags& flags) {
+  if (flags.recommend.recommend) return run_recommend(flags.recommend, flags.load, flags.json);
   const Plan plan = make_plan(flags);
   if (flags.json) {
     fmt::print("{}\n", to_json(plan).dump());
@@ -342,6 +345,7 @@ Command add_plan(CLI::App& root) {
       ->option_text("N")
       ->check(CLI::Range(1, 65536))
       ->group(kMemory);
+  add_recommend_flags(*app, flags->recommend);
   add_json_flag(*app, flags->json);
   return {app, [flags] { return run_plan(*flags); }};
 }

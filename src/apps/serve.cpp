@@ -14,6 +14,7 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
+#include "apps/recommend.h"
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -35,6 +36,7 @@ constexpr const char* kKeyVariable = "CHORALE_API_KEY";
 
 struct ServeFlags {
   engine::LoadOptions load;
+  StrategyFlag strategy;
   engine::EngineOptions engine;
   server::ServerOptions server;
   bool disable_radix_cache = false;
@@ -179,6 +181,7 @@ int run_serve(const ServeFlags& flags) {
   // A port that is in use is told before the weights are read, and probes hear that the server is coming.
   auto server = std::make_unique<server::Server>(server_options(flags));
   engine::LoadOptions load = flags.load;
+  apply_strategy_flag(flags.strategy, load, files.config);
   load.before_weights = [&server] {
     server->listen();
     server->begin();
@@ -368,6 +371,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
       ->group("Model");
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
+  add_strategy_flag(*app, flags->strategy);
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);

@@ -61,8 +61,12 @@ CurveTable::CurveTable(const Curve& curve, double scale, double first) : log2_fi
     values_[i] = scale / curve.at(first * std::exp2(static_cast<double>(i) / 4));
 }
 
-double CurveTable::at(double x) const noexcept {
-  const double place = 4 * (std::log2(std::max(x, 1e-9)) - log2_first_);
+double CurveTable::log2_of(double x) noexcept {
+  return std::log2(std::max(x, 1e-9));
+}
+
+double CurveTable::at_log2(double log2_x) const noexcept {
+  const double place = 4 * (log2_x - log2_first_);
   if (!(place > 0)) return values_.front();
   if (place >= static_cast<double>(kPoints - 1)) return values_.back();
   const auto i = static_cast<size_t>(place);
@@ -231,15 +235,18 @@ void CostModel::set_rank_shares(std::span<const double> share) {
   if (!travels_) busiest_share_ = mean_share_;
 }
 
-// `matrices` of them, with so many rows each.
-void CostModel::add_product(const Product& product, double rows, double matrices,
-                            StepCost& cost) const noexcept {
-  if (!(rows > 0)) return;
-  const double all_rows = rows * matrices;
-  double arithmetic = all_rows * product.operations_per_row * product.seconds_per_operation->at(rows);
-  if (product.sums_per_row > 0) arithmetic += all_rows * product.sums_per_row * sums_.at(rows);
+CostModel::ProductLoad CostModel::product_load(double rows, double matrices) noexcept {
+  return {rows, CurveTable::log2_of(rows), matrices};
+}
+
+void CostModel::add_product(const Product& product, const ProductLoad& load, StepCost& cost) const noexcept {
+  if (!(load.rows > 0)) return;
+  const double all_rows = load.rows * load.matrices;
+  double arithmetic =
+      all_rows * product.operations_per_row * product.seconds_per_operation->at_log2(load.log2_rows);
+  if (product.sums_per_row > 0) arithmetic += all_rows * product.sums_per_row * sums_.at_log2(load.log2_rows);
   cost[CostPart::products] += arithmetic;
-  cost[CostPart::weights] += std::max(0.0, matrices * product.weight_seconds - arithmetic);
+  cost[CostPart::weights] += std::max(0.0, load.matrices * product.weight_seconds - arithmetic);
 }
 
 // One layer's on one rank of the group.
@@ -247,8 +254,9 @@ void CostModel::add_attention(const GroupLoad& load, StepCost& cost) const noexc
   const double tokens = as_double(load.tokens);
   const double sequences = std::max(1.0, as_double(load.sequences));
   const auto tp = static_cast<double>(strategy_.tp_size);
-  add_product(qkv_, tokens, 1, cost);
-  add_product(output_, tokens, 1, cost);
+  const ProductLoad product = product_load(tokens);
+  add_product(qkv_, product, cost);
+  add_product(output_, product, cost);
 
   const double query = as_double(model_.query_heads * model_.head_dim) / tp;
   const double attended = as_double(load.attended_tokens);
@@ -265,8 +273,9 @@ void CostModel::add_attention(const GroupLoad& load, StepCost& cost) const noexc
 }
 
 void CostModel::add_dense(double tokens, StepCost& cost) const noexcept {
-  add_product(dense_gate_up_, tokens, 1, cost);
-  add_product(dense_down_, tokens, 1, cost);
+  const ProductLoad product = product_load(tokens);
+  add_product(dense_gate_up_, product, cost);
+  add_product(dense_down_, product, cost);
 }
 
 // Of some layers, on a rank that has `share` of the work of these tokens.
@@ -277,8 +286,9 @@ void CostModel::add_experts(double tokens, double share, double layers, StepCost
   const double per_expert = std::min(1.0, chosen * share / local_experts_);
   const double touched = local_experts_ * (1 - std::pow(1 - per_expert, tokens));
   const double rows = tokens * chosen * share / std::max(touched, 1e-9);
-  add_product(gate_up_, rows, touched, layer);
-  add_product(down_, rows, touched, layer);
+  const ProductLoad product = product_load(rows, touched);
+  add_product(gate_up_, product, layer);
+  add_product(down_, product, layer);
   const double inner = as_double(model_.expert_intermediate) / strategy_.moe_tp_size;
   const double bytes = tokens * chosen * share * 2 * inner * model_.activation_bytes;
   layer[CostPart::rows] += bytes * row_bytes_.at(bytes);
@@ -287,7 +297,7 @@ void CostModel::add_experts(double tokens, double share, double layers, StepCost
 
 void CostModel::add_head(const GroupLoad& load, StepCost& cost) const noexcept {
   const double rows = as_double(load.logits_rows);
-  add_product(head_, rows, 1, cost);
+  add_product(head_, product_load(rows), cost);
   const double bytes = as_double(load.tokens) / strategy_.tp_size * as_double(model_.hidden) *
                        (model_.activation_bytes + kBytesOfResidual);
   cost[CostPart::rows] += bytes * row_bytes_.at(bytes);
@@ -307,7 +317,7 @@ StepCost CostModel::group_cost(const GroupLoad& load) const noexcept {
   }
   if (model_.sparse_layers > 0) {
     StepCost router;
-    if (model_.experts > 1 || travels_) add_product(router_, home, 1, router);
+    if (model_.experts > 1 || travels_) add_product(router_, product_load(home), router);
     for (double& seconds : router.seconds) seconds *= as_double(model_.sparse_layers);
     rest += router;
     if (!travels_) add_experts(home, 1, as_double(model_.sparse_layers), rest);

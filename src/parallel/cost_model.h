@@ -92,7 +92,10 @@ class CurveTable {
   // scale / curve.at(x). The table begins at `first` and reaches 2^20 times that.
   explicit CurveTable(const Curve& curve, double scale = 1, double first = 1);
   // At the ends the nearest.
-  double at(double x) const noexcept;
+  double at(double x) const noexcept { return at_log2(log2_of(x)); }
+  // For one x in several tables: what takes longest is its logarithm.
+  double at_log2(double log2_x) const noexcept;
+  static double log2_of(double x) noexcept;
 
  private:
   static constexpr size_t kPoints = 20 * 4 + 1;
@@ -113,7 +116,8 @@ class CostModel {
   // this is called all get the same. Throws Error for another number of them or one that is negative.
   void set_expert_share(std::span<const double> share);
 
-  // Takes under two microseconds for up to eight groups and allocates nothing. load.groups: [dp_size].
+  // Some 0.3 microseconds for each group that differs from the one before it; allocates nothing. load.groups:
+  // [dp_size].
   StepCost step(const StepLoad& load) const noexcept;
 
   const Strategy& strategy() const { return strategy_; }
@@ -150,7 +154,14 @@ class CostModel {
   void set_machine();
   void set_products();
   void set_links();
-  void add_product(const Product& product, double rows, double matrices, StepCost& cost) const noexcept;
+  // Of one product: rows of each matrix, their logarithm, and how many matrices.
+  struct ProductLoad {
+    double rows = 0;
+    double log2_rows = 0;
+    double matrices = 1;
+  };
+  static ProductLoad product_load(double rows, double matrices = 1) noexcept;
+  void add_product(const Product& product, const ProductLoad& load, StepCost& cost) const noexcept;
   void add_attention(const GroupLoad& load, StepCost& cost) const noexcept;
   void add_dense(double tokens, StepCost& cost) const noexcept;
   void add_experts(double tokens, double share, double layers, StepCost& cost) const noexcept;

@@ -10,13 +10,30 @@
 namespace chorale::parallel {
 namespace {
 
-void add_collectives(std::string_view field, const CollectiveCosts& costs,
-                     std::vector<std::pair<std::string, const Curve*>>& curves) {
-  for (size_t kind = 0; kind < kNumCollectiveKinds; ++kind) {
-    const std::string name = fmt::format("{}.{}", field, name_of(static_cast<CollectiveKind>(kind)));
-    curves.emplace_back(name + ".latency", &costs[kind].latency);
-    curves.emplace_back(name + ".bytes_per_second", &costs[kind].bytes_per_second);
-  }
+// Of a profile or a constant one.
+template <typename Profile, typename Pointer>
+std::vector<std::pair<std::string, Pointer>> curves_of(Profile& machine) {
+  std::vector<std::pair<std::string, Pointer>> curves = {{"read_bandwidth", &machine.read_bandwidth},
+                                                         {"row_bandwidth", &machine.row_bandwidth}};
+  for (size_t kind = 0; kind < kNumProductKinds; ++kind)
+    curves.emplace_back(fmt::format("products.{}", name_of(static_cast<ProductKind>(kind))),
+                        &machine.products[kind]);
+  curves.emplace_back("chunk_sums", &machine.chunk_sums);
+  curves.emplace_back("attention", &machine.attention);
+  curves.emplace_back("sampling", &machine.sampling);
+  curves.emplace_back("op_overhead", &machine.op_overhead);
+  curves.emplace_back("step_overhead", &machine.step_overhead);
+  curves.emplace_back("row_overhead", &machine.row_overhead);
+  const auto add = [&](std::string_view field, auto& costs) {
+    for (size_t kind = 0; kind < kNumCollectiveKinds; ++kind) {
+      const std::string name = fmt::format("{}.{}", field, name_of(static_cast<CollectiveKind>(kind)));
+      curves.emplace_back(name + ".latency", &costs[kind].latency);
+      curves.emplace_back(name + ".bytes_per_second", &costs[kind].bytes_per_second);
+    }
+  };
+  add("within", machine.within);
+  if (machine.has_links_between_nodes()) add("across", machine.across);
+  return curves;
 }
 
 void check_curve(const std::string& name, const Curve& curve) {
@@ -72,20 +89,11 @@ double Curve::at(double x) const {
 }
 
 std::vector<std::pair<std::string, const Curve*>> named_curves(const MachineProfile& machine) {
-  std::vector<std::pair<std::string, const Curve*>> curves = {{"read_bandwidth", &machine.read_bandwidth},
-                                                              {"row_bandwidth", &machine.row_bandwidth}};
-  for (size_t kind = 0; kind < kNumProductKinds; ++kind)
-    curves.emplace_back(fmt::format("products.{}", name_of(static_cast<ProductKind>(kind))),
-                        &machine.products[kind]);
-  curves.emplace_back("chunk_sums", &machine.chunk_sums);
-  curves.emplace_back("attention", &machine.attention);
-  curves.emplace_back("sampling", &machine.sampling);
-  curves.emplace_back("op_overhead", &machine.op_overhead);
-  curves.emplace_back("step_overhead", &machine.step_overhead);
-  curves.emplace_back("row_overhead", &machine.row_overhead);
-  add_collectives("within", machine.within, curves);
-  if (machine.across != CollectiveCosts{}) add_collectives("across", machine.across, curves);
-  return curves;
+  return curves_of<const MachineProfile, const Curve*>(machine);
+}
+
+std::vector<std::pair<std::string, Curve*>> named_curves(MachineProfile& machine) {
+  return curves_of<MachineProfile, Curve*>(machine);
 }
 
 void check_profile(const MachineProfile& machine) {

@@ -70,12 +70,14 @@ struct MachineProfile {
   CollectiveCosts across;  // groups of several nodes; may be empty where the machine is one node
 
   bool shares_cores() const { return kind == "cpu"; }
+  bool has_links_between_nodes() const { return across != CollectiveCosts{}; }
   bool operator==(const MachineProfile&) const = default;
 };
 
 // Every curve of the profile with the name of its field, "products.gated", in the order of a file. `across`
 // is left out where it is empty.
 std::vector<std::pair<std::string, const Curve*>> named_curves(const MachineProfile& machine);
+std::vector<std::pair<std::string, Curve*>> named_curves(MachineProfile& machine);
 
 // Throws Error that names the field: a curve without points or source, a number that is not above 0 or not
 // finite, points that do not ascend.

@@ -180,3 +180,55 @@ def test_single_expert_mode_comes_from_the_environment(config_only):
             env={**os.environ, "SINGLE_EXPERT_MODE": mode}, capture_output=True, check=True,
         )  # fmt: skip
         assert json.loads(result.stdout)["strategy"]["ep_size"] == ep_size
+
+
+MACHINE = MODEL.parent.parent / "machines" / "h200-x8.json"
+
+
+def recommend(chorale, *flags):
+    return chorale("plan", "--recommend", "--model-path", MODEL, "--ranks", 8, "--machine", MACHINE, *flags)
+
+
+def test_every_strategy_is_ranked_the_same_way_every_time(chorale):
+    result = recommend(chorale, "--json")
+    assert result.returncode == 0, result.stderr
+    assert recommend(chorale, "--json").stdout == result.stdout
+    advice = json.loads(result.stdout)
+    texts = [row["text"] for row in advice["strategies"]]
+    assert len(set(texts)) == len(texts) > 20
+    rates = [row["output_tokens_per_second"] for row in advice["strategies"]]
+    assert rates == sorted(rates, reverse=True)
+    for row in advice["strategies"]:
+        assert sum(row["seconds_by_part"].values()) == pytest.approx(row["seconds"])
+    assert texts[0] in advice["reason"]
+    assert all(other["first"] != texts[0] for other in advice["alternatives"])
+
+
+def test_a_recommendation_for_people_ends_with_its_reason(chorale):
+    result = recommend(chorale, "--objective", "itl", "--slo", "ttft=1s", "--workload", "random:2x16+4")
+    assert result.returncode == 0, result.stderr
+    assert "2 requests of 16 prompt tokens and 4 new ones" in result.stdout
+    assert "is first by itl" in result.stdout
+
+
+def test_a_trace_counts_as_its_mean_request(chorale, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 10, "output_length": 3}\n{"input_length": 30, "output_length": 5}\n')
+    workload = json.loads(recommend(chorale, "--json", "--trace", trace).stdout)["workload"]
+    assert workload == {"requests": 2, "prompt_tokens": 20, "new_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--slo", "ttft=2"], "--slo"),
+        (["--workload", "random:0x1+1"], "--workload"),
+        (["--machine", "/nowhere.json"], "--machine"),
+        (["--trace", "/nowhere.jsonl"], "--trace"),
+    ],
+)
+def test_what_cannot_be_recommended_names_the_flag(chorale, flags, part):
+    result = chorale("plan", "--recommend", "--model-path", MODEL, "--machine", MACHINE, *flags) \
+        if part != "--machine" else chorale("plan", "--recommend", "--model-path", MODEL, *flags)
+    assert result.returncode == 2
+    assert part in result.stderr

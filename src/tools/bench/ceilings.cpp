@@ -191,8 +191,10 @@ double operations_per_round(InstructionSet isa, WeightFormat format) {
 }  // namespace
 
 // A quarter of the memory that is free at most: a large model may have taken the rest.
-ReadBandwidth::ReadBandwidth()
-    : buffer_(std::min(kMaxBytes, available_memory() / 4) / kPieceBytes * kPieceBytes) {
+ReadBandwidth::ReadBandwidth() : ReadBandwidth(std::min(kMaxBytes, available_memory() / 4)) {}
+
+ReadBandwidth::ReadBandwidth(uint64_t bytes)
+    : buffer_(std::max<uint64_t>(bytes / kPieceBytes, 1) * kPieceBytes) {
   for (size_t i = 0; i < buffer_.size(); i += 4096)
     buffer_.data()[i] = std::byte{1};  // pages of its own, not the zero page
 }

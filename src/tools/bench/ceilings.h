@@ -11,11 +11,12 @@
 
 namespace chorale::bench {
 
-// Bytes per second that all threads together read from a buffer larger than any cache. The best of a few
-// passes.
+// Bytes per second that all threads together read from a buffer: one larger than any cache, or of so many
+// bytes, at least a mebibyte for each thread. The best of a few passes.
 class ReadBandwidth {
  public:
   ReadBandwidth();
+  explicit ReadBandwidth(uint64_t bytes);
   double measure(ThreadPool& pool) const;
 
  private:

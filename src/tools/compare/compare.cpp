@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/math.h"
+#include "engine/strategy_advice.h"
 #include "model/kv_cache.h"
 
 namespace chorale::tools {
@@ -100,6 +102,22 @@ void measure_memory(const engine::ModelInfo& model, Measurement& measured) {
   }
 }
 
+// Requests of a file count as their mean.
+parallel::Prediction predict(const parallel::MachineProfile& machine, const engine::LoadOptions& load,
+                             const engine::ModelInfo& info, const Workload& workload) {
+  const auto requests = static_cast<int64_t>(workload.requests.size());
+  const parallel::CostModel cost(machine, engine::model_shape(info.config, info.formats, info.kv_dtype),
+                                 info.parallel.strategy, info.parallel.placement);
+  return parallel::predict(
+      cost,
+      {.requests = requests,
+       .prompt_tokens = std::max<int64_t>(workload.prompt_tokens() / requests, 1),
+       .new_tokens = std::max<int64_t>(workload.max_new_tokens() / requests, 1)},
+      {.prompt_tokens_per_step = load.chunked_prefill_size,
+       .running_requests = ceil_div<int64_t>(load.max_running_requests, info.parallel.strategy.dp_size),
+       .kv_tokens = info.max_total_tokens});
+}
+
 // One strategy from loading to unloading.
 Measurement measure(const CompareOptions& options, const parallel::Strategy& strategy,
                     const Workload& workload, std::vector<Answer>& answers) {
@@ -115,6 +133,7 @@ Measurement measure(const CompareOptions& options, const parallel::Strategy& str
   measured.device_description = info.device_description;
   measured.threads_per_rank = info.num_threads;
   measure_memory(info, measured);
+  if (options.machine) measured.predicted = predict(*options.machine, load, info, workload);
 
   engine::Engine engine(model.runner(), engine_options(load, info, workload));
   run_requests(engine, warm_up_requests(workload, load.chunked_prefill_size, strategy.dp_size));

@@ -12,6 +12,8 @@
 
 #include "comm/communicator.h"
 #include "engine/loaded_model.h"
+#include "parallel/machine_profile.h"
+#include "parallel/prediction.h"
 #include "tools/compare/configs.h"
 #include "tools/compare/expert_balance.h"
 #include "tools/compare/run.h"
@@ -51,6 +53,7 @@ struct Measurement {
   std::vector<std::array<uint64_t, comm::kNumPurposes>> sent_bytes;  // [world], by purpose
   std::array<uint64_t, comm::kNumPurposes> operations{};             // all ranks' together
   std::optional<Balance> balance;
+  std::optional<parallel::Prediction> predicted;  // where CompareOptions has a machine
 
   RankMemory largest_rank() const;  // the most of each
   uint64_t bytes_for(comm::Purpose purpose) const;
@@ -68,6 +71,8 @@ struct Outcome {
 
 struct CompareOptions {
   engine::LoadOptions load;  // its strategy, lengths and requests are set for each run
+  // What the cost model predicts from, where set.
+  std::optional<parallel::MachineProfile> machine;
   // Called before each strategy is loaded, where set.
   std::function<void(size_t index, const NamedStrategy& strategy)> on_start;
 };

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/memory_info.h"
+#include "tools/compare/prediction_error.h"
 #include "tools/machine_json.h"
 
 namespace chorale::tools {
@@ -90,6 +91,19 @@ void add_measurement(const Measurement& m, Json& json) {
   json["ranks"] = std::move(ranks);
   json["traffic"] = traffic_json(m);
   json["expert_balance"] = balance_json(m.balance);
+  if (!m.predicted) return;
+  const parallel::Prediction& p = *m.predicted;
+  Json parts = Json::object();
+  for (size_t part = 0; part < parallel::kNumCostParts; ++part)
+    parts[std::string(parallel::name_of(static_cast<parallel::CostPart>(part)))] = p.parts.seconds[part];
+  json["predicted"] = {
+      {"seconds", p.seconds},
+      {"steps", p.steps},
+      {"output_tokens_per_second", p.output_rate},
+      {"prompt_tokens_per_second", p.prompt_rate},
+      {"time_to_first_token", {{"median", p.first_token_median}, {"p99", p.first_token_p99}}},
+      {"inter_token_latency", {{"median", p.between_median}, {"p99", p.between_p99}}},
+      {"seconds_by_part", std::move(parts)}};
 }
 
 Json to_json(const Outcome& outcome) {
@@ -279,6 +293,11 @@ std::string report_json(const CompareReport& report, int indent) {
   json["verdict"] = report.verdict();
   json["strategies"] = Json::array();
   for (const Outcome& outcome : report.outcomes) json["strategies"].push_back(to_json(outcome));
+  if (const auto error = prediction_error(report.outcomes))
+    json["prediction"] = {{"median_error", error->median},
+                          {"worst_error", error->worst},
+                          {"kendall_tau", error->kendall_tau},
+                          {"first_behind_best", error->first_behind}};
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -306,6 +325,8 @@ std::string report_table(const CompareReport& report) {
     ++row;
   }
   text += "\n";
+  if (const std::string predicted = prediction_table(report.outcomes); !predicted.empty())
+    text += predicted + "\n";
   for (const std::string& note : table_notes(report)) {
     for (const std::string& line : wrap(note, kTableColumns)) text += line + "\n";
   }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/math.h"
+#include "base/sha256.h"
 #include "engine/block_manager.h"
 #include "kernels/sample.h"
 
@@ -22,6 +23,13 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
   if (options.max_context_len < 2) {
     throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
                 options.max_context_len);
+  }
+  positive(options.eplb.interval, "eplb.interval");
+  if (!(options.eplb.min_balancedness >= 0 && options.eplb.min_balancedness <= 1)) {
+    throw_error("eplb.min_balancedness must be from 0 to 1, but is {}", options.eplb.min_balancedness);
+  }
+  if (options.eplb.enabled && runner.movable_experts() == nullptr) {
+    throw_error("eplb.enabled needs experts that can move: ranks of one process that own different ones");
   }
   options.block_tokens = runner.block_tokens();
   options.spare_blocks = runner.num_spare_blocks();
@@ -86,6 +94,13 @@ std::optional<RequestError> check_queue(const EngineOptions& options, int64_t wa
                             "the queue is full: {} requests are waiting and at most {} may", waiting, most)};
   }
   return std::nullopt;
+}
+
+Hash128 cache_root(const std::string& salt) {
+  if (salt.empty()) return {};
+  const std::string digest = sha256_hex(salt);
+  const auto word = [&](size_t at) { return std::stoull(digest.substr(at, 16), nullptr, 16); };
+  return {word(0), word(16)};
 }
 
 }  // namespace chorale::engine

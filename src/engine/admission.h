@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "engine/engine.h"
 #include "engine/sequence.h"
@@ -24,5 +25,8 @@ int64_t output_limit(const EngineOptions& options, const Sequence& sequence);
 // Whether `asked` more sequences may wait beside those that do: `invalid` when they never may, `overloaded`
 // when not now.
 std::optional<RequestError> check_queue(const EngineOptions& options, int64_t waiting, int64_t asked);
+
+// What a sequence's blocks of the prefix cache hang on; not to be met by another salt, whoever chooses it.
+Hash128 cache_root(const std::string& salt);
 
 }  // namespace chorale::engine

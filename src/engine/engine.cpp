@@ -16,12 +16,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/sha256.h"
 #include "base/thread_pool.h"
 #include "engine/admission.h"
+#include "engine/expert_balancer.h"
 #include "engine/inbox.h"
 #include "engine/outbox.h"
+#include "engine/runner_switch.h"
 #include "engine/sequence.h"
+#include "engine/stats.h"
 #include "engine/step_planner.h"
 #include "engine/token_chooser.h"
 
@@ -35,20 +37,6 @@ constexpr std::chrono::microseconds kMaskHelp{500};
 // The engine's thread makes masks, too. More threads than that find no core that is free.
 int mask_threads() {
   return std::min(available_cores() / 2, kMaxMaskThreads);
-}
-
-EngineStats initial_stats(const EngineOptions& options, int64_t num_dp_groups) {
-  EngineStats stats;
-  stats.kv_tokens_total = num_dp_groups * options.max_total_tokens;
-  return stats;
-}
-
-// Not to be met by another salt, whoever chooses it.
-Hash128 cache_root(const std::string& salt) {
-  if (salt.empty()) return {};
-  const std::string digest = sha256_hex(salt);
-  const auto word = [&](size_t at) { return std::stoull(digest.substr(at, 16), nullptr, 16); };
-  return {word(0), word(16)};
 }
 
 }  // namespace
@@ -72,6 +60,10 @@ class Engine::Impl {
   void loop();
   void apply_commands();
   std::vector<int64_t> expert_load();
+  void balance_experts(bool stepped);
+  void make_switches();
+  SwitchResult make_switch(const SwitchCommand& command);
+  void use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner);
   void step();
   const PlannedStep* begin_step();
   const PlannedStep* begin_ahead();
@@ -91,6 +83,7 @@ class Engine::Impl {
   void publish_and_deliver();
 
   ModelRunner* runner_;
+  const int64_t logits_rows_;  // as they were given
   const EngineOptions options_;
   const int64_t vocab_size_;
   Inbox inbox_;  // shared with all threads
@@ -98,14 +91,18 @@ class Engine::Impl {
   // The engine's thread alone.
   EngineCommands commands_;                                            // what is being done of them
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
-  StepPlanner planner_;
-  std::vector<SampledStep> sampled_;  // [dp_size], of the step
+  std::unique_ptr<StepPlanner> planner_;
+  std::vector<SampledStep> sampled_;                               // [dp_size], of the step
+  std::vector<SwitchCommand> switches_;                            // that are to be made
+  std::vector<std::pair<SwitchCallback, SwitchResult>> switched_;  // what is to be told of them
+  std::vector<int64_t> expert_load_of_others_;                     // of the runners before this one
   // The forward pass of the planner's next step is under way, or could not begin for this reason.
   bool is_ahead_ = false;
   std::optional<std::string> ahead_failure_;
   std::chrono::steady_clock::time_point step_start_;  // or the end of the one before, where that is later
   MaskWorkers masks_{mask_threads()};
-  TokenChooser chooser_;
+  std::optional<TokenChooser> chooser_;
+  std::unique_ptr<ExpertBalancer> balancer_;  // null where experts cannot move
   Outbox outbox_;
   EngineStats stats_;  // what is published
   bool failed_ = false;
@@ -115,13 +112,17 @@ class Engine::Impl {
 
 Engine::Impl::Impl(ModelRunner& runner, EngineOptions options)
     : runner_(&runner),
+      logits_rows_(options.max_logits_rows),
       options_(checked_options(std::move(options), runner)),
       vocab_size_(runner.vocab_size()),
       inbox_(options_, initial_stats(options_, runner.num_dp_groups())),
-      planner_(options_, runner.num_dp_groups()),
+      planner_(std::make_unique<StepPlanner>(options_, runner.num_dp_groups())),
       sampled_(static_cast<size_t>(runner.num_dp_groups())),
-      chooser_(runner, options_.eos_token_ids, masks_),
+      chooser_(std::in_place, runner, options_.eos_token_ids, masks_),
       stats_(initial_stats(options_, runner.num_dp_groups())) {
+  if (runner.movable_experts() != nullptr) {
+    balancer_ = std::make_unique<ExpertBalancer>(runner, options_.eplb);
+  }
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -157,18 +158,22 @@ void Engine::Impl::loop() {
     if (!failed_) {
       if (const auto failure = runner_->failure()) fail_engine(*failure);
     }
-    if (planner_.has_work()) step();
+    make_switches();
+    const uint64_t steps = stats_.steps;
+    if (planner_->has_work()) step();
+    balance_experts(stats_.steps != steps);
     publish_and_deliver();
   }
   for (const auto& [arrival, sequence] : sequences_) finish_early(*sequence, FinishReason::aborted);
   publish_and_deliver();
+  for (const SwitchCommand& command : switches_) command.callback({.error = "the engine has stopped"});
   // The plan of a step that is still under way goes with the engine.
   if (is_ahead_ && !failed_) run([&] { runner_->synchronize(); });
 }
 
 void Engine::Impl::apply_commands() {
   for (std::unique_ptr<Sequence>& sequence : commands_.submitted) {
-    planner_.add(*sequence);
+    planner_->add(*sequence);
     const uint64_t arrival = sequence->arrival;
     if (sequence->mask) masks_.start(sequence->mask, std::nullopt);
     sequences_.emplace(arrival, std::move(sequence));
@@ -177,8 +182,16 @@ void Engine::Impl::apply_commands() {
     const auto found = sequences_.find(arrival);
     if (found != sequences_.end()) finish_early(*found->second, FinishReason::aborted);
   }
+  std::ranges::move(commands_.switches, std::back_inserter(switches_));
   for (const auto& callback : commands_.expert_load_callbacks) callback(expert_load());
-  if (commands_.flush_prefix_cache) planner_.flush_prefix_cache();
+  for (RebalanceCallback& callback : commands_.rebalance_callbacks) {
+    if (balancer_ == nullptr || failed_) {
+      callback(nullptr);
+    } else {
+      balancer_->ask(std::move(callback));
+    }
+  }
+  if (commands_.flush_prefix_cache) planner_->flush_prefix_cache();
   commands_.clear();
   if (failed_) fail_all("the model runner has failed");  // submitted before anyone could know
 }
@@ -186,19 +199,81 @@ void Engine::Impl::apply_commands() {
 std::vector<int64_t> Engine::Impl::expert_load() {
   if (failed_) return {};
   try {
-    return runner_->expert_load();
+    std::vector<int64_t> load = runner_->expert_load();
+    for (size_t i = 0; i < expert_load_of_others_.size(); ++i) load[i] += expert_load_of_others_[i];
+    return load;
   } catch (const std::exception& error) {
     fail_engine(error.what());
     return {};
   }
 }
 
+void Engine::Impl::balance_experts(bool stepped) {
+  if (balancer_ == nullptr || failed_) return;
+  run([&] { balancer_->advance(stepped, planner_->has_work()); });
+}
+
+// Not while a step that was planned ahead is under way; then none is planned ahead until it is done.
+void Engine::Impl::make_switches() {
+  if (is_ahead_ && !failed_) return;
+  for (SwitchCommand& command : std::exchange(switches_, {})) {
+    SwitchResult result = make_switch(command);
+    switched_.emplace_back(std::move(command.callback), std::move(result));
+  }
+}
+
+SwitchResult Engine::Impl::make_switch(const SwitchCommand& command) {
+  SwitchResult result;
+  if (failed_) {
+    result.error = "the model runner has failed";
+    return result;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    const EngineOptions options =
+        options_for(options_, logits_rows_, command.max_total_tokens, *command.next);
+    std::vector<int64_t> load = expert_load();
+    if (failed_) throw_error("the model runner has failed");
+    use_runner(*command.next, switch_planner(*planner_, *runner_, *command.next, options, result));
+    expert_load_of_others_ = std::move(load);
+    stats_.kv_tokens_total = command.next->num_dp_groups() * options.max_total_tokens;
+  } catch (const std::exception& error) {
+    result.error = error.what();
+    return result;
+  }
+  step_start_ = std::chrono::steady_clock::now();
+  result.pause_seconds = std::chrono::duration<double>(step_start_ - start).count();
+  ++stats_.switches;
+  stats_.switch_pause_seconds += result.pause_seconds;
+  return result;
+}
+
+// Everything that knows the groups of the runner is made anew. Texts are counted again for penalties, as they
+// are after preemption.
+void Engine::Impl::use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner) {
+  planner_ = std::move(planner);
+  runner_ = &next;
+  for (const auto& [arrival, sequence] : sequences_) {
+    sequence->count_slot = -1;
+    sequence->sampled_row = -1;
+  }
+  sampled_.assign(static_cast<size_t>(next.num_dp_groups()), {});
+  chooser_.emplace(next, options_.eos_token_ids, masks_);
+  const ExpertMoves moves = balancer_ != nullptr ? balancer_->report()->moves : ExpertMoves{};
+  if (balancer_ != nullptr) balancer_->give_up();
+  balancer_.reset();
+  stats_.experts = nullptr;
+  if (next.movable_experts() != nullptr) {
+    balancer_ = std::make_unique<ExpertBalancer>(next, options_.eplb, moves);
+  }
+}
+
 void Engine::Impl::step() {
   const PlannedStep* const planned = begin_step();
   if (planned == nullptr) return;
-  planner_.commit();
-  if (!run([&] { runner_->start_sampling(chooser_.plan(*planned)); })) return;
-  if (options_.overlap_schedule) plan_ahead();
+  planner_->commit();
+  if (!run([&] { runner_->start_sampling(chooser_->plan(*planned)); })) return;
+  if (options_.overlap_schedule && switches_.empty()) plan_ahead();
   if (!run([&] { collect(*planned); })) return;
   take_choices(*planned);
   const auto now = std::chrono::steady_clock::now();
@@ -215,7 +290,7 @@ const PlannedStep* Engine::Impl::begin_step() {
     if (planned != nullptr || failed_) return planned;
   }
   step_start_ = std::chrono::steady_clock::now();
-  const PlannedStep& planned = planner_.plan();
+  const PlannedStep& planned = planner_->plan();
   note_first_steps(planned, step_start_);
   masks_.help(kMaskHelp);
   return run([&] { runner_->forward(planned.plans); }) ? &planned : nullptr;
@@ -225,7 +300,7 @@ const PlannedStep* Engine::Impl::begin_step() {
 const PlannedStep* Engine::Impl::begin_ahead() {
   is_ahead_ = false;
   const std::optional<std::string> failure = std::exchange(ahead_failure_, std::nullopt);
-  const PlannedStep* const planned = planner_.begin_ahead();
+  const PlannedStep* const planned = planner_->begin_ahead();
   if (planned == nullptr) {
     run([&] { runner_->synchronize(); });  // its plan is written anew soon
     return nullptr;
@@ -240,7 +315,7 @@ const PlannedStep* Engine::Impl::begin_ahead() {
 
 // A failure is for the requests of that step, not for those of this one.
 void Engine::Impl::plan_ahead() {
-  const PlannedStep* const planned = planner_.plan_ahead();
+  const PlannedStep* const planned = planner_->plan_ahead();
   if (planned == nullptr) return;
   is_ahead_ = true;
   try {
@@ -289,7 +364,7 @@ void Engine::Impl::take_choices(const PlannedStep& step) {
   for (size_t g = 0; g < step.groups.size(); ++g) {
     for (const ScheduledSequence& scheduled : step.groups[g]->sequences) {
       if (scheduled.sequence == nullptr) continue;
-      take_choice(*scheduled.sequence, chooser_.choose(scheduled, sampled_[g]));
+      take_choice(*scheduled.sequence, chooser_->choose(scheduled, sampled_[g]));
     }
   }
 }
@@ -336,25 +411,9 @@ void Engine::Impl::append_token(Sequence& sequence, Choice choice) {
 
 void Engine::Impl::finish(Sequence& sequence, GenerationEvent& event, FinishReason reason) {
   event.finish = reason;
-  planner_.remove(sequence);
-  chooser_.forget(sequence);
-  switch (reason) {
-    case FinishReason::none:
-      CHORALE_CHECK(false, "a sequence needs a reason to finish");
-      break;
-    case FinishReason::stop:
-      ++stats_.finished_stop;
-      break;
-    case FinishReason::length:
-      ++stats_.finished_length;
-      break;
-    case FinishReason::aborted:
-      ++stats_.finished_aborted;
-      break;
-    case FinishReason::error:
-      ++stats_.finished_error;
-      break;
-  }
+  planner_->remove(sequence);
+  chooser_->forget(sequence);
+  count_finished(reason, stats_);
 }
 
 // Without a token. Does nothing when the sequence has just finished.
@@ -381,9 +440,13 @@ void Engine::Impl::fail_all(const std::string& message) {
 }
 
 void Engine::Impl::publish_and_deliver() {
-  planner_.report(stats_);
+  planner_->report(stats_);
   stats_.failed = failed_;
+  if (balancer_ != nullptr) stats_.experts = balancer_->report();
   inbox_.publish(stats_, outbox_.entries());
+  for (const auto& [callback, result] : switched_) callback(result);
+  switched_.clear();
+  if (balancer_ != nullptr) balancer_->tell();
   outbox_.deliver([this](const Sequence& sequence) { sequences_.erase(sequence.arrival); });
   inbox_.set_idle();
 }
@@ -411,6 +474,12 @@ void Engine::flush_prefix_cache() {
 }
 void Engine::get_expert_load(std::function<void(std::vector<int64_t>)> callback) {
   impl_->inbox().get_expert_load(std::move(callback));
+}
+void Engine::rebalance_experts(RebalanceCallback callback) {
+  impl_->inbox().rebalance_experts(std::move(callback));
+}
+void Engine::switch_runner(ModelRunner& next, int64_t max_total_tokens, SwitchCallback callback) {
+  impl_->inbox().switch_runner({&next, max_total_tokens, std::move(callback)});
 }
 void Engine::stop_accepting() {
   impl_->inbox().stop_accepting();

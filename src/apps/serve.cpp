@@ -21,6 +21,7 @@
 #include "base/math.h"
 #include "engine/engine.h"
 #include "engine/rank_processes.h"
+#include "engine/strategy_switch.h"
 #include "server/http/cors.h"
 #include "server/server.h"
 #include "text/chat_template.h"
@@ -97,6 +98,7 @@ engine::EngineOptions engine_options(const ServeFlags& flags, const engine::Mode
   options.max_context_len = info.max_context_len;
   options.enable_prefix_cache = !flags.disable_radix_cache;
   options.eos_token_ids = eos_token_ids;
+  options.eplb.enabled = flags.load.parallel.enable_eplb;
   return options;
 }
 
@@ -133,6 +135,7 @@ int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::Loade
   } else {
     grammars.emplace(files.tokenizer, config.vocab_size, options.eos_token_ids);
   }
+  engine::StrategySwitch strategy_switch(model, engine);
   const std::unique_ptr<server::Server> server = std::move(listening);  // ends before the engine
   server->set_model({.engine = engine,
                      .tokenizer = files.tokenizer,
@@ -143,6 +146,7 @@ int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::Loade
                      .vocab_size = config.vocab_size,
                      .model_path = flags.load.model_path.string(),
                      .placement = config.num_experts > 0 ? &info.parallel.placement : nullptr,
+                     .strategy_switch = &strategy_switch,
                      .dtype = info.dtype_name(),
                      .quantization = info.quantization_name(),
                      .device = info.device,
@@ -191,6 +195,23 @@ int run_serve(const ServeFlags& flags) {
   if (!model.is_driver()) return model.serve_steps();
   const log::Background background;  // from here on clients would wait for whoever reads the log
   return serve_model(flags, files, model, std::move(server));
+}
+
+void add_eplb_flags(CLI::App& app, ServeFlags& flags) {
+  constexpr const char* kGroup = "Parallel strategy";
+  app.add_flag("--enable-eplb", flags.load.parallel.enable_eplb,
+               "Move experts between ranks by their load while requests run; the same results")
+      ->group(kGroup);
+  app.add_option("--eplb-interval", flags.engine.eplb.interval,
+                 "Steps from one look at the experts' load to the next (1000)")
+      ->option_text("STEPS")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->group(kGroup);
+  app.add_option("--eplb-min-balancedness", flags.engine.eplb.min_balancedness,
+                 "Work of the mean rank over that of the busiest below which experts move (0.8)")
+      ->option_text("X")
+      ->check(number_in(0, 1))
+      ->group(kGroup);
 }
 
 void add_memory_flags(CLI::App& app, ServeFlags& flags) {
@@ -372,6 +393,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   add_strategy_flag(*app, flags->strategy);
+  add_eplb_flags(*app, *flags);
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);

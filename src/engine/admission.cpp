@@ -37,6 +37,13 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("max_context_len must be at least 2 (a prompt token and an output token), but is {}",
                 options.max_context_len);
   }
+  positive(options.eplb.interval, "eplb.interval");
+  if (!(options.eplb.min_balancedness >= 0 && options.eplb.min_balancedness <= 1)) {
+    throw_error("eplb.min_balancedness must be from 0 to 1, but is {}", options.eplb.min_balancedness);
+  }
+  if (options.eplb.enabled && runner.movable_experts() == nullptr) {
+    throw_error("eplb.enabled needs experts that can move: ranks of one process that own different ones");
+  }
   options.block_tokens = runner.block_tokens();
   options.spare_blocks = runner.num_spare_blocks();
   options.overlap_schedule &= runner.runs_ahead();

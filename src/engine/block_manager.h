@@ -57,6 +57,9 @@ class BlockManager {
   void release(std::vector<int32_t>& table);
   void release_last(std::vector<int32_t>& table);
 
+  // Blocks that the prefix cache alone has, those that were used last first, and so parents before children.
+  std::vector<CachedBlock> idle_blocks() const { return cache_.idle_blocks(); }
+
   // Frees every cached block.
   void flush();
 

@@ -11,6 +11,7 @@
 #include "engine/admission.h"
 #include "engine/engine_core.h"
 #include "engine/inbox.h"
+#include "engine/stats.h"
 
 namespace chorale::engine {
 namespace {
@@ -81,18 +82,21 @@ void Engine::Impl::loop() {
     apply_commands();
     if (stopping) break;
     core_.check_runner();
+    core_.make_switches();
     core_.step();
     publish_and_deliver();
   }
   core_.abort_all();
   publish_and_deliver();
-  core_.synchronize();
+  core_.stop();
 }
 
 void Engine::Impl::apply_commands() {
   for (std::unique_ptr<Sequence>& sequence : commands_.submitted) core_.add(std::move(sequence));
   for (const uint64_t arrival : commands_.aborted) core_.abort(arrival);
+  for (SwitchCommand& command : commands_.switches) core_.switch_runner(std::move(command));
   for (const auto& callback : commands_.expert_load_callbacks) callback(core_.expert_load());
+  for (RebalanceCallback& callback : commands_.rebalance_callbacks) core_.rebalance(std::move(callback));
   if (commands_.flush_prefix_cache) core_.flush_prefix_cache();
   commands_.clear();
   if (core_.failed()) core_.fail_all("the model runner has failed");  // submitted before anyone could know
@@ -127,6 +131,12 @@ void Engine::flush_prefix_cache() {
 }
 void Engine::get_expert_load(std::function<void(std::vector<int64_t>)> callback) {
   impl_->inbox().get_expert_load(std::move(callback));
+}
+void Engine::rebalance_experts(RebalanceCallback callback) {
+  impl_->inbox().rebalance_experts(std::move(callback));
+}
+void Engine::switch_runner(ModelRunner& next, int64_t max_total_tokens, SwitchCallback callback) {
+  impl_->inbox().switch_runner({&next, max_total_tokens, std::move(callback)});
 }
 void Engine::stop_accepting() {
   impl_->inbox().stop_accepting();

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "engine/clock.h"
+#include "engine/expert_report.h"
 #include "engine/model_runner.h"
 #include "engine/request.h"
 #include "engine/time_histogram.h"
@@ -40,6 +41,7 @@ struct EngineOptions {
   // A step is planned and given to the model while the one before it runs, where the runner can do that
   // (ModelRunner::runs_ahead). No answer, event or counter differs.
   bool overlap_schedule = true;
+  EplbSettings eplb;
   int64_t spare_blocks = 0;  // the runner's, of each group; the engine sets it
   std::vector<int32_t> eos_token_ids;
 };
@@ -65,10 +67,24 @@ struct EngineStats {
   uint64_t finished_error = 0;
   uint64_t preemptions = 0;
   uint64_t steps = 0;
+  uint64_t switches = 0;  // to another runner
+  double switch_pause_seconds = 0;
   std::array<TimeHistogram, kNumStepPhases> step_seconds;  // by StepPhase, sampling included; `steps` in all
-  TimeHistogram queue_seconds;  // from submission to the first step that computes the request
-  bool failed = false;          // the model runner threw: nothing runs any more, new requests are refused
+  TimeHistogram queue_seconds;                  // from submission to the first step that computes the request
+  std::shared_ptr<const ExpertReport> experts;  // null where they cannot move
+  bool failed = false;  // the model runner threw: nothing runs any more, new requests are refused
 };
+
+// What a switch to another runner was.
+struct SwitchResult {
+  std::optional<std::string> error;  // why it was not made
+  double pause_seconds = 0;          // in which no step ran
+  int64_t moved_blocks = 0;          // of KV cache, in every layer
+  uint64_t moved_bytes = 0;
+  int64_t moved_sequences = 0;       // that were running, and go on
+  int64_t recomputed_sequences = 0;  // that found no room, and wait
+};
+using SwitchCallback = std::function<void(const SwitchResult& result)>;
 
 struct Submission {
   GenerationRequest request;
@@ -105,6 +121,18 @@ class Engine {
   // logical expert since the start: [layers * experts], or nothing for a model without experts. Never calls
   // back once the engine is being destroyed.
   void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
+
+  // Asks for a placement of experts by their load, whatever EngineOptions::eplb says. Calls back, on the
+  // engine's thread, when it is in force, or when there is none that is better; as get_expert_load.
+  void rebalance_experts(RebalanceCallback callback);
+
+  // Goes on with another runner of the same model from the next step that begins on: running and waiting
+  // requests and the prefix cache go there, and what a request is told differs in nothing.
+  // max_total_tokens: the capacity of each of its groups; at least that of one longest request. Running
+  // requests for which there is no room wait and are computed again. Calls back on the engine's thread when
+  // it is done, or with `error`, when the old runner goes on; the one that is not used may then be destroyed,
+  // on another thread. The runner that is used must outlive the engine or its next switch.
+  void switch_runner(ModelRunner& next, int64_t max_total_tokens, SwitchCallback callback);
 
   // Refuses new requests (`unavailable`) from now on; running and queued ones go on.
   void stop_accepting();

@@ -10,6 +10,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "engine/admission.h"
+#include "engine/runner_switch.h"
+#include "engine/stats.h"
 
 namespace chorale::engine {
 namespace {
@@ -19,25 +21,24 @@ constexpr std::chrono::microseconds kMaskHelp{500};
 
 }  // namespace
 
-EngineStats initial_stats(const EngineOptions& options, int64_t num_dp_groups) {
-  EngineStats stats;
-  stats.kv_tokens_total = num_dp_groups * options.max_total_tokens;
-  return stats;
-}
-
 EngineCore::EngineCore(ModelRunner& runner, EngineOptions options, Clock clock, int mask_threads)
     : runner_(&runner),
+      logits_rows_(options.max_logits_rows),
       options_(checked_options(std::move(options), runner)),
       vocab_size_(runner.vocab_size()),
       clock_(std::move(clock)),
-      planner_(options_, runner.num_dp_groups()),
+      planner_(std::make_unique<StepPlanner>(options_, runner.num_dp_groups())),
       sampled_(static_cast<size_t>(runner.num_dp_groups())),
       masks_(mask_threads),
-      chooser_(runner, options_.eos_token_ids, masks_),
-      stats_(initial_stats(options_, runner.num_dp_groups())) {}
+      chooser_(std::in_place, runner, options_.eos_token_ids, masks_),
+      stats_(initial_stats(options_, runner.num_dp_groups())) {
+  if (runner.movable_experts() != nullptr) {
+    balancer_ = std::make_unique<ExpertBalancer>(runner, options_.eplb);
+  }
+}
 
 void EngineCore::add(std::unique_ptr<Sequence> sequence) {
-  planner_.add(*sequence);
+  planner_->add(*sequence);
   const uint64_t arrival = sequence->arrival;
   if (sequence->mask) masks_.start(sequence->mask, std::nullopt);
   sequences_.emplace(arrival, std::move(sequence));
@@ -60,20 +61,91 @@ void EngineCore::check_runner() {
 std::vector<int64_t> EngineCore::expert_load() {
   if (failed_) return {};
   try {
-    return runner_->expert_load();
+    std::vector<int64_t> load = runner_->expert_load();
+    for (size_t i = 0; i < expert_load_of_others_.size(); ++i) load[i] += expert_load_of_others_[i];
+    return load;
   } catch (const std::exception& error) {
     fail_engine(error.what());
     return {};
   }
 }
 
+void EngineCore::rebalance(RebalanceCallback callback) {
+  if (balancer_ == nullptr || failed_) return callback(nullptr);
+  balancer_->ask(std::move(callback));
+}
+
+void EngineCore::balance_experts(bool stepped) {
+  if (balancer_ == nullptr || failed_) return;
+  run([&] { balancer_->advance(stepped, has_work()); });
+}
+
+void EngineCore::make_switches() {
+  if (is_ahead_ && !failed_) return;
+  for (SwitchCommand& command : std::exchange(switches_, {})) {
+    SwitchResult result = make_switch(command);
+    switched_.emplace_back(std::move(command.callback), std::move(result));
+  }
+}
+
+SwitchResult EngineCore::make_switch(const SwitchCommand& command) {
+  SwitchResult result;
+  if (failed_) {
+    result.error = "the model runner has failed";
+    return result;
+  }
+  const auto start = clock_();
+  try {
+    const EngineOptions options =
+        options_for(options_, logits_rows_, command.max_total_tokens, *command.next);
+    std::vector<int64_t> load = expert_load();
+    if (failed_) throw_error("the model runner has failed");
+    use_runner(*command.next, switch_planner(*planner_, *runner_, *command.next, options, result));
+    expert_load_of_others_ = std::move(load);
+    stats_.kv_tokens_total = command.next->num_dp_groups() * options.max_total_tokens;
+  } catch (const std::exception& error) {
+    result.error = error.what();
+    return result;
+  }
+  step_start_ = clock_();
+  result.pause_seconds = std::chrono::duration<double>(step_start_ - start).count();
+  ++stats_.switches;
+  stats_.switch_pause_seconds += result.pause_seconds;
+  return result;
+}
+
+// Everything that knows the groups of the runner is made anew. Texts are counted again for penalties, as they
+// are after preemption.
+void EngineCore::use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner) {
+  planner_ = std::move(planner);
+  runner_ = &next;
+  for (const auto& [arrival, sequence] : sequences_) {
+    sequence->count_slot = -1;
+    sequence->sampled_row = -1;
+  }
+  sampled_.assign(static_cast<size_t>(next.num_dp_groups()), {});
+  chooser_.emplace(next, options_.eos_token_ids, masks_);
+  const ExpertMoves moves = balancer_ != nullptr ? balancer_->report()->moves : ExpertMoves{};
+  if (balancer_ != nullptr) balancer_->give_up();
+  balancer_.reset();
+  stats_.experts = nullptr;
+  if (next.movable_experts() != nullptr) {
+    balancer_ = std::make_unique<ExpertBalancer>(next, options_.eplb, moves);
+  }
+}
+
 void EngineCore::step() {
-  if (!has_work()) return;
+  const uint64_t steps = stats_.steps;
+  if (has_work()) run_step();
+  balance_experts(stats_.steps != steps);
+}
+
+void EngineCore::run_step() {
   const PlannedStep* const planned = begin_step();
   if (planned == nullptr) return;
-  planner_.commit();
-  if (!run([&] { runner_->start_sampling(chooser_.plan(*planned)); })) return;
-  if (options_.overlap_schedule) plan_ahead();
+  planner_->commit();
+  if (!run([&] { runner_->start_sampling(chooser_->plan(*planned)); })) return;
+  if (options_.overlap_schedule && switches_.empty()) plan_ahead();
   if (!run([&] { collect(*planned); })) return;
   take_choices(*planned);
   const auto now = clock_();
@@ -90,7 +162,7 @@ const PlannedStep* EngineCore::begin_step() {
     if (planned != nullptr || failed_) return planned;
   }
   step_start_ = clock_();
-  const PlannedStep& planned = planner_.plan();
+  const PlannedStep& planned = planner_->plan();
   note_first_steps(planned, step_start_);
   masks_.help(kMaskHelp);
   return run([&] { runner_->forward(planned.plans); }) ? &planned : nullptr;
@@ -100,7 +172,7 @@ const PlannedStep* EngineCore::begin_step() {
 const PlannedStep* EngineCore::begin_ahead() {
   is_ahead_ = false;
   const std::optional<std::string> failure = std::exchange(ahead_failure_, std::nullopt);
-  const PlannedStep* const planned = planner_.begin_ahead();
+  const PlannedStep* const planned = planner_->begin_ahead();
   if (planned == nullptr) {
     run([&] { runner_->synchronize(); });  // its plan is written anew soon
     return nullptr;
@@ -115,7 +187,7 @@ const PlannedStep* EngineCore::begin_ahead() {
 
 // A failure is for the requests of that step, not for those of this one.
 void EngineCore::plan_ahead() {
-  const PlannedStep* const planned = planner_.plan_ahead();
+  const PlannedStep* const planned = planner_->plan_ahead();
   if (planned == nullptr) return;
   is_ahead_ = true;
   try {
@@ -164,7 +236,7 @@ void EngineCore::take_choices(const PlannedStep& step) {
   for (size_t g = 0; g < step.groups.size(); ++g) {
     for (const ScheduledSequence& scheduled : step.groups[g]->sequences) {
       if (scheduled.sequence == nullptr) continue;
-      take_choice(*scheduled.sequence, chooser_.choose(scheduled, sampled_[g]));
+      take_choice(*scheduled.sequence, chooser_->choose(scheduled, sampled_[g]));
     }
   }
 }
@@ -211,25 +283,9 @@ void EngineCore::append_token(Sequence& sequence, Choice choice) {
 
 void EngineCore::finish(Sequence& sequence, GenerationEvent& event, FinishReason reason) {
   event.finish = reason;
-  planner_.remove(sequence);
-  chooser_.forget(sequence);
-  switch (reason) {
-    case FinishReason::none:
-      CHORALE_CHECK(false, "a sequence needs a reason to finish");
-      break;
-    case FinishReason::stop:
-      ++stats_.finished_stop;
-      break;
-    case FinishReason::length:
-      ++stats_.finished_length;
-      break;
-    case FinishReason::aborted:
-      ++stats_.finished_aborted;
-      break;
-    case FinishReason::error:
-      ++stats_.finished_error;
-      break;
-  }
+  planner_->remove(sequence);
+  chooser_->forget(sequence);
+  count_finished(reason, stats_);
 }
 
 // Without a token. Does nothing when the sequence has just finished.
@@ -256,17 +312,23 @@ void EngineCore::fail_all(const std::string& message) {
 }
 
 const EngineStats& EngineCore::stats() {
-  planner_.report(stats_);
+  planner_->report(stats_);
   stats_.failed = failed_;
+  if (balancer_ != nullptr) stats_.experts = balancer_->report();
   return stats_;
 }
 
 void EngineCore::deliver() {
+  for (const auto& [callback, result] : switched_) callback(result);
+  switched_.clear();
+  if (balancer_ != nullptr) balancer_->tell();
   outbox_.deliver([this](const Sequence& sequence) { sequences_.erase(sequence.arrival); });
 }
 
 // The plan of a step that is still under way goes with the core.
-void EngineCore::synchronize() {
+void EngineCore::stop() {
+  for (const SwitchCommand& command : switches_) command.callback({.error = "the engine has stopped"});
+  switches_.clear();
   if (is_ahead_ && !failed_) run([&] { runner_->synchronize(); });
 }
 

@@ -11,10 +11,13 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "engine/clock.h"
 #include "engine/engine.h"
+#include "engine/expert_balancer.h"
+#include "engine/inbox.h"
 #include "engine/outbox.h"
 #include "engine/sequence.h"
 #include "engine/step_planner.h"
@@ -44,14 +47,21 @@ class EngineCore {
   // Asks the runner whether it can go on.
   void check_runner();
 
-  void flush_prefix_cache() { planner_.flush_prefix_cache(); }
-  // As ModelRunner has it; nothing once it has failed.
+  void flush_prefix_cache() { planner_->flush_prefix_cache(); }
+  // As ModelRunner has it, of this runner and those before it; nothing once it has failed.
   std::vector<int64_t> expert_load();
+
+  // As Engine has them; deliver() calls back. A switch is made by make_switches().
+  void rebalance(RebalanceCallback callback);
+  void switch_runner(SwitchCommand command) { switches_.push_back(std::move(command)); }
+  // Between two steps. Not while a step that was planned ahead is under way: no other is planned ahead then
+  // until the switch is made.
+  void make_switches();
 
   // Whether no sequence is left whose last event was not delivered.
   bool is_empty() const { return sequences_.empty(); }
-  bool has_work() const { return planner_.has_work(); }
-  // One step of the model; nothing without work. What came of it is told by deliver().
+  bool has_work() const { return planner_->has_work(); }
+  // One step of the model; without work experts may still move. What came of it is told by deliver().
   void step();
 
   // Brought up to date.
@@ -60,12 +70,16 @@ class EngineCore {
   std::span<const Outbox::Entry> events() const { return outbox_.entries(); }
   void deliver();
 
-  // Waits for what the runner may still be doing; for the end.
-  void synchronize();
+  // Refuses the switches that were not made, and waits for what the runner may still be doing. For the end.
+  void stop();
 
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
 
+  SwitchResult make_switch(const SwitchCommand& command);
+  void use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner);
+  void balance_experts(bool stepped);
+  void run_step();
   const PlannedStep* begin_step();
   const PlannedStep* begin_ahead();
   void plan_ahead();
@@ -82,25 +96,27 @@ class EngineCore {
   void fail_engine(const std::string& why);
 
   ModelRunner* runner_;
+  const int64_t logits_rows_;  // as they were given
   const EngineOptions options_;
   const int64_t vocab_size_;
   const Clock clock_;
 
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by arrival
-  StepPlanner planner_;
-  std::vector<SampledStep> sampled_;  // [dp_size], of the step
+  std::unique_ptr<StepPlanner> planner_;
+  std::vector<SampledStep> sampled_;                               // [dp_size], of the step
+  std::vector<SwitchCommand> switches_;                            // that are to be made
+  std::vector<std::pair<SwitchCallback, SwitchResult>> switched_;  // what is to be told of them
+  std::vector<int64_t> expert_load_of_others_;                     // of the runners before this one
   // The forward pass of the planner's next step is under way, or could not begin for this reason.
   bool is_ahead_ = false;
   std::optional<std::string> ahead_failure_;
   TimePoint step_start_;  // or the end of the one before, where that is later
   MaskWorkers masks_;
-  TokenChooser chooser_;
+  std::optional<TokenChooser> chooser_;
+  std::unique_ptr<ExpertBalancer> balancer_;  // null where experts cannot move
   Outbox outbox_;
   EngineStats stats_;
   bool failed_ = false;
 };
-
-// Before anything was done.
-EngineStats initial_stats(const EngineOptions& options, int64_t num_dp_groups);
 
 }  // namespace chorale::engine

@@ -25,14 +25,16 @@ uint64_t fresh_entropy() {
 }  // namespace
 
 bool EngineCommands::empty() const {
-  return submitted.empty() && aborted.empty() && expert_load_callbacks.empty() && !flush_prefix_cache &&
-         !stop;
+  return submitted.empty() && aborted.empty() && expert_load_callbacks.empty() &&
+         rebalance_callbacks.empty() && switches.empty() && !flush_prefix_cache && !stop;
 }
 
 void EngineCommands::clear() {
   submitted.clear();
   aborted.clear();
   expert_load_callbacks.clear();
+  rebalance_callbacks.clear();
+  switches.clear();
   flush_prefix_cache = stop = false;
 }
 
@@ -104,6 +106,22 @@ void Inbox::get_expert_load(std::function<void(std::vector<int64_t>)> callback) 
   {
     const std::lock_guard lock(mutex_);
     commands_.expert_load_callbacks.push_back(std::move(callback));
+  }
+  wake_.notify_one();
+}
+
+void Inbox::rebalance_experts(RebalanceCallback callback) {
+  {
+    const std::lock_guard lock(mutex_);
+    commands_.rebalance_callbacks.push_back(std::move(callback));
+  }
+  wake_.notify_one();
+}
+
+void Inbox::switch_runner(SwitchCommand command) {
+  {
+    const std::lock_guard lock(mutex_);
+    commands_.switches.push_back(std::move(command));
   }
   wake_.notify_one();
 }

@@ -21,11 +21,19 @@
 
 namespace chorale::engine {
 
+struct SwitchCommand {
+  ModelRunner* next = nullptr;
+  int64_t max_total_tokens = 0;
+  SwitchCallback callback;
+};
+
 // What was asked for since the engine's thread last looked.
 struct EngineCommands {
   std::vector<std::unique_ptr<Sequence>> submitted;  // in order of arrival
   std::vector<uint64_t> aborted;                     // by arrival, because an id may be taken again at once
   std::vector<std::function<void(std::vector<int64_t>)>> expert_load_callbacks;
+  std::vector<RebalanceCallback> rebalance_callbacks;
+  std::vector<SwitchCommand> switches;
   bool flush_prefix_cache = false;
   bool stop = false;
 
@@ -44,6 +52,8 @@ class Inbox {
   void abort(std::string_view id);
   void flush_prefix_cache();
   void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
+  void rebalance_experts(RebalanceCallback callback);
+  void switch_runner(SwitchCommand command);
   void stop_accepting();
   bool wait_idle(double timeout_seconds);
   EngineStats stats() const;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <thread>
@@ -294,6 +295,27 @@ struct LoadedModel::Impl {
   RankProcesses processes;
   ModelInfo info;
   StoredWeights stored;
+  LoadOptions options;                      // as they were given
+  std::unique_ptr<PreparedRunner> adopted;  // runs, where there is one
+
+  // `parallel` is the plan's, where it stays.
+  RunnerParts parts_of(const ParallelPlan& parallel, const LoadPlan& plan, Device device) const {
+    return {.config = info.config,
+            .plan = parallel,
+            .weights = stored.weights,
+            .stored = stored.shard,
+            .limits = plan.limits,
+            .num_blocks = plan.memory.kv_tokens / info.block_tokens() + plan.memory.spare_blocks,
+            .num_spare_blocks = plan.memory.spare_blocks,
+            .kv_dtype = plan.memory.kv_dtype,
+            .device = device,
+            .isa = plan.instruction_set,
+            .threads_per_rank = plan.threads_per_rank,
+            .collective_timeout = options.parallel.collective_timeout,
+            .records_steps = options.records_steps,
+            .fault = options.parallel.fault,
+            .profile = options.profile};
+  }
   std::unique_ptr<ModelRunner> runner;
 };
 
@@ -305,31 +327,81 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
                 parallel::to_string(strategy));
   }
   RankProcesses processes(options.parallel, strategy);
+  if (options.parallel.enable_eplb && processes.mpi() != nullptr) {
+    throw_error("--enable-eplb: experts move between ranks of one process, found ranks over MPI");
+  }
   require_agreement_of_ranks(resolved, options, strategy, processes);
   const LoadPlan plan = plan_load(resolved, options, strategy, processes);
   if (processes.is_driver() && options.before_weights) options.before_weights();
   StoredWeights stored = fill(resolved, plan.parallel, options, processes);
   const Device device = resolved.device();
-  auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver), std::move(processes),
-                                          describe(resolved, plan), std::move(stored), nullptr});
-  impl->runner =
-      start({.config = impl->info.config,
-             .plan = impl->info.parallel,
-             .weights = impl->stored.weights,
-             .stored = impl->stored.shard,
-             .limits = plan.limits,
-             .num_blocks = plan.memory.kv_tokens / impl->info.block_tokens() + plan.memory.spare_blocks,
-             .num_spare_blocks = plan.memory.spare_blocks,
-             .kv_dtype = plan.memory.kv_dtype,
-             .device = device,
-             .isa = plan.instruction_set,
-             .threads_per_rank = plan.threads_per_rank,
-             .collective_timeout = options.parallel.collective_timeout,
-             .records_steps = options.records_steps,
-             .fault = options.parallel.fault,
-             .profile = options.profile},
-            impl->processes.mpi());
+  auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver),
+                                          std::move(processes),
+                                          describe(resolved, plan),
+                                          std::move(stored),
+                                          {},
+                                          nullptr,
+                                          nullptr});
+  impl->options = options;
+  impl->options.before_weights = nullptr;
+  impl->runner = start(impl->parts_of(impl->info.parallel, plan, device), impl->processes.mpi());
   return LoadedModel(std::move(impl));
+}
+
+namespace {
+
+// For another strategy; a placement that was made for the first one need not fit.
+LoadOptions options_with(const LoadOptions& given, const parallel::Strategy& strategy) {
+  LoadOptions options = given;
+  options.parallel.strategy = {};
+  options.parallel.strategy.tp_size = strategy.tp_size;
+  options.parallel.strategy.dp_size = strategy.dp_size;
+  options.parallel.strategy.ep_size = strategy.ep_size;
+  options.parallel.strategy.moe_tp_size = strategy.moe_tp_size;
+  options.parallel.strategy.moe_dp_size = strategy.moe_dp_size;
+  options.parallel.init_expert_location = "trivial";
+  return options;
+}
+
+}  // namespace
+
+std::unique_ptr<PreparedRunner> LoadedModel::prepare(const parallel::Strategy& strategy) const {
+  const ModelInfo& info = impl_->info;
+  if (impl_->processes.mpi() != nullptr) {
+    throw_error("the strategy of ranks that are processes cannot be switched while they run");
+  }
+  LoadOptions options = options_with(impl_->options, strategy);
+  parallel::check_strategy(strategy, model::sharded_sizes(info.config));
+  if (strategy.world() > 1 && !backend_of(info.formats.device).has_ranks) {
+    throw_error("device {}: one rank alone runs there, found strategy {}", info.device,
+                parallel::to_string(strategy));
+  }
+  const auto world = static_cast<size_t>(strategy.world());
+  const model::StepLimits limits = choose_limits(info.config, options, strategy.dp_size);
+  // Experts stay where they are under a strategy in which they have nowhere to go.
+  options.parallel.enable_eplb &= strategy.ep_size > 1;
+  LoadPlan plan{.limits = limits,
+                .parallel = plan_parallel(info.config, options.parallel, limits, std::vector<int>(world, 0)),
+                .instruction_set = info.instruction_set,
+                .threads_per_rank = num_threads(options, strategy.world()),
+                .memory = {}};
+  std::vector<int> here(world);
+  std::iota(here.begin(), here.end(), 0);
+  // The weights are there already, and what runs keeps its memory until the switch is made.
+  const uint64_t free = impl_->driver == nullptr ? available_memory() : impl_->driver->free_memory();
+  plan.memory =
+      plan_memory(info.config, info.formats, options, plan.parallel, here, free + info.weight_bytes);
+  auto prepared = std::make_unique<PreparedRunner>(
+      PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, nullptr});
+  RunnerParts parts = impl_->parts_of(prepared->plan, plan, device());
+  parts.fault.reset();  // a test asked for it in a step of the first ranks
+  prepared->runner = std::make_unique<LocalRunner>(parts);
+  return prepared;
+}
+
+void LoadedModel::adopt(std::unique_ptr<PreparedRunner> prepared) {
+  impl_->runner.reset();
+  impl_->adopted = std::move(prepared);
 }
 
 LoadedModel::LoadedModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -365,10 +437,10 @@ int LoadedModel::serve_steps() {
 }
 
 ModelRunner& LoadedModel::runner() {
-  return *impl_->runner;
+  return impl_->adopted != nullptr ? *impl_->adopted->runner : *impl_->runner;
 }
 const ModelRunner& LoadedModel::runner() const {
-  return *impl_->runner;
+  return impl_->adopted != nullptr ? *impl_->adopted->runner : *impl_->runner;
 }
 const ModelInfo& LoadedModel::info() const {
   return impl_->info;

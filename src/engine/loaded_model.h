@@ -18,6 +18,13 @@ model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOpt
 // Tokens of a KV block where the options say that the model is to run. Throws Error that names the flag.
 int64_t block_tokens(const LoadOptions& options);
 
+// Ranks of this process, with what they were made from. The weights are the model's.
+struct PreparedRunner {
+  ParallelPlan plan;
+  int64_t max_total_tokens = 0;  // KV capacity of each data-parallel group
+  std::unique_ptr<ModelRunner> runner;
+};
+
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {
  public:
@@ -33,6 +40,13 @@ class LoadedModel {
   // On the other ranks: takes part in the steps of rank 0 until that stops, and returns the exit status. Ends
   // the process when a rank fails.
   int serve_steps();
+
+  // Ranks for another strategy, of any world, beside those that run; to be used in their place
+  // (Engine::switch_runner) and then handed to adopt(). Throws Error that says what does not fit: the
+  // strategy, the memory for both, or ranks that are processes. May be called while steps run.
+  std::unique_ptr<PreparedRunner> prepare(const parallel::Strategy& strategy) const;
+  // The ranks that ran before are destroyed. info() stays what it was.
+  void adopt(std::unique_ptr<PreparedRunner> prepared);
 
   ModelRunner& runner();
   const ModelRunner& runner() const;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "model/kv_cache.h"
 
 namespace chorale::engine {
 namespace {
@@ -18,6 +19,7 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
 
 LocalRunner::LocalRunner(const RunnerParts& parts)
     : ParallelRunner(parts),
+      parts_(parts),
       timeout_(parts.collective_timeout),
       runs_ahead_(parts.device.is_asynchronous()),
       traffic_(parts.plan.ranks.size()),
@@ -31,9 +33,9 @@ LocalRunner::LocalRunner(const RunnerParts& parts)
   }
   world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
   for (int rank = 0; rank < world; ++rank) {
-    threads_.emplace_back([this, &parts, rank] { rank_loop(parts, rank); });
+    threads_.emplace_back([this, rank] { rank_loop(rank); });
   }
-  wait_for_ranks(0);  // until all are built: they read `parts`
+  wait_for_ranks(0);  // until all are built
 }
 
 LocalRunner::~LocalRunner() {
@@ -118,12 +120,13 @@ void LocalRunner::run_rank(int rank, const Work& work) {
     runner.forward(*work.forward[dp_group]);
     return;
   }
+  if (work.transfer != nullptr) return copy_to_rank(rank, *work.transfer);
   if (rank % tp_size_ != 0) return;
   runner.start_sampling(*work.sample[dp_group]);
   if (!threads_.empty()) sampled_[dp_group] = runner.collect();
 }
 
-void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
+void LocalRunner::rank_loop(int rank) {
   int64_t& done = num_done_[static_cast<size_t>(rank)];
   const auto guarded = [&](const auto& work) {
     try {
@@ -140,9 +143,9 @@ void LocalRunner::rank_loop(const RunnerParts& parts, int rank) {
   };
   guarded([&] {
     const comm::Communicator world(world_->transport(rank), &traffic_[static_cast<size_t>(rank)]);
-    const parallel::Topology& topology = parts.plan.ranks[static_cast<size_t>(rank)].topology;
+    const parallel::Topology& topology = parts_.plan.ranks[static_cast<size_t>(rank)].topology;
     runners_[static_cast<size_t>(rank)] =
-        std::make_unique<RankRunner>(parts_of(parts, rank, split_groups(world, topology)));
+        std::make_unique<RankRunner>(parts_of(parts_, rank, split_groups(world, topology)));
   });
   for (;;) {
     std::optional<Work> work;
@@ -170,6 +173,82 @@ std::vector<int64_t> LocalRunner::expert_load() {
   std::vector<int64_t> total;
   for (const auto& runner : runners_) runner->add_expert_load(total);
   return total;
+}
+
+const parallel::ExpertPlacement* LocalRunner::movable_experts() const {
+  const bool own_different_ones = parts_.plan.tokens_travel() && parts_.plan.strategy.ep_size > 1;
+  return own_different_ones ? &parts_.plan.placement : nullptr;
+}
+
+// All ranks share the weights, so a rank's experts are other views of them.
+uint64_t LocalRunner::place_experts(int layer, const parallel::ExpertPlacement& placement) {
+  CHORALE_CHECK(parts_.plan.tokens_travel() && placement.shape() == parts_.plan.placement.shape());
+  wait_for_ranks(num_given_);  // the streams are theirs until then
+  const auto slots = static_cast<size_t>(placement.slots_per_rank());
+  for (size_t rank = 0; rank < runners_.size(); ++rank) {
+    const RankPart& part = parts_.plan.ranks[rank];
+    const auto owner = static_cast<size_t>(part.topology.moe_expert_parallel_rank());
+    const auto experts = placement.physical_to_logical(layer).subspan(owner * slots, slots);
+    model::DispatchOptions dispatch = parts_.plan.dispatch;
+    dispatch.num_variants = runners_[rank]->num_slot_variants(layer);
+    runners_[rank]->place_experts(
+        layer, model::select_layer_experts(parts_.weights, parts_.stored, part.shard, layer, experts),
+        model::expert_slots_of(part.topology, placement, layer, dispatch));
+  }
+  return 0;
+}
+
+namespace {
+
+// KV heads of the model that a rank has.
+parallel::Range kv_heads_of(const RunnerParts& parts, size_t rank) {
+  return parallel::elements_of_chunks(parts.plan.ranks[rank].shard.kv, parts.config.num_key_value_heads);
+}
+
+}  // namespace
+
+uint64_t LocalRunner::copy_kv(ModelRunner& from, std::span<const KvBlockMove> moves) {
+  auto* const source = dynamic_cast<LocalRunner*>(&from);
+  CHORALE_CHECK(source != nullptr && source != this, "caches of ranks of another kind");
+  source->synchronize();
+  const KvTransfer transfer{source, moves};
+  give({.forward = {}, .sample = {}, .transfer = &transfer, .step = num_steps_});
+  wait_for_ranks(num_given_);
+  uint64_t bytes = 0;
+  for (size_t rank = 0; rank < runners_.size(); ++rank) {
+    const auto group = static_cast<int32_t>(rank) / tp_size_;
+    const auto blocks = std::ranges::count(moves, group, &KvBlockMove::to_group);
+    bytes += static_cast<uint64_t>(
+        blocks * model::KvCache::block_bytes(parts_.config, kv_heads_of(parts_, rank).size(), parts_.kv_dtype,
+                                             parts_.device.kind()));
+  }
+  return bytes;
+}
+
+// Each rank takes its heads from ranks that have them; of several that have the same, from the first.
+void LocalRunner::copy_to_rank(int rank, const KvTransfer& transfer) {
+  const LocalRunner& from = *transfer.from;
+  const parallel::Range mine = kv_heads_of(parts_, static_cast<size_t>(rank));
+  std::vector<RankRunner::KvPiece> pieces;
+  for (const KvBlockMove& move : transfer.moves) {
+    if (move.to_group != rank / tp_size_) continue;
+    const int first = move.from_group * from.tp_size_;
+    int64_t head = mine.begin;
+    for (int r = first; r < first + from.tp_size_ && head < mine.end; ++r) {
+      const parallel::Range theirs = kv_heads_of(from.parts_, static_cast<size_t>(r));
+      if (head < theirs.begin || head >= theirs.end) continue;
+      const int64_t end = std::min(mine.end, theirs.end);
+      pieces.push_back({.from = from.runners_[static_cast<size_t>(r)].get(),
+                        .from_block = move.from_block,
+                        .from_head = head - theirs.begin,
+                        .to_block = move.to_block,
+                        .to_head = head - mine.begin,
+                        .num_heads = end - head});
+      head = end;
+    }
+    CHORALE_CHECK(head == mine.end, "no rank has KV head {}", head);
+  }
+  runners_[static_cast<size_t>(rank)]->copy_kv(pieces);
 }
 
 }  // namespace chorale::engine

@@ -21,6 +21,7 @@ namespace chorale::engine {
 
 class LocalRunner : public ParallelRunner {
  public:
+  // What `parts` refers to must outlive the runner.
   explicit LocalRunner(const RunnerParts& parts);
   ~LocalRunner() override;
   LocalRunner(const LocalRunner&) = delete;
@@ -37,6 +38,10 @@ class LocalRunner : public ParallelRunner {
   std::vector<int64_t> expert_load() override;
   std::vector<std::vector<int64_t>> expert_load_by_rank() const override;
   std::vector<comm::Traffic> traffic() const override { return traffic_; }
+  const parallel::ExpertPlacement* movable_experts() const override;
+  uint64_t place_experts(int layer, const parallel::ExpertPlacement& placement) override;
+  // `from` must be a LocalRunner.
+  uint64_t copy_kv(ModelRunner& from, std::span<const KvBlockMove> moves) override;
 
  private:
   struct Failure {
@@ -45,10 +50,17 @@ class LocalRunner : public ParallelRunner {
     std::string what;
   };
 
-  // What all ranks do: a forward pass, or, where it has plans for that, sampling.
+  struct KvTransfer {
+    const LocalRunner* from = nullptr;
+    std::span<const KvBlockMove> moves;
+  };
+
+  // What all ranks do: a forward pass, or, where it has plans for that, sampling, or a copy of keys and
+  // values.
   struct Work {
     std::span<const StepPlan* const> forward;
     std::span<const SamplePlan* const> sample;
+    const KvTransfer* transfer = nullptr;
     int64_t step = 0;  // forward passes that were begun, this one among them
   };
   // Works that may be given before the first of them is done: two steps.
@@ -56,11 +68,13 @@ class LocalRunner : public ParallelRunner {
 
   void give(const Work& work);
   void run_rank(int rank, const Work& work);
-  void rank_loop(const RunnerParts& parts, int rank);
+  void copy_to_rank(int rank, const KvTransfer& transfer);
+  void rank_loop(int rank);
   void record_failure(int rank, bool is_cause, const char* what);
   void wait_for_ranks(int64_t works);
   bool has_done(int64_t works) const;
 
+  const RunnerParts parts_;
   const double timeout_;  // seconds
   const bool runs_ahead_;
   std::vector<comm::Traffic> traffic_;                // [world]

@@ -11,6 +11,7 @@
 #include "comm/communicator.h"
 #include "engine/sample_plan.h"
 #include "kernels/shapes.h"
+#include "parallel/expert_placement.h"
 
 namespace chorale::engine {
 
@@ -37,6 +38,15 @@ struct StepPlan {
   std::vector<int32_t> block_tables;   // block ids of all chunks' sequences, concatenated
   std::vector<int32_t> logits_tokens;  // indices into token_ids whose logits are wanted, ascending
   int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
+};
+
+// The keys and values of a block that go from one runner's cache to another's.
+struct KvBlockMove {
+  int32_t from_group = 0;  // data-parallel groups
+  int32_t from_block = 0;
+  int32_t to_group = 0;
+  int32_t to_block = 0;
+  friend bool operator==(const KvBlockMove&, const KvBlockMove&) = default;
 };
 
 class ModelRunner {
@@ -86,6 +96,23 @@ class ModelRunner {
   // Nothing for ranks of other processes.
   virtual std::vector<std::vector<int64_t>> expert_load_by_rank() const { return {}; }
   virtual std::vector<comm::Traffic> traffic() const { return {}; }
+
+  // Where experts lie, where they may move while requests run: tokens travel to them, and this process has
+  // all weights. Else null.
+  virtual const parallel::ExpertPlacement* movable_experts() const { return nullptr; }
+  // Between steps, of which one may be under way: in those that begin later the experts of a sparse layer
+  // lie as in `placement`, which has the shape of movable_experts(). No result differs by a bit. Returns how
+  // many bytes of weights were moved for it.
+  virtual uint64_t place_experts(int /*layer*/, const parallel::ExpertPlacement& /*placement*/) {
+    CHORALE_CHECK(false, "no expert can move here");
+  }
+
+  // Copies keys and values out of the caches of `from`, a runner of the same model, device and cache dtype
+  // under any strategy, in which nothing is under way. Returns the bytes that were written. Throws Error,
+  // after which this runner is of no use and `from` is as it was.
+  virtual uint64_t copy_kv(ModelRunner& /*from*/, std::span<const KvBlockMove> /*moves*/) {
+    throw_error("the caches of these ranks cannot be moved to others");
+  }
 
   // Why no further step can be run, where that is known between steps: a rank has died. Thread-safe.
   virtual std::optional<std::string> failure() const { return std::nullopt; }

@@ -34,6 +34,13 @@ int num_nodes(const std::vector<int>& hosts) {
   return nodes * per_node == static_cast<int>(hosts.size()) ? nodes : 1;
 }
 
+// Room for turns among the replicas that an expert may get when experts move. More than these take turns
+// nearly as evenly.
+int64_t most_variants(const parallel::ExpertPlacement& placement) {
+  constexpr int64_t kMost = 16;
+  return std::min<int64_t>(placement.num_slots() - placement.num_experts() + 1, kMost);
+}
+
 parallel::ExpertPlacement place_experts(const io::ModelConfig& config, const ParallelOptions& options,
                                         const parallel::Strategy& strategy, const std::vector<int>& hosts) {
   const parallel::PlacementShape shape{
@@ -73,14 +80,21 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
   const parallel::Strategy strategy = choose_strategy(config, options);
   CHORALE_CHECK(static_cast<int>(host_of.size()) == strategy.world());
   const std::vector<int> hosts = hosts_of_owners(strategy, host_of);
-  ParallelPlan plan{strategy, place_experts(config, options, strategy, hosts), {}};
-  const model::DispatchOptions dispatch{
-      .algorithm = parallel::parse_dispatch_algorithm(options.dispatch_algorithm), .host_of = hosts};
+  ParallelPlan plan{strategy, place_experts(config, options, strategy, hosts), {}, {}};
+  plan.dispatch = {.algorithm = parallel::parse_dispatch_algorithm(options.dispatch_algorithm),
+                   .host_of = hosts,
+                   .num_variants = options.enable_eplb ? most_variants(plan.placement) : 0};
   for (int rank = 0; rank < strategy.world(); ++rank) {
     const parallel::Topology topology(strategy, rank);
     plan.ranks.push_back({topology, model::shard_of(config, topology, plan.placement),
                           model::rank_extent(config, topology, plan.placement, limits),
-                          model::expert_slots(config, topology, plan.placement, dispatch)});
+                          model::expert_slots(config, topology, plan.placement, plan.dispatch)});
+  }
+  if (options.enable_eplb && (!plan.tokens_travel() || strategy.ep_size == 1)) {
+    throw_error(
+        "--enable-eplb: expected a strategy in which ranks own different experts, such as --ep-size 2, found "
+        "{}",
+        parallel::to_string(strategy));
   }
   return plan;
 }

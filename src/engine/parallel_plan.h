@@ -34,6 +34,7 @@ struct ParallelOptions {
   std::string dispatch_algorithm = "static";
   std::string init_expert_location = "trivial";  // or a JSON file
   std::string eplb_algorithm = "auto";
+  bool enable_eplb = false;           // experts move between ranks while requests run
   std::string communicator = "auto";  // "local", "mpi"; auto: mpi when started by an MPI launcher
   double collective_timeout = 10;     // seconds that a rank may keep the others waiting; 0: for ever
   std::optional<InjectedFault> fault;
@@ -50,7 +51,8 @@ struct RankPart {
 struct ParallelPlan {
   parallel::Strategy strategy;
   parallel::ExpertPlacement placement;
-  std::vector<RankPart> ranks;  // [world]
+  std::vector<RankPart> ranks;      // [world]
+  model::DispatchOptions dispatch;  // of all ranks
 
   bool tokens_travel() const { return ranks.front().extent.dispatches; }
 };

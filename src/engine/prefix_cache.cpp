@@ -103,6 +103,15 @@ int32_t PrefixCache::evict() {
   return block;
 }
 
+std::vector<CachedBlock> PrefixCache::idle_blocks() const {
+  std::vector<CachedBlock> blocks;
+  blocks.reserve(static_cast<size_t>(num_idle_));
+  for (int32_t block = newest_; block != kNoBlock; block = entry(block).older) {
+    blocks.push_back({block, entry(block).parent, entry(block).root, token_ids_of(block)});
+  }
+  return blocks;
+}
+
 void PrefixCache::remove(int32_t block) {
   Entry& e = entry(block);
   CHORALE_CHECK(e.num_children == 0, "block {} has {} children", block, e.num_children);

@@ -32,6 +32,14 @@ struct Hash128 {
 using BlockHasher = Hash128 (*)(const Hash128& parent, std::span<const int32_t> token_ids);
 Hash128 hash_block(const Hash128& parent, std::span<const int32_t> token_ids);
 
+// An entry, while it is there.
+struct CachedBlock {
+  int32_t block = kNoBlock;
+  int32_t parent = kNoBlock;
+  Hash128 root;
+  std::span<const int32_t> token_ids;
+};
+
 class PrefixCache {
  public:
   // For block ids in [0, num_blocks). Another hasher is for tests of collisions.
@@ -48,6 +56,8 @@ class PrefixCache {
   void mark_idle(int32_t block);
   void mark_used(int32_t block);
   int64_t num_idle() const { return num_idle_; }
+  // The one that was used last first.
+  std::vector<CachedBlock> idle_blocks() const;
   // Removes the least recently used idle entry, a leaf, and returns its block; kNoBlock when none is idle.
   int32_t evict();
 

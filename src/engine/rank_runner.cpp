@@ -106,6 +106,26 @@ Tensor RankRunner::logits() {
   return on_host;
 }
 
+// What was recorded has the experts as they lay.
+void RankRunner::place_experts(int64_t layer, const model::FeedForwardWeights& experts,
+                               const model::ExpertSlots& slots) {
+  recordings_.clear();
+  model_.place_experts(stream_, layer, experts, slots);
+}
+
+void RankRunner::copy_kv(std::span<const KvPiece> pieces) {
+  const auto copy_piece = [&](const KvPiece& piece) {
+    copy(stream_, piece.from->cache_.heads(piece.from_block, piece.from_head, piece.num_heads),
+         cache_.heads(piece.to_block, piece.to_head, piece.num_heads));
+  };
+  if (stream_.device().is_cpu()) {
+    pool_.parallel(std::ssize(pieces), [&](int64_t i) { copy_piece(pieces[static_cast<size_t>(i)]); });
+    return;
+  }
+  for (const KvPiece& piece : pieces) copy_piece(piece);
+  stream_.synchronize();
+}
+
 void RankRunner::inject(DeviceFault fault) {
   if (queue_ != nullptr) return queue_->inject(fault);
   while (fault == DeviceFault::hang) std::this_thread::sleep_for(std::chrono::seconds(1));

@@ -51,6 +51,23 @@ class RankRunner {
   // the others; valid until the next step.
   Tensor logits();
 
+  // As Qwen3MoeModel has it.
+  void place_experts(int64_t layer, const model::FeedForwardWeights& experts,
+                     const model::ExpertSlots& slots);
+  int64_t num_slot_variants(int64_t layer) const { return model_.num_slot_variants(layer); }
+
+  // Some heads of a block that are copied here from another rank's cache.
+  struct KvPiece {
+    const RankRunner* from = nullptr;
+    int64_t from_block = 0;
+    int64_t from_head = 0;  // counted on that rank
+    int64_t to_block = 0;
+    int64_t to_head = 0;  // counted on this one
+    int64_t num_heads = 0;
+  };
+  // In all layers. Nothing may be under way on the other ranks. Returns when it is done.
+  void copy_kv(std::span<const KvPiece> pieces);
+
   // For tests: breaks the device, at the start of the next step at the earliest.
   void inject(DeviceFault fault);
 

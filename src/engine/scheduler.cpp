@@ -48,6 +48,25 @@ void Scheduler::add(Sequence& sequence) {
   ++num_waiting_;
 }
 
+void Scheduler::adopt(Sequence& sequence) {
+  CHORALE_CHECK(blocks_for(sequence.num_tokens()) <= blocks_->num_blocks(), "the sequence can never fit");
+  last_arrival_ = std::max(last_arrival_, sequence.arrival + 1);
+  if (sequence.phase == Phase::running) {
+    CHORALE_CHECK(running_.empty() || running_.back()->arrival < sequence.arrival, "out of order of arrival");
+    running_.push_back(&sequence);
+    if (sequence.is_prefilling) ++turn_of(sequence, false).num_prefilling;
+    return;
+  }
+  turn_of(sequence, false).waiting.push_back(&sequence);
+  ++num_waiting_;
+}
+
+std::vector<Sequence*> Scheduler::waiting() const {
+  std::vector<Sequence*> sequences;
+  for (const Turn& turn : turns_) sequences.insert(sequences.end(), turn.waiting.begin(), turn.waiting.end());
+  return sequences;
+}
+
 // A new turn is the last, or the first where its sequences have been at work before.
 Scheduler::Turn& Scheduler::turn_of(const Sequence& sequence, bool first) {
   const uint64_t key = key_of(sequence);

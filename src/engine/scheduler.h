@@ -26,6 +26,7 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -78,6 +79,13 @@ class Scheduler {
   // Puts a new sequence at the end of the queue. Its `arrival` must exceed all earlier ones; it must stay
   // where it is until it was removed.
   void add(Sequence& sequence);
+  // Takes over a sequence of another scheduler as it is, running or waiting, with blocks of this one's block
+  // manager. First those that run, then those that wait, each in order of arrival.
+  void adopt(Sequence& sequence);
+  // Those that run, in order of arrival; those that wait, turn after turn.
+  std::span<Sequence* const> running() const { return running_; }
+  std::vector<Sequence*> waiting() const;
+  int64_t max_running_requests() const { return options_.max_running_requests; }
   // Takes a sequence out, in any phase, and releases its blocks.
   void remove(Sequence& sequence);
 

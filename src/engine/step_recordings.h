@@ -37,6 +37,8 @@ class StepRecordings {
   bool is_worthwhile(const StepShape& shape) const;
   // Takes the place of the one that was not used for longest where there are too many.
   const Step& add(const StepShape& shape, Step step);
+  // Forgets all. None of them may be under way.
+  void clear() { entries_.clear(); }
 
  private:
   struct Entry {

@@ -34,6 +34,19 @@ class KvCache {
     return {layout_, buffer_.device_data() + l * layer_bytes_, num_blocks_};
   }
 
+  // Some heads of a block, in all layers: uint8 [layers, bytes]. What lies in it is the backend's affair, but
+  // the same whichever rank has the heads.
+  Tensor heads(int64_t block, int64_t first_head, int64_t num_heads) const {
+    const int64_t head_bytes = layer_bytes_ / num_blocks_ / layout_.num_kv_heads;
+    std::byte* const data = buffer_.device_data() + (block * layout_.num_kv_heads + first_head) * head_bytes;
+    return {data,
+            DType::u8,
+            static_cast<int64_t>(buffer_.size()) / layer_bytes_,
+            num_heads * head_bytes,
+            layer_bytes_,
+            buffer_.device()};
+  }
+
  private:
   KvLayout layout_;
   int64_t layer_bytes_;

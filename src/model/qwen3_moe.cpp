@@ -82,6 +82,28 @@ Update Qwen3MoeModel::feed_forward(const Stream& stream, Layer& layer, const Ten
   return std::get<DenseMlp>(layer.feed_forward).forward(stream, x, in, scratch_);
 }
 
+int64_t Qwen3MoeModel::num_slot_variants(int64_t layer) const {
+  return dispatch_tables_.empty() ? 0 : dispatch_tables_[static_cast<size_t>(layer)].slots.rows();
+}
+
+// The layers have views of both, so they are changed where they lie.
+void Qwen3MoeModel::place_experts(const Stream& stream, int64_t layer, const FeedForwardWeights& experts,
+                                  const ExpertSlots& slots) {
+  const Tensor& table = dispatch_tables_.at(static_cast<size_t>(layer)).slots;
+  FeedForwardWeights& held = weights_.layers[static_cast<size_t>(layer)].feed_forward;
+  CHORALE_CHECK(held.gate_up.size() == experts.gate_up.size() && held.down.size() == experts.down.size() &&
+                    table.rows() == std::ssize(slots.variants),
+                "{} slots and {} variants in place of {} and {}", experts.gate_up.size(),
+                slots.variants.size(), held.gate_up.size(), table.rows());
+  stream.synchronize();  // what was given to the device may read them yet
+  std::ranges::copy(experts.gate_up, held.gate_up.begin());
+  std::ranges::copy(experts.down, held.down.begin());
+  for (int64_t v = 0; v < table.rows(); ++v) {
+    upload<int32_t>(stream, slots.variants[static_cast<size_t>(v)], table.middle_rows(v, 1));
+  }
+  stream.synchronize();
+}
+
 void Qwen3MoeModel::observe_layer(StepObserver& observer, size_t layer, const Tensor& x) const {
   const auto l = static_cast<int64_t>(layer);
   observer.hidden(l + 1, x);

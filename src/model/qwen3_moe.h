@@ -48,6 +48,13 @@ class Qwen3MoeModel {
   Tensor forward(const Stream& stream, const StepInputs& in, const KvCache& cache,
                  StepObserver* observer = nullptr);
 
+  // Between steps, where tokens travel: from the next step on these are the experts of a sparse layer, in as
+  // many slots as before, and tokens travel to them so. Waits for the device.
+  void place_experts(const Stream& stream, int64_t layer, const FeedForwardWeights& experts,
+                     const ExpertSlots& slots);
+  // Of ExpertSlots, in a layer; 0 when no token travels.
+  int64_t num_slot_variants(int64_t layer) const;
+
   // How many of this rank's home tokens were routed to each logical expert since the start: int64 [layers,
   // E].
   Tensor expert_load() const { return expert_load_; }

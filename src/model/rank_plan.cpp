@@ -61,25 +61,33 @@ RankExtent rank_extent(const io::ModelConfig& config, const parallel::Topology& 
   return extent;
 }
 
+ExpertSlots expert_slots_of(const parallel::Topology& topology, const parallel::ExpertPlacement& placement,
+                            int layer, const DispatchOptions& options) {
+  ExpertSlots result;
+  result.slots_per_rank = placement.slots_per_rank();
+  if (options.algorithm == parallel::DispatchAlgorithm::fixed) {
+    result.variants.push_back(
+        placement.dispatch_table(layer, topology.moe_expert_parallel_rank(), options.host_of));
+    return result;
+  }
+  auto most = static_cast<size_t>(options.num_variants);
+  for (int e = 0; options.num_variants == 0 && e < placement.num_experts(); ++e) {
+    most = std::max(most, placement.replicas(layer, e).size());
+  }
+  for (size_t v = 0; v < most; ++v) {
+    std::vector<int32_t>& slots = result.variants.emplace_back();
+    for (int e = 0; e < placement.num_experts(); ++e) slots.push_back(placement.dynamic_slot(layer, e, v));
+  }
+  return result;
+}
+
 std::vector<ExpertSlots> expert_slots(const io::ModelConfig& config, const parallel::Topology& topology,
                                       const parallel::ExpertPlacement& placement,
                                       const DispatchOptions& options) {
   if (sharded_sizes(config).expert_intermediate == 0 || !tokens_travel(topology, placement)) return {};
   std::vector<ExpertSlots> layers;
   for (int l = 0; l < placement.num_layers(); ++l) {
-    ExpertSlots& layer = layers.emplace_back();
-    layer.slots_per_rank = placement.slots_per_rank();
-    if (options.algorithm == parallel::DispatchAlgorithm::fixed) {
-      layer.variants.push_back(
-          placement.dispatch_table(l, topology.moe_expert_parallel_rank(), options.host_of));
-      continue;
-    }
-    size_t most = 1;
-    for (int e = 0; e < placement.num_experts(); ++e) most = std::max(most, placement.replicas(l, e).size());
-    for (size_t v = 0; v < most; ++v) {
-      std::vector<int32_t>& slots = layer.variants.emplace_back();
-      for (int e = 0; e < placement.num_experts(); ++e) slots.push_back(placement.dynamic_slot(l, e, v));
-    }
+    layers.push_back(expert_slots_of(topology, placement, l, options));
   }
   return layers;
 }

@@ -56,7 +56,13 @@ RankExtent rank_extent(const io::ModelConfig& config, const parallel::Topology& 
 struct DispatchOptions {
   parallel::DispatchAlgorithm algorithm = parallel::DispatchAlgorithm::fixed;
   std::vector<int> host_of;  // each expert-parallel rank's host [ep_size]
+  // Of ExpertSlots, with the dynamic algorithm; 0: so many as an expert of the layer has replicas.
+  int64_t num_variants = 0;
 };
+
+// Of one layer, where tokens travel.
+ExpertSlots expert_slots_of(const parallel::Topology& topology, const parallel::ExpertPlacement& placement,
+                            int layer, const DispatchOptions& options);
 
 // By layer [layers]; empty when no token travels.
 std::vector<ExpertSlots> expert_slots(const io::ModelConfig& config, const parallel::Topology& topology,

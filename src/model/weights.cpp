@@ -315,7 +315,7 @@ Tensor select(const Tensor& vector, Range stored, Range wanted) {
 // The same chunks of the experts in the slots wanted.
 FeedForwardWeights select_experts(const Backend& backend, const FeedForwardWeights& weights,
                                   const std::vector<int32_t>& stored_experts,
-                                  const std::vector<int32_t>& wanted_experts, Range stored, Range wanted) {
+                                  std::span<const int32_t> wanted_experts, Range stored, Range wanted) {
   FeedForwardWeights view = weights;
   view.gate_up.clear();
   view.down.clear();
@@ -369,6 +369,16 @@ ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stor
   }
   view.lm_head = select(backend, weights.lm_head, stored.head, wanted.head);
   return view;
+}
+
+FeedForwardWeights select_layer_experts(const ModelWeights& weights, const WeightShard& stored,
+                                        const WeightShard& wanted, int64_t layer,
+                                        std::span<const int32_t> experts) {
+  const auto l = static_cast<size_t>(layer);
+  const FeedForwardWeights& whole = weights.layers[l].feed_forward;
+  CHORALE_CHECK(whole.is_sparse(), "layer {} has no experts", layer);
+  return select_experts(backend_of(weights.formats.device), whole, stored.experts[l], experts, stored.expert,
+                        wanted.expert);
 }
 
 }  // namespace chorale::model

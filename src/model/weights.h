@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -121,5 +122,10 @@ ModelWeights bind_part(const io::ModelConfig& config, const WeightFormats& forma
 // A part of stored weights, as views: `wanted` must lie within `stored`. Moves no bytes.
 ModelWeights select_weights(const ModelWeights& weights, const WeightShard& stored,
                             const WeightShard& wanted);
+
+// Of one sparse layer, with `experts` [slots] in place of those that `wanted` names.
+FeedForwardWeights select_layer_experts(const ModelWeights& weights, const WeightShard& stored,
+                                        const WeightShard& wanted, int64_t layer,
+                                        std::span<const int32_t> experts);
 
 }  // namespace chorale::model

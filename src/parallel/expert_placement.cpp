@@ -168,6 +168,19 @@ ExpertPlacement ExpertPlacement::balanced(const PlacementShape& shape, const Loa
   return {shape, std::move(best)};
 }
 
+ExpertPlacement ExpertPlacement::with_layer(int layer, const ExpertPlacement& other) const {
+  CHORALE_CHECK(shape_ == other.shape_ && layer >= 0 && layer < num_layers(), "layer {}", layer);
+  const auto replace = [&](std::vector<int32_t>& ours, const std::vector<int32_t>& theirs) {
+    const auto row = std::ssize(ours) / num_layers();
+    std::copy_n(theirs.begin() + layer * row, row, ours.begin() + layer * row);
+  };
+  ExpertPlacement result = *this;
+  replace(result.map_, other.map_);
+  replace(result.replicas_, other.replicas_);
+  replace(result.first_, other.first_);
+  return result;
+}
+
 std::span<const int32_t> ExpertPlacement::physical_to_logical(int layer) const {
   return std::span(map_).subspan(at(layer) * at(num_slots()), at(num_slots()));
 }

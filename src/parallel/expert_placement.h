@@ -63,6 +63,9 @@ class ExpertPlacement {
   static ExpertPlacement from_json(std::string_view text, std::string_view source,
                                    const PlacementShape& shape, const EplbOptions& options = {});
 
+  // This, with one layer as `other`, of the same shape, has it.
+  ExpertPlacement with_layer(int layer, const ExpertPlacement& other) const;
+
   // {"physical_to_logical_map": [...]}, a line per layer.
   std::string to_json() const;
 

@@ -51,12 +51,12 @@ MetricsOptions metrics_options(const ServerOptions& options, const ServerModel& 
                          {"device", model.device},
                          {"device_name", model.device_description}},
           .model_info = {{"dtype", model.dtype},
-                         {"strategy", model.strategy},
                          {"schedule_policy", engine::name_of(model.engine.options().schedule_policy)},
                          {"num_layers", std::to_string(model.num_layers)},
                          {"num_experts", std::to_string(model.num_experts)},
                          {"num_experts_per_token", std::to_string(model.num_experts_per_token)},
                          {"max_model_len", std::to_string(model.max_context_len)}},
+          .strategy = [model] { return model.current_strategy(); },
           .free_device_memory = model.free_device_memory,
           .sglang_names = options.sglang_metrics,
           .vllm_names = options.vllm_metrics};

@@ -8,6 +8,7 @@
 #include "server/endpoints/completions.h"
 #include "server/endpoints/control.h"
 #include "server/endpoints/expert_distribution.h"
+#include "server/endpoints/expert_placement.h"
 #include "server/endpoints/generate.h"
 #include "server/endpoints/health.h"
 #include "server/endpoints/info.h"
@@ -16,6 +17,7 @@
 #include "server/endpoints/openapi.h"
 #include "server/endpoints/page.h"
 #include "server/endpoints/responses.h"
+#include "server/endpoints/switch_strategy.h"
 #include "server/endpoints/tokenize.h"
 
 namespace chorale::server {
@@ -63,6 +65,9 @@ std::span<const Route> routes() {
       {"/start_expert_distribution_record", Methods::get_and_post, &start_recording_experts},
       {"/stop_expert_distribution_record", Methods::get_and_post, &stop_recording_experts},
       {"/dump_expert_distribution_record", Methods::get_and_post, &dump_recorded_experts},
+      {"/expert_placement", Methods::get, &expert_placement},
+      {"/rebalance_experts", Methods::post, &rebalance_experts},
+      {"/switch_strategy", Methods::post, &switch_strategy},
   });
   return kRoutes;
 }

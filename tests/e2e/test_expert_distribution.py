@@ -1,6 +1,7 @@
 """Recording of how many tokens go to each expert, and what it is good for: a balanced placement."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -55,6 +56,32 @@ def test_balance_is_a_metric_by_layer(server):
     names = [f'chorale_expert_load_max_over_mean{{layer="{layer}"}}' for layer in range(LAYERS)]
     assert all(1 <= metrics[name] <= EXPERTS for name in names)
     assert metrics['chorale_expert_rank_load_max_over_mean{layer="0"}'] == 1  # one rank has it all
+
+
+def test_experts_move_and_the_strategy_changes_while_a_request_runs(serve, server):
+    ask = dict(input_ids=list(range(100, 150)), max_new_tokens=200, temperature=0, ignore_eos=True)
+    expected = server.generate(**ask)["output_ids"]
+    moving = serve("--dp-size", 2, "--ep-size", 2, "--ep-num-redundant-experts", 4, "--enable-eplb", "--eplb-interval", 5)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(moving.generate, **ask)
+        moved = moving.post("/rebalance_experts", None).json()
+        assert moved["status"] == "ok" and len(moved["max_over_mean_after"]) == LAYERS
+        for strategy in ("tp=2,dp=1,ep=1,moe_tp=2,moe_dp=1", "tp=1,dp=4,ep=4,moe_tp=1,moe_dp=1"):
+            response = moving.post("/switch_strategy", {"strategy": strategy})
+            assert response.status_code == 200, response.text
+            assert response.json()["strategy"] == strategy
+            assert httpx.get(moving.url + "/get_server_info").json()["strategy"] == strategy
+        assert running.result()["output_ids"] == expected
+    assert moving.metrics()["chorale_strategy_switches_total"] == 2
+    for bad in ({}, {"strategy": 1}, {"strategy": "tp=3"}, {"strategy": "sideways"}):
+        response = moving.post("/switch_strategy", bad)
+        assert response.status_code == 400 and response.json()["error"]["param"] == "strategy"
+    placement = httpx.get(moving.url + "/expert_placement").json()
+    assert placement["movable"] is True and placement["slots_per_rank"] == 5
+    assert [len(layer) for layer in placement["physical_to_logical_map"]] == [20] * LAYERS
+    assert all(set(layer) == set(range(EXPERTS)) for layer in placement["physical_to_logical_map"])
+    assert httpx.get(server.url + "/expert_placement").json()["movable"] is False
+    assert server.post("/rebalance_experts", None).status_code == 400
 
 
 def test_nothing_recorded_and_wrong_methods(serve):

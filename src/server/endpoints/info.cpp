@@ -85,7 +85,7 @@ HttpResponse server_info(ServerState& state, const HttpRequest& /*request*/) {
                        {"device", model.device},
                        {"device_name", model.device_description},
                        {"instruction_set", model.instruction_set},
-                       {"strategy", model.strategy},
+                       {"strategy", model.current_strategy()},
                        {"num_experts", model.num_experts},
                        {"max_context_len", model.max_context_len},
                        {"max_total_num_tokens", stats.kv_tokens_total},

@@ -8,19 +8,20 @@
 namespace chorale::server {
 
 HttpResponse metrics_text(ServerState& state, const HttpRequest& /*request*/) {
+  const engine::EngineStats stats = state.context.model.engine.stats();
   std::vector<LayerBalance> balance;
   if (state.expert_load->distribution.has_experts()) {
     {
       const std::lock_guard lock(state.expert_load->mutex);
-      balance = state.expert_load->distribution.balance(state.expert_load->latest);
+      balance = state.expert_load->distribution.balance(
+          state.expert_load->latest, stats.experts != nullptr ? &stats.experts->placement : nullptr);
     }
     state.context.model.engine.get_expert_load([load = state.expert_load](std::vector<int64_t> counts) {
       const std::lock_guard lock(load->mutex);
       load->latest = std::move(counts);
     });
   }
-  return {.body = state.metrics.serialize(state.context.model.engine.stats(), balance,
-                                          state.activity.generation_rate()),
+  return {.body = state.metrics.serialize(stats, balance, state.activity.generation_rate()),
           .content_type = "text/plain; version=0.0.4; charset=utf-8"};
 }
 

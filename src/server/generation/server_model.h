@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "engine/strategy_switch.h"
 #include "io/model_config.h"
 #include "parallel/expert_placement.h"
 #include "text/chat_template.h"
@@ -25,6 +26,7 @@ struct ServerModel {
   int64_t vocab_size = 0;                     // rows of the embedding; bounds token ids. 0: the tokenizer's
   std::string model_path;
   const parallel::ExpertPlacement* placement = nullptr;  // nullptr: a model without experts
+  engine::StrategySwitch* strategy_switch = nullptr;     // nullptr: the strategy stays
   // For information:
   std::string dtype;                  // "bfloat16" or "float32"
   std::string quantization = "none";  // the weights' form
@@ -34,10 +36,14 @@ struct ServerModel {
   std::function<uint64_t()> free_device_memory = nullptr;
   std::string instruction_set;
   std::string version;   // Chorale's
-  std::string strategy;  // "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"
+  std::string strategy;  // that it began with: "tp=1,dp=1,ep=1,moe_tp=1,moe_dp=1"
   int64_t num_layers = 0;
   int64_t num_experts = 0;
   int64_t num_experts_per_token = 0;
+
+  std::string current_strategy() const {
+    return strategy_switch != nullptr ? strategy_switch->current() : strategy;
+  }
 };
 
 }  // namespace chorale::server

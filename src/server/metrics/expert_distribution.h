@@ -36,12 +36,12 @@ class ExpertDistribution {
   // that --init-expert-location reads. nullopt when nothing was ever recorded.
   std::optional<Json> dump(std::span<const int64_t> counts) const;
 
-  // By layer, over all tokens since the start.
-  std::vector<LayerBalance> balance(std::span<const int64_t> counts) const;
+  // By layer, over all tokens since the start, with the experts where they lie now; null: where they lay at
+  // first.
+  std::vector<LayerBalance> balance(std::span<const int64_t> counts,
+                                    const parallel::ExpertPlacement* now = nullptr) const;
 
  private:
-  LayerBalance balance_of(int layer, std::span<const int64_t> load) const;
-
   const parallel::ExpertPlacement* placement_;
   mutable std::mutex mutex_;
   std::optional<std::vector<int64_t>> begin_;

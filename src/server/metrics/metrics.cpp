@@ -43,8 +43,11 @@ class Snapshot {
   void gauge(const char* name, const char* help, int64_t value) {
     gauge(name, help, static_cast<double>(value));
   }
+  void counter(const char* name, const char* help, double value) {
+    add(name, help, MetricType::Counter).counter.value = value;
+  }
   void counter(const char* name, const char* help, uint64_t value) {
-    add(name, help, MetricType::Counter).counter.value = static_cast<double>(value);
+    counter(name, help, static_cast<double>(value));
   }
   void info(const char* name, const char* help, const std::map<std::string, std::string>& labels) {
     prometheus::ClientMetric& metric = add(name, help, MetricType::Gauge);
@@ -64,15 +67,20 @@ class Snapshot {
       families_.back().metric.push_back(std::move(metric));
     }
   }
-  void by_layer(const char* name, const char* help, std::span<const LayerBalance> layers,
-                double LayerBalance::*value) {
+  void by_layer(const char* name, const char* help, std::span<const double> layers) {
     families_.push_back({name, help, MetricType::Gauge, {}});
     for (size_t l = 0; l < layers.size(); ++l) {
       prometheus::ClientMetric metric = labelled();
       metric.label.push_back({"layer", std::to_string(l)});
-      metric.gauge.value = layers[l].*value;
+      metric.gauge.value = layers[l];
       families_.back().metric.push_back(std::move(metric));
     }
+  }
+  void by_layer(const char* name, const char* help, std::span<const LayerBalance> layers,
+                double LayerBalance::*value) {
+    std::vector<double> values;
+    for (const LayerBalance& layer : layers) values.push_back(layer.*value);
+    by_layer(name, help, values);
   }
   std::vector<prometheus::MetricFamily> take() { return std::move(families_); }
 
@@ -142,6 +150,10 @@ void add_work(Snapshot& out, const engine::EngineStats& stats) {
               stats.generated_tokens);
   out.counter("chorale_num_preemptions_total", "Requests put back to free KV cache.", stats.preemptions);
   out.counter("chorale_engine_steps_total", "Forward passes.", stats.steps);
+  out.counter("chorale_strategy_switches_total", "Changes of the strategy while requests ran.",
+              stats.switches);
+  out.counter("chorale_strategy_switch_pause_seconds_total", "Seconds in which no step ran because of that.",
+              stats.switch_pause_seconds);
   out.histogram("chorale_request_queue_time_seconds",
                 "From a request's arrival at the engine to the first step that computes it.",
                 stats.queue_seconds);
@@ -151,6 +163,23 @@ void add_work(Snapshot& out, const engine::EngineStats& stats) {
                  {{"prefill", &steps[static_cast<size_t>(engine::StepPhase::prefill)]},
                   {"decode", &steps[static_cast<size_t>(engine::StepPhase::decode)]},
                   {"mixed", &steps[static_cast<size_t>(engine::StepPhase::mixed)]}});
+}
+
+// Where experts can move while requests run.
+void add_moves(Snapshot& out, const engine::ExpertReport& experts) {
+  const engine::ExpertMoves& moves = experts.moves;
+  out.counter("chorale_expert_rebalances_total", "Placements of experts that were put in force.",
+              moves.rebalances);
+  out.counter("chorale_expert_layers_moved_total", "Layers whose experts were placed anew.", moves.layers);
+  out.counter("chorale_expert_slots_moved_total", "Slots that became copies of another expert.", moves.slots);
+  out.counter("chorale_expert_moved_bytes_total", "Bytes of weights that were moved for that.", moves.bytes);
+  out.counter("chorale_expert_move_seconds_total", "Seconds that steps waited for that.", moves.seconds);
+  if (experts.last.after.empty()) return;
+  out.by_layer("chorale_expert_rebalance_max_over_mean_before",
+               "Work of the busiest rank over that of the mean one, before experts moved last.",
+               experts.last.before);
+  out.by_layer("chorale_expert_rebalance_max_over_mean_after", "The same load, with experts as they lie now.",
+               experts.last.after);
 }
 
 }  // namespace
@@ -236,7 +265,9 @@ std::string Metrics::serialize(const engine::EngineStats& stats, std::span<const
   const MetricsOptions& options = impl_->options;
   Snapshot out(options.model_name);
   out.info("chorale_build_info", "How this program was built, and what it runs on; 1.", options.build_info);
-  out.info("chorale_model_info", "The model that is served, and how; 1.", options.model_info);
+  std::map<std::string, std::string> model_info = options.model_info;
+  if (options.strategy) model_info["strategy"] = options.strategy();
+  out.info("chorale_model_info", "The model that is served, and how; 1.", model_info);
   out.gauge("chorale_start_time_seconds", "When the server started, in Unix time.",
             static_cast<int64_t>(impl_->started));
   add_state(out, stats);
@@ -249,6 +280,7 @@ std::string Metrics::serialize(const engine::EngineStats& stats, std::span<const
                  "Expert work of the busiest expert-parallel rank over that of the mean one.", balance,
                  &LayerBalance::ranks);
   }
+  if (stats.experts != nullptr) add_moves(out, *stats.experts);
   std::vector<prometheus::MetricFamily> families = out.take();
   for (prometheus::MetricFamily& family : impl_->registry.Collect()) families.push_back(std::move(family));
   const size_t num_own = families.size();

@@ -29,6 +29,8 @@ struct MetricsOptions {
   std::string model_name;                         // a label of every metric
   std::map<std::string, std::string> build_info;  // labels of chorale_build_info
   std::map<std::string, std::string> model_info;  // and of chorale_model_info, beside model_name
+  // The label of that name, asked for with every snapshot; empty: none.
+  std::function<std::string()> strategy = nullptr;
   // Bytes of a device, asked for with every snapshot; may throw Error. Empty for the CPU.
   std::function<uint64_t()> free_device_memory = nullptr;
   // Also export names of other servers, with the same values, so that their dashboards show something.

@@ -95,11 +95,13 @@ TEST(StrategyAdvice, OrdersByTheObjective) {
     const Advice advice = advise(request);
     for (const RankedStrategy& ranked : advice.ranked) {
       const RankedStrategy& best = advice.ranked.front();
-      if (objective == Objective::memory) EXPECT_LE(best.process_bytes, ranked.process_bytes);
-      if (objective == Objective::itl)
+      if (objective == Objective::memory) {
+        EXPECT_LE(best.process_bytes, ranked.process_bytes);
+      } else if (objective == Objective::itl) {
         EXPECT_LE(best.predicted->between_median, ranked.predicted->between_median);
-      if (objective == Objective::ttft)
+      } else {
         EXPECT_LE(best.predicted->first_token_median, ranked.predicted->first_token_median);
+      }
     }
   };
   for (const Objective objective : {Objective::memory, Objective::itl, Objective::ttft}) first(objective);

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/settings.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
@@ -323,6 +324,7 @@ Command add_plan(CLI::App& root) {
   CLI::App* app =
       root.add_subcommand("plan", "Show how a strategy shares a model's weights, experts and memory");
   app->group(kOffline);
+  add_config_flag(*app);
   add_model_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   constexpr const char* kMemory = "Memory and scheduling";

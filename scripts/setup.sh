@@ -11,7 +11,7 @@ tier=${1:-run}
 
 packages=(g++ cmake ninja-build ccache mold ca-certificates pkg-config python3
   libboost-dev libboost-system-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libeigen3-dev
-  prometheus-cpp-dev libgtest-dev libgmock-dev libbenchmark-dev libopenmpi-dev openmpi-bin)
+  libyaml-cpp-dev prometheus-cpp-dev libgtest-dev libgmock-dev libbenchmark-dev libopenmpi-dev openmpi-bin)
 
 cargo=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/cargo.sh  # runs one that is new enough
 has_cargo() { "$cargo" --version >/dev/null 2>&1; }

@@ -11,6 +11,7 @@
 
 #include "apps/command.h"
 #include "apps/report_files.h"
+#include "apps/settings.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory_info.h"
@@ -103,6 +104,7 @@ Command add_bench(CLI::App& root, const std::string& version) {
   CLI::App* app = root.add_subcommand(
       "bench", "Measure a model's speed beside this machine's ceilings; bench serve: a server's");
   app->group(kOffline);
+  add_config_flag(*app);
   add_model_flags(*app, flags->load, ModelArgument::optional);
   app->add_option("--preset", flags->preset,
                   fmt::format("A model's shape with random weights, in place of --model-path: {}",

@@ -18,6 +18,7 @@
 #include "apps/conversation.h"
 #include "apps/interrupt.h"
 #include "apps/sampling_flags.h"
+#include "apps/settings.h"
 #include "apps/text_model.h"
 #include "apps/text_request.h"
 #include "base/error.h"
@@ -38,6 +39,7 @@ constexpr const char* kRequestId = "chat";
 
 struct ChatFlags {
   engine::LoadOptions load;
+  std::filesystem::path chat_template;  // empty: the model's
   SamplingFlags sampling;
   std::string system_prompt;
   bool no_thinking = false;
@@ -260,7 +262,8 @@ int run_chat(const ChatFlags& flags) {
   InterruptWatcher interrupt;
   const io::ModelConfig config = io::load_model_config(flags.load.model_path);
   const text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
-  const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
+  const std::optional<text::ChatTemplate> chat =
+      load_chat_template(flags.load.model_path, flags.chat_template);
   if (!chat) throw_error("{} has no chat template; use chorale generate", flags.load.model_path.string());
   if (chat->error()) throw_error("the chat template cannot be used: {}", *chat->error());
 
@@ -287,10 +290,12 @@ Command add_chat(CLI::App& root) {
   auto flags = std::make_shared<ChatFlags>();
   CLI::App* app = root.add_subcommand("chat", "Chat with a model at the terminal");
   app->group(kOffline);
+  add_config_flag(*app);
   app->add_option("--system-prompt", flags->system_prompt, "What the model is told before the conversation")
       ->option_text("TEXT")
       ->group("Input");
   app->add_flag("--no-thinking", flags->no_thinking, "Render with enable_thinking = false")->group("Input");
+  add_chat_template_flag(*app, flags->chat_template);
   add_sampling_flags(*app, flags->sampling, "up to the end of the context");
   add_model_flags(*app, flags->load);
   add_execution_flags(*app, flags->load);

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "base/memory_info.h"
 #include "base/thread_pool.h"
@@ -21,7 +22,8 @@ namespace chorale::apps {
 namespace {
 
 struct CheckFlags {
-  std::string directory;
+  std::string directory;  // or the name of a model
+  std::shared_ptr<const std::string> revision;
   int threads = 0;
   bool json = false;
 };
@@ -77,9 +79,20 @@ void print_report(const tools::CheckReport& report, const std::string& directory
   fmt::print("{}\n", report.ok() ? "ok" : "not usable");
 }
 
+// A model by its name that is not here is an error like those of a folder.
+tools::CheckReport check(const CheckFlags& flags, ThreadPool& pool) {
+  tools::CheckReport report;
+  try {
+    report = tools::check_checkpoint(io::checkpoint_folder(flags.directory, *flags.revision), pool);
+  } catch (const Error& error) {
+    report.errors.emplace_back(error.what());
+  }
+  return report;
+}
+
 int run_check(const CheckFlags& flags) {
   ThreadPool pool(flags.threads > 0 ? flags.threads : available_cores());
-  const tools::CheckReport report = tools::check_checkpoint(io::checkpoint_folder(flags.directory), pool);
+  const tools::CheckReport report = check(flags, pool);
   if (flags.json) {
     fmt::print(
         "{}\n",
@@ -97,9 +110,11 @@ Command add_check(CLI::App& root) {
   CLI::App* app =
       root.add_subcommand("check", "Check a checkpoint's config, weights, tokenizer and chat template");
   app->group(kOffline);
-  app->add_option("DIR", flags->directory, "Folder of a Hugging Face checkpoint")
+  app->add_option("DIR", flags->directory,
+                  "Folder of a Hugging Face checkpoint, or the name of a model in the cache")
       ->option_text("(required)")
       ->required();
+  flags->revision = add_revision_flag(*app);
   app->add_option("--threads", flags->threads, "Threads that read; 0: one per core this process may use")
       ->option_text("N")
       ->check(CLI::Range(0, 1024))

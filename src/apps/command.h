@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "base/error.h"
@@ -60,8 +61,13 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options,
                      ModelArgument argument = ModelArgument::required);
 void add_execution_flags(CLI::App& app, engine::LoadOptions& options);  // Execution: threads, instruction set
 void add_parallel_flags(CLI::App& app, engine::LoadOptions& options);   // Parallel strategy
-// The path alone, of commands that do not take the rest.
+// The path and its revision alone, of commands that do not take the rest. Once the flags are read the path is
+// that of a folder, if it is a name, too; or Error is thrown.
 void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument argument);
+// --chat-template; empty: the model's own.
+void add_chat_template_flag(CLI::App& app, std::filesystem::path& file);
+// --revision by itself.
+std::shared_ptr<const std::string> add_revision_flag(CLI::App& app);
 CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options);
 CLI::Option* add_log_level_flag(CLI::App& app, std::string& level);
 CLI::Option* add_json_flag(CLI::App& app, bool& json);

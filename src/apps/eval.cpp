@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "apps/command.h"
+#include "apps/settings.h"
 #include "apps/text_model.h"
 #include "base/log.h"
 #include "io/file_access.h"
@@ -77,6 +78,7 @@ Command add_eval(CLI::App& root) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* app = root.add_subcommand("eval", "Measure how well the model predicts a text");
   app->group(kOffline);
+  add_config_flag(*app);
   app->add_option("--text-file", flags->text_file, "Text to score, UTF-8")
       ->option_text("FILE (required)")
       ->required()

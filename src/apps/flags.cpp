@@ -9,12 +9,15 @@
 #include <fmt/format.h>
 
 #include "apps/command.h"
+#include "apps/foreign_flags.h"
 #include "io/model_folder.h"
 
 namespace chorale::apps {
 namespace {
 
 constexpr const char* kModel = "Model";
+constexpr const char* kModelDescription =
+    "Folder of a Hugging Face checkpoint, or the name of a model that the Hugging Face cache here has";
 constexpr const char* kExecution = "Execution";
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
 
@@ -36,22 +39,31 @@ engine::InjectedFault parse_fault(const std::string& text) {
 
 void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument argument) {
   const bool required = argument == ModelArgument::required;
-  app.add_option("--model-path", path, "Folder of a Hugging Face checkpoint")
-      ->option_text("DIR")
+  app.add_option(with_aliases("--model-path"), path, kModelDescription)
+      ->option_text("DIR|ORG/NAME")
       ->group(kModel);
+  const auto revision = add_revision_flag(app);
   const auto folder = std::make_shared<std::string>();
   if (required)
-    app.add_option("DIR", *folder, "Folder of a Hugging Face checkpoint, or --model-path DIR")
-        ->option_text(" ");
-  app.callback([&path, folder, required] {
+    app.add_option("DIR", *folder, fmt::format("{}; or --model-path", kModelDescription))->option_text(" ");
+  app.callback([&path, folder, revision, required] {
     if (!folder->empty() && !path.empty()) {
       throw CLI::ValidationError(
           "--model-path", fmt::format("the model is given twice, as {} and as {}", path.string(), *folder));
     }
     if (!folder->empty()) path = *folder;
     if (path.empty() && required) throw CLI::RequiredError("--model-path");
-    if (!path.empty()) path = io::checkpoint_folder(path);
+    if (!path.empty()) path = io::checkpoint_folder(path, *revision);
   });
+}
+
+std::shared_ptr<const std::string> add_revision_flag(CLI::App& app) {
+  auto revision = std::make_shared<std::string>();
+  app.add_option("--revision", *revision,
+                 "Of a model by its name: a branch, a tag or a commit in the cache (main)")
+      ->option_text("REV")
+      ->group(kModel);
+  return revision;
 }
 
 void add_model_flags(CLI::App& app, engine::LoadOptions& options, ModelArgument argument) {
@@ -84,7 +96,7 @@ void add_model_flags(CLI::App& app, engine::LoadOptions& options, ModelArgument 
       ->option_text("auto|bfloat16|int8")
       ->check(CLI::IsMember({"auto", "bfloat16", "bf16", "int8"}))
       ->group(kModel);
-  app.add_option("--context-length", options.context_length,
+  app.add_option(with_aliases("--context-length"), options.context_length,
                  "Most tokens of one sequence; 0: the model's max_position_embeddings")
       ->option_text("N")
       ->check(CLI::Range(int64_t{0}, kMaxTokens))
@@ -170,6 +182,12 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
          "For tests: this rank's device fails, or hangs, at the start of this step")
       ->option_text("RANK:STEP[:hang]")
       ->group("");  // not in the help
+}
+
+void add_chat_template_flag(CLI::App& app, std::filesystem::path& file) {
+  app.add_option(with_aliases("--chat-template"), file, "Jinja file in place of the model's chat template")
+      ->option_text("FILE")
+      ->group(kModel);
 }
 
 CLI::Option* add_chunk_flag(CLI::App& app, engine::LoadOptions& options) {

@@ -13,8 +13,10 @@
 #include <unistd.h>
 
 #include "apps/command.h"
+#include "apps/foreign_flags.h"
 #include "apps/interrupt.h"
 #include "apps/sampling_flags.h"
+#include "apps/settings.h"
 #include "apps/text_model.h"
 #include "apps/text_request.h"
 #include "base/error.h"
@@ -35,6 +37,7 @@ constexpr uint64_t kMaxPromptBytes = uint64_t{64} << 20;
 
 struct GenerateFlags {
   engine::LoadOptions load;
+  std::filesystem::path chat_template;  // empty: the model's
   std::optional<std::string> given_prompt;
   std::string prompt_file;  // empty: none; "-": standard input
   std::string prompt;       // as given or read
@@ -81,7 +84,8 @@ std::string render_prompt(const GenerateFlags& flags) {
   require_utf8(flags.prompt, flags.prompt_file.empty() ? "--prompt" : "--prompt-file " + flags.prompt_file);
   for (const std::string& stop : flags.sampling.stop) require_utf8(stop, "--stop");
   if (!flags.chat) return flags.prompt;
-  const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(flags.load.model_path);
+  const std::optional<text::ChatTemplate> chat =
+      load_chat_template(flags.load.model_path, flags.chat_template);
   if (!chat) throw_error("--chat: {} has no chat template", flags.load.model_path.string());
   if (chat->error()) throw_error("--chat: the chat template cannot be used: {}", *chat->error());
   nlohmann::ordered_json variables = {{"messages", {{{"role", "user"}, {"content", flags.prompt}}}},
@@ -175,10 +179,11 @@ Command add_generate(CLI::App& root) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* app = root.add_subcommand("generate", "Continue a prompt, streaming to the terminal");
   app->group(kOffline);
+  add_config_flag(*app);
   CLI::Option* prompt = app->add_option("--prompt", flags->given_prompt, "Text to continue")
                             ->option_text("TEXT")
                             ->group("Input");
-  app->add_option("--prompt-file", flags->prompt_file,
+  app->add_option(with_aliases("--prompt-file"), flags->prompt_file,
                   "File with the text to continue; - or neither of both: standard input")
       ->option_text("FILE")
       ->excludes(prompt)
@@ -191,6 +196,7 @@ Command add_generate(CLI::App& root) {
       ->group("Input");
   add_sampling_flags(*app, flags->sampling, std::to_string(kMaxNewTokens));
   add_model_flags(*app, flags->load);
+  add_chat_template_flag(*app, flags->chat_template);
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   add_chunk_flag(*app, flags->load)->group("Execution");

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/settings.h"
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -82,6 +83,7 @@ Command add_logits(CLI::App& root) {
   auto flags = std::make_shared<LogitsFlags>();
   CLI::App* app = root.add_subcommand("logits", "Write the logits of every token of a text to a file");
   app->group(kOffline);
+  add_config_flag(*app);
   auto* input_ids = app->add_option("--input-ids", flags->input_ids, "Token ids; this or --text is required")
                         ->option_text("1,2,3")
                         ->group("Input");

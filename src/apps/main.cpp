@@ -19,6 +19,8 @@
 #include <fmt/format.h>
 
 #include "apps/command.h"
+#include "apps/foreign_flags.h"
+#include "apps/settings.h"
 #include "apps/suggest.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -39,94 +41,11 @@ void print_error(const std::string& message) {
   }
 }
 
-std::vector<std::string> flag_names(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) names.push_back(name);
-  }
-  return names;
-}
-
 std::vector<std::string> command_names(const CLI::App& root) {
   std::vector<std::string> names;
   for (const CLI::App* app : root.get_subcommands([](const CLI::App*) { return true; }))
     names.push_back(app->get_name());
   return names;
-}
-
-// What users of llama.cpp, vLLM and SGLang write, and what does the same here.
-constexpr auto kForeignFlags = std::to_array<std::pair<std::string_view, std::string_view>>({
-    {"-m", "--model-path"},
-    {"--model", "--model-path"},
-    {"-a", "--served-model-name"},
-    {"--alias", "--served-model-name"},
-    {"-c", "--context-length"},
-    {"--ctx-size", "--context-length"},
-    {"--n-ctx", "--context-length"},
-    {"--max-model-len", "--context-length"},
-    {"--max-seq-len", "--context-length"},
-    {"--gpu-memory-utilization", "--mem-fraction-static"},
-    {"--mem-fraction", "--mem-fraction-static"},
-    {"-np", "--max-running-requests"},
-    {"--parallel", "--max-running-requests"},
-    {"--max-num-seqs", "--max-running-requests"},
-    {"--max-num-batched-tokens", "--chunked-prefill-size"},
-    {"-b", "--chunked-prefill-size"},
-    {"-ub", "--chunked-prefill-size"},
-    {"--batch-size", "--chunked-prefill-size"},
-    {"--ubatch-size", "--chunked-prefill-size"},
-    {"-t", "--threads"},
-    {"-ctk", "--kv-cache-dtype"},
-    {"-ctv", "--kv-cache-dtype"},
-    {"--cache-type-k", "--kv-cache-dtype"},
-    {"--cache-type-v", "--kv-cache-dtype"},
-    {"-q", "--quantization"},
-    {"-tp", "--tp-size"},
-    {"-dp", "--dp-size"},
-    {"-ep", "--ep-size"},
-    {"--enable-expert-parallel", "--enable-ep-moe"},
-    {"--no-enable-prefix-caching", "--disable-radix-cache"},
-    {"--no-cache-prompt", "--disable-radix-cache"},
-    {"--no-async-scheduling", "--disable-overlap-schedule"},
-    {"--allowed-origins", "--cors-origins"},
-    {"--timeout", "--body-timeout"},
-    {"-p", "--prompt"},
-    {"-f", "--prompt-file"},
-    {"--file", "--prompt-file"},
-    {"-n", "--max-new-tokens"},
-    {"--n-predict", "--max-new-tokens"},
-    {"--predict", "--max-new-tokens"},
-    {"--max-tokens", "--max-new-tokens"},
-    {"--temp", "--temperature"},
-    {"-s", "--seed"},
-    {"-sys", "--system-prompt"},
-});
-
-// Flags of these programs that have no counterpart, and why none is needed.
-constexpr auto kNeedlessFlags = std::to_array<std::pair<std::string_view, std::string_view>>({
-    {"-ngl", "this version runs on the CPU"},
-    {"--n-gpu-layers", "this version runs on the CPU"},
-    {"--gpu-layers", "this version runs on the CPU"},
-    {"-fa", "attention has one implementation"},
-    {"--flash-attn", "attention has one implementation"},
-    {"-hf", "download the model with \"hf download\" and give its folder"},
-    {"--hf-repo", "download the model with \"hf download\" and give its folder"},
-    {"--trust-remote-code", "no code of a model is run"},
-    {"--jinja", "the model's chat template is always used"},
-    {"--enable-auto-tool-choice", "tools can always be called"},
-    {"--tool-call-parser", "the chat template tells the form of tool calls"},
-    {"--reasoning-parser", "reasoning is always told apart"},
-    {"--enable-prefix-caching", "prefixes are always cached, but with --disable-radix-cache"},
-    {"--async-scheduling", "steps are planned ahead where that pays, but with --disable-overlap-schedule"},
-    {"--enable-chunked-prefill", "prefill is always chunked"},
-    {"--cont-batching", "requests are always batched"},
-    {"-cb", "requests are always batched"},
-});
-
-template <typename Table>
-std::string_view find_in(const Table& table, std::string_view name) {
-  const auto found = std::ranges::find(table, name, [](const auto& row) { return row.first; });
-  return found == table.end() ? std::string_view() : found->second;
 }
 
 std::string did_you_mean(const std::optional<std::string>& suggestion, const char* prefix) {
@@ -157,15 +76,8 @@ std::string explain(const CLI::App& root, const CLI::App& command, const CLI::Pa
   }
   if (const auto flag = std::find_if(extras.begin(), extras.end(), is_flag); flag != extras.end()) {
     const std::string name = flag->substr(0, flag->find('='));
-    const std::vector<std::string> flags = flag_names(command);
-    const std::string_view here = find_in(kForeignFlags, name);
-    if (!here.empty() && std::ranges::find(flags, here.substr(2)) != flags.end())
-      return fmt::format("unknown flag {}; did you mean {}?", name, here);
-    if (const std::string_view why = find_in(kNeedlessFlags, name); !why.empty())
-      return fmt::format("unknown flag {}, which is not needed: {}", name, why);
-    const size_t dashes = std::min(name.find_first_not_of('-'), name.size());
-    const auto suggestion = nearest(name.substr(dashes), flags);
-    return fmt::format("unknown flag {}{}", name, did_you_mean(suggestion, "--"));
+    const std::vector<std::string> flags = long_names(command);
+    return fmt::format("unknown flag {}{}", name, flag_hint(name, flags));
   }
   if (!extras.empty()) return fmt::format("unexpected argument \"{}\"", extras.front());
   if (&command == &root) return fmt::format("a command is required: {}", fmt::join(choices, ", "));
@@ -193,6 +105,14 @@ class HelpFormatter : public CLI::Formatter {
   HelpFormatter() {
     column_width(kHelpColumn);
     label("SUBCOMMAND", "COMMAND");
+  }
+  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+    std::istringstream all(CLI::Formatter::make_option_name(option, is_positional));
+    std::string names;
+    for (std::string name; std::getline(all, name, ',');) {
+      if (!is_alias(name.substr(0, name.find('{')))) names += (names.empty() ? "" : ",") + name;
+    }
+    return names;
   }
   std::string make_option_desc(const CLI::Option* option) const override {
     return wrapped(CLI::Formatter::make_option_desc(option));
@@ -251,8 +171,9 @@ bool is_about_a_flag(std::string_view message) {
   constexpr auto kElsewhere = std::to_array<std::string_view>(
       {"--init-expert-location", "--output", "--output-file", "--html", "--trace", "--tokenizer", "--chat",
        "--host", "--port", "--flush-cache", "--model-path"});
-  constexpr auto kFiles = std::to_array<std::string_view>(
-      {"--report", "--calibration-file", "--heldout-file", "--dataset-path", "--text-file", "--prompt-file"});
+  constexpr auto kFiles =
+      std::to_array<std::string_view>({"--report", "--chat-template", "--calibration-file", "--heldout-file",
+                                       "--dataset-path", "--text-file", "--prompt-file"});
   if (!message.starts_with("--")) return false;
   const std::string_view flag = message.substr(0, message.find_first_of(": "));
   if (std::ranges::find(kElsewhere, flag) != kElsewhere.end()) return false;
@@ -286,6 +207,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const CLI::App& command = chosen_command(root);
     return usage_error(explain(root, command, error), command);
+  } catch (const Error& error) {
+    if (!is_about_a_flag(error.what())) throw;
+    return usage_error(error.what(), chosen_command(root));
   }
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;

@@ -13,6 +13,7 @@
 
 #include "apps/command.h"
 #include "apps/recommend.h"
+#include "apps/settings.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
@@ -326,6 +327,7 @@ Command add_plan(CLI::App& root) {
   CLI::App* app =
       root.add_subcommand("plan", "Show how a strategy shares a model's weights, experts and memory");
   app->group(kOffline);
+  add_config_flag(*app);
   add_model_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   constexpr const char* kMemory = "Memory and scheduling";

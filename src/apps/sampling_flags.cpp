@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "apps/command.h"
+#include "apps/foreign_flags.h"
 
 namespace chorale::apps {
 
@@ -22,12 +23,13 @@ engine::SamplingParams sampling_params(const SamplingFlags& flags, const io::Gen
 
 void add_sampling_flags(CLI::App& app, SamplingFlags& flags, const std::string& default_length) {
   constexpr const char* kGroup = "Sampling";
-  app.add_option("--max-new-tokens", flags.max_new_tokens,
+  app.add_option(with_aliases("--max-new-tokens"), flags.max_new_tokens,
                  fmt::format("Most tokens of an answer ({})", default_length))
       ->option_text("N")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->group(kGroup);
-  app.add_option("--temperature", flags.temperature, "0: always the most likely token; default: the model's")
+  app.add_option(with_aliases("--temperature"), flags.temperature,
+                 "0: always the most likely token; default: the model's")
       ->option_text("T")
       ->check(number_in(0, 1e6))
       ->group(kGroup);

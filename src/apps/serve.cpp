@@ -4,6 +4,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,7 +15,9 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
+#include "apps/foreign_flags.h"
 #include "apps/recommend.h"
+#include "apps/settings.h"
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -38,6 +41,7 @@ constexpr const char* kKeyVariable = "CHORALE_API_KEY";
 struct ServeFlags {
   engine::LoadOptions load;
   StrategyFlag strategy;
+  std::filesystem::path chat_template;  // empty: the model's
   engine::EngineOptions engine;
   server::ServerOptions server;
   bool disable_radix_cache = false;
@@ -179,7 +183,7 @@ int run_serve(const ServeFlags& flags) {
   text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
   std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
   const ServedFiles files{std::move(config), std::move(tokenizer), std::move(eos_token_ids),
-                          text::ChatTemplate::load(flags.load.model_path)};
+                          load_chat_template(flags.load.model_path, flags.chat_template)};
   warn_of_files(files.config, files.chat);
 
   // A port that is in use is told before the weights are read, and probes hear that the server is coming.
@@ -227,7 +231,7 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
       ->check(number_in(0.01, 1))
       ->group(kGroup);
   add_chunk_flag(app, flags.load)->group(kGroup);
-  app.add_option("--max-running-requests", flags.load.max_running_requests,
+  app.add_option(with_aliases("--max-running-requests"), flags.load.max_running_requests,
                  "Most requests computed together (256)")
       ->option_text("N")
       ->check(CLI::Range(1, 65536))
@@ -248,10 +252,11 @@ void add_memory_flags(CLI::App& app, ServeFlags& flags) {
       ->option_text("fair|fcfs")
       ->check(CLI::IsMember({"fair", "fcfs"}))
       ->group(kGroup);
-  app.add_flag("--disable-radix-cache", flags.disable_radix_cache,
+  app.add_flag(with_aliases("--disable-radix-cache"), flags.disable_radix_cache,
                "Do not keep the KV of finished prompts for reuse")
       ->group(kGroup);
-  app.add_flag("--disable-overlap-schedule{false}", flags.engine.overlap_schedule,
+  app.add_flag("--disable-overlap-schedule{false},--no-async-scheduling{false}",
+               flags.engine.overlap_schedule,
                "Plan a step when the one before it is over, on a GPU too; slower, the same results")
       ->group(kGroup);
 }
@@ -384,8 +389,10 @@ Command add_serve(CLI::App& root, const std::string& version) {
   flags->version = version;
   CLI::App* app = root.add_subcommand("serve", "Serve a model over HTTP: OpenAI's API and a native one");
   app->group(kServing);
+  add_config_flag(*app);
   add_model_flags(*app, flags->load);
-  app->add_option("--served-model-name", flags->model_names,
+  add_chat_template_flag(*app, flags->chat_template);
+  app->add_option(with_aliases("--served-model-name"), flags->model_names,
                   "Name of the model in the API, or several that requests may have; answers have the first "
                   "(the folder's name)")
       ->option_text("NAME ...")

@@ -39,6 +39,14 @@ text::Tokenizer load_tokenizer(const engine::LoadOptions& options, const io::Mod
                                         : tools::load_tokenizer(options.model_path, config);
 }
 
+std::optional<text::ChatTemplate> load_chat_template(const std::filesystem::path& model_path,
+                                                     const std::filesystem::path& file) {
+  if (file.empty()) return text::ChatTemplate::load(model_path);
+  text::ChatTemplate chat = text::ChatTemplate::load(model_path, file);
+  if (chat.error()) throw_error("--chat-template {}", *chat.error());
+  return chat;
+}
+
 void require_utf8(std::string_view text, std::string_view flag) {
   if (!tools::is_valid_utf8(text)) throw_error("{}: the text is not valid UTF-8", flag);
 }

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/loaded_model.h"
 #include "io/model_config.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace chorale::apps {
@@ -19,6 +22,11 @@ std::vector<int32_t> parse_input_ids(std::string_view text, int64_t vocab_size);
 
 // The model's tokenizer; with random weights (--load-format dummy) a stand-in where the folder has none.
 text::Tokenizer load_tokenizer(const engine::LoadOptions& options, const io::ModelConfig& config);
+
+// The model's chat template, or that of a file where one is named. Throws Error naming --chat-template for a
+// file that cannot be used; a template of the model's own then has error().
+std::optional<text::ChatTemplate> load_chat_template(const std::filesystem::path& model_path,
+                                                     const std::filesystem::path& file);
 
 // Throws Error naming the flag when the text is not UTF-8, as it may be on a command line or in a file.
 void require_utf8(std::string_view text, std::string_view flag);

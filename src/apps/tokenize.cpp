@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/settings.h"
 #include "apps/text_model.h"
 #include "base/log.h"
 #include "text/tokenizer.h"
@@ -46,6 +47,7 @@ Command add_tokenize(CLI::App& root) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* app = root.add_subcommand("tokenize", "Show the token ids of a text");
   app->group(kOffline);
+  add_config_flag(*app);
   add_model_path(*app, flags->model_path, ModelArgument::required);
   app->add_option("--text", flags->text, "Text to tokenize")
       ->option_text("TEXT (required)")

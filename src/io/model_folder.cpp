@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "io/file_access.h"
 #include "io/foreign_file.h"
+#include "io/hub_cache.h"
 
 namespace chorale::io {
 namespace {
@@ -17,7 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kCachePrefix = "models--";
 constexpr std::string_view kSnapshots = "snapshots";
-constexpr uint64_t kMaxRefBytes = 4096;
 constexpr size_t kSniffedBytes = 512;
 
 // Without the empty component at the end of "a/b/".
@@ -51,27 +51,9 @@ std::optional<fs::path> cached_model(const fs::path& path) {
   return std::nullopt;
 }
 
-// Letters, digits, "-", "_" and "." around one slash.
-bool is_hub_name(std::string_view text) {
-  const size_t slash = text.find('/');
-  const auto is_part = [](std::string_view part) {
-    constexpr std::string_view kOthers = "-_.";
-    return !part.empty() && part.front() != '.' && std::ranges::all_of(part, [&](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-             kOthers.find(c) != std::string_view::npos;
-    });
-  };
-  return slash != std::string_view::npos && is_part(text.substr(0, slash)) && is_part(text.substr(slash + 1));
-}
-
 [[noreturn]] void refuse_missing(const fs::path& path) {
   const std::string name = path.string();
-  if (is_hub_name(name)) {
-    throw_error(
-        "{}: there is no such folder; if this is a model of the Hugging Face Hub, download it first, as with "
-        "\"hf download {} --local-dir {}\", and give that folder",
-        name, name, name.substr(name.find('/') + 1));
-  }
+  if (is_hub_name(name)) refuse_absent_model(name, "");
   throw_error("{}: expected a folder with a checkpoint, found nothing", name);
 }
 
@@ -92,20 +74,25 @@ bool is_hub_name(std::string_view text) {
 
 }  // namespace
 
-fs::path checkpoint_folder(const fs::path& path) {
+fs::path checkpoint_folder(const fs::path& path, std::string_view revision) {
   const std::optional<fs::path> model = cached_model(path);
-  if (!model || has_entry(path / "config.json")) return path;
-  const fs::path snapshots = *model / kSnapshots;
-  if (trimmed(path) != *model && trimmed(path) != snapshots) return path;  // a snapshot
-  const fs::path main = *model / "refs" / "main";
-  if (has_entry(main)) {
-    std::string commit = read_text_file(main, kMaxRefBytes);
-    while (!commit.empty() && (commit.back() == '\n' || commit.back() == '\r')) commit.pop_back();
-    if (!commit.empty() && commit.find('/') == std::string::npos && is_folder(snapshots / commit))
-      return snapshots / commit;
+  // Not a snapshot, nor a folder that is merely called like one of the cache.
+  const bool is_cached = model && !has_entry(path / "config.json") &&
+                         (trimmed(path) == *model || trimmed(path) == *model / kSnapshots);
+  if (is_cached)
+    return is_folder(*model / kSnapshots) ? hub_snapshot(*model, hub_name(path), revision) : path;
+  const std::string name = path.string();
+  std::error_code error;
+  if (is_hub_name(name) && !fs::exists(path, error)) {
+    const fs::path folder = hub_model_folder(name);
+    if (!is_folder(folder)) refuse_absent_model(name, revision);
+    return hub_snapshot(folder, name, revision);
   }
-  const std::vector<fs::path> all = entries_of(snapshots);
-  return all.size() == 1 ? all.front() : path;
+  if (!revision.empty()) {
+    throw_error("--revision: it is for a model by its name, ORG/NAME, and {} is {}", name,
+                fs::exists(path, error) ? "a folder" : "neither that nor a folder");
+  }
+  return path;
 }
 
 std::string hub_name(const fs::path& path) {
@@ -142,9 +129,8 @@ void require_checkpoint_folder(const fs::path& path) {
   }
   if (cached_model(path)) {
     throw_error(
-        "{}: expected a folder with a checkpoint, found a cache of Hugging Face with {}; give one of its "
-        "snapshots",
-        name, is_folder(path / kSnapshots) ? "several snapshots" : "no snapshot of it");
+        "{}: expected a folder with a checkpoint, found a folder of Hugging Face's cache without config.json",
+        name);
   }
 }
 

@@ -3,12 +3,14 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 namespace chorale::io {
 
 // The folder itself, or, of a model's folder in the cache of Hugging Face (models--ORG--NAME), the snapshot
-// that its main branch was at, else the only one there is.
-std::filesystem::path checkpoint_folder(const std::filesystem::path& path);
+// that hub_snapshot() chooses. A name ORG/NAME that is no folder is looked up in that cache. Throws Error
+// where the cache does not have it, with the line that downloads it, and for a revision of anything else.
+std::filesystem::path checkpoint_folder(const std::filesystem::path& path, std::string_view revision = {});
 
 // "ORG/NAME" of a folder in that cache; else the last component of the path, which may be empty.
 std::string model_name(const std::filesystem::path& path);

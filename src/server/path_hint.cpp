@@ -21,7 +21,6 @@ constexpr auto kForeign = std::to_array<std::pair<std::string_view, std::string_
     {"/tags", "/v1/models"},
     {"/props", "/get_server_info"},
     {"/healthz", "/health"},
-    {"/ping", "/health"},
     {"/livez", "/health"},
     {"/readyz", "/health"},
     {"/load", "/get_load"},

@@ -38,6 +38,7 @@ std::span<const Route> routes() {
   static constexpr std::array kRoutes = std::to_array<Route>({
       {"/", Methods::get, &page},
       {"/health", Methods::get, &health},
+      {"/ping", Methods::get_and_post, &health},
       {"/health_generate", Methods::get, &health_generate},
       {"/metrics", Methods::get, &metrics_text},
       {"/openapi.json", Methods::get, &openapi},
@@ -47,6 +48,7 @@ std::span<const Route> routes() {
       {"/model_info", Methods::get, &model_info},
       {"/get_server_info", Methods::get, &server_info},
       {"/server_info", Methods::get, &server_info},
+      {"/version", Methods::get, &version},
       {"/get_load", Methods::get, &load_info},
       {"/tokenizer_info", Methods::get, &tokenizer_info},
       {"/v1/chat/completions", Methods::post, Generate{"chatcmpl-", &plan_chat}},

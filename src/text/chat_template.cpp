@@ -11,14 +11,17 @@
 namespace chorale::text {
 namespace {
 
+// As errors call them, too.
+constexpr std::string_view kJinja = "chat_template.jinja";
+constexpr std::string_view kConfig = "tokenizer_config.json";
 constexpr size_t kMaxTemplateBytes = size_t{4} << 20;
 
 TemplateSources read_sources(const std::filesystem::path& directory) {
   TemplateSources sources{.kind = TemplateSources::Kind::files, .texts = {}, .limits = {}};
-  sources.texts[0] = read_file_if_present(directory / "chat_template.jinja", kMaxTemplateBytes);
+  sources.texts[0] = read_file_if_present(directory / kJinja, kMaxTemplateBytes);
   sources.texts[1] =
       read_file_if_present(directory / "additional_chat_templates" / "tool_use.jinja", kMaxTemplateBytes);
-  sources.texts[2] = read_file_if_present(directory / "tokenizer_config.json", kMaxConfigBytes);
+  sources.texts[2] = read_file_if_present(directory / kConfig, kMaxConfigBytes);
   return sources;
 }
 
@@ -27,6 +30,7 @@ TemplateSources read_sources(const std::filesystem::path& directory) {
 struct ChatTemplate::Impl {
   std::unique_ptr<TemplateProcesses> processes;  // null when the template cannot be used
   std::string error;                             // why not
+  std::string given_text;
 };
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -48,6 +52,26 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::filesystem::path& dire
   return ChatTemplate(std::move(impl));
 }
 
+ChatTemplate ChatTemplate::load(const std::filesystem::path& directory, const std::filesystem::path& file) {
+  auto impl = std::make_unique<Impl>();
+  try {
+    TemplateSources sources{.kind = TemplateSources::Kind::files, .texts = {}, .limits = {}};
+    sources.texts[0] = read_file_if_present(file, kMaxTemplateBytes);
+    if (!sources.texts[0]) throw_error("{}: there is no such file", file.string());
+    impl->given_text = *sources.texts[0];
+    sources.texts[2] = read_file_if_present(directory / kConfig, kMaxConfigBytes);
+    std::string error;
+    impl->processes = TemplateProcesses::load(sources, error);
+    const bool is_of_template = error.starts_with(kJinja);
+    if (!impl->processes)
+      impl->error =
+          is_of_template ? file.string() + error.substr(kJinja.size()) : (directory / error).string();
+  } catch (const Error& error) {
+    impl->error = error.what();
+  }
+  return ChatTemplate(std::move(impl));
+}
+
 ChatTemplate ChatTemplate::from_source(std::string_view source, std::string_view bos_token,
                                        std::string_view eos_token) {
   auto impl = std::make_unique<Impl>();
@@ -57,6 +81,10 @@ ChatTemplate ChatTemplate::from_source(std::string_view source, std::string_view
       .limits = {}};
   impl->processes = TemplateProcesses::load(sources, impl->error);
   return ChatTemplate(std::move(impl));
+}
+
+const std::string& ChatTemplate::given_text() const {
+  return impl_->given_text;
 }
 
 std::optional<std::string> ChatTemplate::error() const {

@@ -21,6 +21,9 @@ class ChatTemplate {
   // checkpoint has none. A template that does not parse is kept and reported by error(): the server goes on
   // without chat.
   static std::optional<ChatTemplate> load(const std::filesystem::path& directory);
+  // A template from a file of its own, for chats with tools, too; of the checkpoint are the special tokens.
+  // error() begins with the file it is about, and tells the line.
+  static ChatTemplate load(const std::filesystem::path& directory, const std::filesystem::path& file);
   // From the template's text; bos and eos become the variables bos_token and eos_token.
   static ChatTemplate from_source(std::string_view source, std::string_view bos_token,
                                   std::string_view eos_token);
@@ -31,6 +34,9 @@ class ChatTemplate {
 
   // Why the template cannot be used, or nullopt.
   std::optional<std::string> error() const;
+
+  // The text of a template from a file of its own; empty: it is the checkpoint's.
+  const std::string& given_text() const;
 
   // Renders with the given variables, a JSON object as text: at least "messages" and "add_generation_prompt",
   // optionally "tools", "enable_thinking", ... Objects keep the order of their keys. Time and output are

@@ -96,21 +96,78 @@ def test_unknown_flag_suggests_the_nearest(chorale, arguments, flag, suggestion)
 @pytest.mark.parametrize(
     ("arguments", "flag", "suggestion"),
     [
-        (["serve", "-m", "x"], "-m", "--model-path"),
-        (["serve", "--model", "x"], "--model", "--model-path"),
-        (["serve", "x", "--max-model-len", "4096"], "--max-model-len", "--context-length"),
         (["serve", "x", "--ctx-size=4096"], "--ctx-size", "--context-length"),
         (["serve", "x", "-c", "4096"], "-c", "--context-length"),
         (["serve", "x", "--gpu-memory-utilization", "0.9"], "--gpu-memory-utilization", "--mem-fraction-static"),
-        (["serve", "x", "--max-num-seqs", "8"], "--max-num-seqs", "--max-running-requests"),
-        (["serve", "x", "--alias", "y"], "--alias", "--served-model-name"),
+        (["serve", "x", "-np", "8"], "-np", "--max-running-requests"),
         (["chat", "x", "-sys", "Hi"], "-sys", "--system-prompt"),
         (["generate", "x", "-p", "Hi"], "-p", "--prompt"),
-        (["generate", "x", "--prompt", "y", "--n-predict", "9"], "--n-predict", "--max-new-tokens"),
     ],
 )
 def test_other_servers_flags_are_hinted(chorale, arguments, flag, suggestion):
     assert_one_message(chorale(*arguments), 2, f"unknown flag {flag};", f"did you mean {suggestion}?")
+
+
+def test_other_servers_names_of_the_same_flag_are_taken(chorale):
+    answer = chorale.json("generate", "-m", MODEL, "--prompt", "Once", "--n-predict", 3, "--temp", 0, "--max-model-len", 64)
+    assert answer == chorale.json("generate", MODEL, "--prompt", "Once", "--max-new-tokens", 3, "--temperature", 0)
+    assert_one_message(chorale("serve", "--model", "x", "-m", "y"), 2, "--model-path")
+    assert_one_message(chorale("serve", "x", "--max-num-seqs", "0"), 2, "--max-running-requests")
+    text = help_of(chorale, "serve", "--help")
+    assert "--model-path DIR" in text and "--alias" not in text and "--max-num-seqs" not in text
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of Hugging Face that has the bundled model as tales/moe, twice."""
+    model = tmp_path / "models--tales--moe"
+    for commit in ("1" * 40, "2" * 40):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        for file in MODEL.iterdir():
+            (model / "snapshots" / commit / file.name).symlink_to(file)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("2" * 40)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    return model
+
+
+@pytest.mark.parametrize("command", [["plan"], ["check"], ["tokenize", "--text", "Once"], ["plan", "--model-path"]], ids=" ".join)
+def test_a_model_in_the_hubs_cache_is_found_by_its_name(chorale, hub, command):
+    for more in ([], ["--revision", "1111"]):
+        result = chorale(*command, "tales/moe", *more)
+        assert result.returncode == 0, result.stderr
+    result = chorale(*command, "tales/moe", "--revision", "v9", "--json")
+    assert result.returncode == 1
+    assert "hf download tales/moe --revision v9" in result.stderr + result.stdout
+
+
+def test_flags_come_from_a_file_and_the_environment(chorale, tmp_path, monkeypatch):
+    config = tmp_path / "all.yaml"
+    config.write_text(f"model-path: {MODEL}\nport: 8000\nmax_new_tokens: 2\nprompt: Once\n")
+    answer = chorale.json("generate", "--config", config)
+    assert answer["completion_tokens"] == 2
+    monkeypatch.setenv("CHORALE_MAX_NEW_TOKENS", "3")
+    assert chorale.json("generate", "--config", config)["completion_tokens"] == 3
+    assert chorale.json("generate", "--config", config, "--max-new-tokens", 4)["completion_tokens"] == 4
+    config.write_text("model-path: x\nprot: 8000\n")
+    assert_one_message(chorale("serve", "--config", config), 2, f'{config}, line 2: unknown key "prot"; did you mean port?')
+    config.write_text("model-path: x\nport: 70000\n")
+    assert_one_message(chorale("serve", "--config", config), 2, f"{config}, line 2: --port")
+    config.write_text("model-path: [x\n")
+    assert_one_message(chorale("serve", "--config", config), 1, f"{config}, line ")
+    assert_one_message(chorale("serve", "--config", "/no/such/file"), 1, "/no/such/file")
+    monkeypatch.setenv("CHORALE_TP_SIZE", "two")
+    assert_one_message(chorale("serve", "x"), 2, "CHORALE_TP_SIZE")
+
+
+def test_a_chat_template_of_ones_own(chorale, tmp_path):
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ messages[0].content }}")
+    arguments = ("generate", MODEL, "--prompt", "Once", "--max-new-tokens", 2, "--temperature", 0, "--chat-template", template)
+    assert chorale.json(*arguments, "--chat")["text"] == chorale.json(*arguments)["text"]
+    template.write_text("one\n{% endfor %}\n")
+    assert_one_message(chorale("serve", MODEL, "--chat-template", template), 1, str(template), "line 2")
+    assert_one_message(chorale("serve", MODEL, "--chat-template", "/no/such/file"), 1, "/no/such/file")
 
 
 @pytest.mark.parametrize(

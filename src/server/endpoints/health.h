@@ -6,7 +6,8 @@
 
 namespace chorale::server {
 
-// GET /health: 200; 503 while the server drains, and when its model has failed. Throws BadRequest.
+// GET /health, and GET or POST /ping, where SageMaker asks: 200; 503 while the server drains, and when its
+// model has failed. Throws BadRequest.
 HttpResponse health(ServerState& state, const HttpRequest& request);
 
 // GET /health_generate: 200 once the model has made a token, 503 if it does not. Throws BadRequest.

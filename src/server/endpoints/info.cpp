@@ -42,13 +42,15 @@ HttpResponse model_info(ServerState& state, const HttpRequest& /*request*/) {
   return {.body = to_text(answer)};
 }
 
-Json read_tokenizer_info(const std::string& model_path) {
+Json read_tokenizer_info(const ServerModel& model) {
   io::TokenizerConfig config;
   try {
-    config = io::load_tokenizer_config(model_path);
+    config = io::load_tokenizer_config(model.model_path);
   } catch (const Error& error) {
     log::warn("/tokenizer_info does without tokenizer_config.json: {}", error.what());
   }
+  if (model.chat != nullptr && !model.chat->given_text().empty())
+    config.chat_template = model.chat->given_text();
   return {{"tokenizer_class", config.tokenizer_class.value_or("PreTrainedTokenizerFast")},
           {"bos_token", or_null(config.bos_token)},
           {"eos_token", or_null(config.eos_token)},
@@ -70,6 +72,10 @@ HttpResponse load_info(ServerState& state, const HttpRequest& /*request*/) {
                      {"num_waiting_reqs", stats.waiting},
                      {"num_tokens", stats.kv_tokens_used}};
   return {.body = to_text(Json::array({load}))};
+}
+
+HttpResponse version(ServerState& state, const HttpRequest& /*request*/) {
+  return {.body = to_text({{"version", state.context.model.version}})};
 }
 
 HttpResponse server_info(ServerState& state, const HttpRequest& /*request*/) {

@@ -13,6 +13,6 @@ ServerState::ServerState(RequestContext request_context, MetricsOptions metrics_
       metrics(std::move(metrics_options)),
       answer_budget(max_answer_bytes),
       expert_load(std::make_shared<ExpertLoad>(context.model.placement)),
-      tokenizer_info(read_tokenizer_info(context.model.model_path)) {}
+      tokenizer_info(read_tokenizer_info(context.model)) {}
 
 }  // namespace chorale::server

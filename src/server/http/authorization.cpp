@@ -34,8 +34,12 @@ std::optional<HttpRefusal> Authorization::check(const HttpRequest& request) cons
   return HttpRefusal{.status = 401, .message = message, .headers = {{"WWW-Authenticate", "Bearer"}}};
 }
 
+bool Authorization::is_probe(std::string_view path) {
+  return path == "/health" || path == "/ping" || path == "/metrics";
+}
+
 bool Authorization::is_open(std::string_view path) {
-  return path == "/" || path == "/health" || path == "/metrics";
+  return path == "/" || is_probe(path);
 }
 
 }  // namespace chorale::server

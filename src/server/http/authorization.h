@@ -23,8 +23,11 @@ class Authorization {
   // nor its length.
   std::optional<HttpRefusal> check(const HttpRequest& request) const;
 
-  // What monitoring and browsers ask for without a key: "/", "/health" and "/metrics". Everything else is
-  // guarded, also what does not exist.
+  // What monitoring asks for: "/health", "/ping" and "/metrics". It is answered beyond limits, too.
+  static bool is_probe(std::string_view path);
+
+  // What is asked for without a key: probes, and "/" by browsers. Everything else is guarded, also what does
+  // not exist.
   static bool is_open(std::string_view path);
 
  private:

@@ -146,7 +146,7 @@ void Connection::on_header() {
   chunked_ = parser_->is_http_1_1();
   if (is_beyond_limit_) {
     keep_alive_ = false;
-    if (path_ != "/health" && path_ != "/metrics") return refuse_beyond_limit();
+    if (!Authorization::is_probe(path_)) return refuse_beyond_limit();
   }
   const bool complete = parser_->state() == HttpRequestParser::State::complete;
   if (context_.admission && !context_.cors.is_preflight(parser_->request())) {
@@ -424,7 +424,7 @@ void Connection::log_access(std::string_view outcome) const {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started_;
   const std::string_view path = std::string_view(path_).substr(0, kMaxLoggedPath);
   const std::string line = fmt::format("{} {} {} {} {:.3f}s", peer_, method_, path, outcome, seconds.count());
-  if (path == "/health" || path == "/metrics") {
+  if (Authorization::is_probe(path)) {
     log::debug("{}", line);
   } else {
     log::info("{}", line);

@@ -282,6 +282,31 @@ TEST(ChatTemplateFiles, ToolsHaveATemplateOfTheirOwn) {
   EXPECT_THAT(ChatTemplate::load(folder.path())->error().value_or(""), HasSubstr("tool_use.jinja"));
 }
 
+TEST(ChatTemplateFiles, OneMayTakeThePlaceOfTheCheckpoints) {
+  constexpr const char* kTools = R"({"tools": [{"type": "function"}]})";
+  TemporaryFolder folder;
+  folder.write("tokenizer_config.json",
+               R"({"eos_token": "<e>", "chat_template": [{"name": "default", "template": "no"},
+                                                              {"name": "tool_use", "template": "no"}]})");
+  folder.write("chat_template.jinja", "no");
+  folder.write("own.jinja", "own {{ eos_token }}{{ 'with tools' if tools else '' }}");
+  const auto chat = ChatTemplate::load(folder.path(), folder / "own.jinja");
+  EXPECT_EQ(text_of(chat), "own <e>");
+  EXPECT_EQ(text_of(chat, kTools), "own <e>with tools");
+  EXPECT_THAT(chat.given_text(), StartsWith("own {{"));
+  EXPECT_EQ(ChatTemplate::load(folder.path())->given_text(), "");
+
+  const auto error = [&](const char* file) {
+    return ChatTemplate::load(folder.path(), folder / file).error().value_or("");
+  };
+  folder.write("bad.jinja", "first\n{% if %}\n");
+  EXPECT_THAT(error("bad.jinja"), AllOf(StartsWith((folder / "bad.jinja").string()), HasSubstr("(line 2)")));
+  EXPECT_THAT(error("absent.jinja"),
+              AllOf(StartsWith((folder / "absent.jinja").string()), HasSubstr("no such file")));
+  folder.write("tokenizer_config.json", "{");
+  EXPECT_THAT(error("own.jinja"), StartsWith((folder / "tokenizer_config.json").string()));
+}
+
 TEST(ChatTemplateFiles, ErrorsNameTheFile) {
   TemporaryFolder folder;
   const auto error = [&] {

@@ -499,6 +499,10 @@ TEST_F(RequestsTest, PathsMethodsAndTypes) {
   EXPECT_EQ(status("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").status, 400);
   EXPECT_EQ(status("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{").status, 400);
   EXPECT_EQ(get("/health").status, 200);
+  EXPECT_EQ(get("/ping").body, get("/health").body);
+  EXPECT_EQ(status("POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").status, 200);
+  EXPECT_EQ(Json::parse(get("/version").body),
+            Json({{"version", Json::parse(get("/server_info").body)["version"]}}));
   EXPECT_EQ(Json::parse(get("/v1/models").body)["data"][0]["id"], "tales");
   EXPECT_EQ(Json::parse(get("/v1/models/tales").body)["id"], "tales");
   EXPECT_EQ(get("/v1/models/other").status, 404);

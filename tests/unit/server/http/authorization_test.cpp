@@ -34,9 +34,10 @@ TEST(Authorization, LetsInWhoHasOneOfTheKeys) {
 
 TEST(Authorization, GuardsAllButWhatMonitoringNeeds) {
   const Authorization authorization({"sesame"});
-  for (const char* path : {"/", "/health", "/metrics"}) EXPECT_EQ(status_for(authorization, path, {}), 200);
-  for (const char* path : {"/v1/models", "/generate", "/health/", "/health_generate", "/%68ealth", "//health",
-                           "/Health", "/metrics/x", "/none", "*", ""}) {
+  for (const char* path : {"/", "/health", "/ping", "/metrics"})
+    EXPECT_EQ(status_for(authorization, path, {}), 200);
+  for (const char* path : {"/v1/models", "/generate", "/health/", "/ping/", "/version", "/health_generate",
+                           "/%68ealth", "//health", "/Health", "/metrics/x", "/none", "*", ""}) {
     EXPECT_EQ(status_for(authorization, path, {}), 401) << path;
   }
 }

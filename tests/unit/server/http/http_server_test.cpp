@@ -606,7 +606,7 @@ TEST_F(HttpServerTest, TurnsConnectionsAwayBeyondTheLimit) {
     EXPECT_EQ(refused.status, 503);
     EXPECT_EQ(refused.headers.at("Retry-After"), "1");
   }
-  for (const char* path : {"/health", "/metrics"}) {
+  for (const char* path : {"/health", "/ping", "/metrics"}) {
     RawClient probe(port());
     probe.get(path);
     const RawResponse answer = probe.read_response();

@@ -15,7 +15,8 @@ namespace {
 
 constexpr uint64_t kLarge = 8U << 20;
 
-// Work that goes on until it is let go. Every queue below is declared after what its work uses: it ends first.
+// Work that goes on until it is let go. Every queue below is declared after what its work uses: it ends
+// first.
 class Gate {
  public:
   std::function<void()> work() {

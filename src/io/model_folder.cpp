@@ -6,6 +6,8 @@
 #include <system_error>
 #include <vector>
 
+#include <fmt/ranges.h>
+
 #include "base/error.h"
 #include "io/file_access.h"
 #include "io/foreign_file.h"
@@ -64,13 +66,30 @@ bool is_hub_name(std::string_view text) {
   return slash != std::string_view::npos && is_part(text.substr(0, slash)) && is_part(text.substr(slash + 1));
 }
 
+// ORG/NAME where the text is that, also with what other programs put behind it (a revision, the name of a
+// quantization), or the address of its page; else empty.
+std::string hub_name_in(std::string_view text) {
+  bool has_site = false;
+  for (const std::string_view site :
+       {"https://", "http://", "hf://", "www.", "huggingface.co/", "hf.co/", "modelscope.cn/models/"}) {
+    if (!text.starts_with(site)) continue;
+    text.remove_prefix(site.size());
+    has_site = true;
+  }
+  text = text.substr(0, text.find_first_of(":@?#"));
+  const size_t slash = text.find('/');
+  const size_t second = slash == std::string_view::npos ? slash : text.find('/', slash + 1);
+  if (has_site || second + 1 == text.size()) text = text.substr(0, second);  // pages of it
+  return is_hub_name(text) ? std::string(text) : "";
+}
+
 [[noreturn]] void refuse_missing(const fs::path& path) {
   const std::string name = path.string();
-  if (is_hub_name(name)) {
+  if (const std::string hub = hub_name_in(name); !hub.empty()) {
     throw_error(
         "{}: there is no such folder; if this is a model of the Hugging Face Hub, download it first, as with "
         "\"hf download {} --local-dir {}\", and give that folder",
-        name, name, name.substr(name.find('/') + 1));
+        name, hub, hub.substr(hub.find('/') + 1));
   }
   throw_error("{}: expected a folder with a checkpoint, found nothing", name);
 }
@@ -145,6 +164,17 @@ void require_checkpoint_folder(const fs::path& path) {
         "{}: expected a folder with a checkpoint, found a cache of Hugging Face with {}; give one of its "
         "snapshots",
         name, is_folder(path / kSnapshots) ? "several snapshots" : "no snapshot of it");
+  }
+  std::vector<std::string> below;
+  for (const fs::path& entry : entries) {
+    if (has_entry(checkpoint_folder(entry) / "config.json")) below.push_back(entry.string());
+  }
+  constexpr size_t kNamed = 5;
+  if (below.size() > kNamed) below.resize(kNamed);
+  if (!below.empty()) {
+    throw_error(
+        "{}: expected a folder with a checkpoint, found a folder of such folders; give one of them, as {}",
+        name, fmt::join(below, " or "));
   }
 }
 

@@ -104,9 +104,9 @@ constexpr auto kForeignFlags = std::to_array<std::pair<std::string_view, std::st
 
 // Flags of these programs that have no counterpart, and why none is needed.
 constexpr auto kNeedlessFlags = std::to_array<std::pair<std::string_view, std::string_view>>({
-    {"-ngl", "this version runs on the CPU"},
-    {"--n-gpu-layers", "this version runs on the CPU"},
-    {"--gpu-layers", "this version runs on the CPU"},
+    {"-ngl", "the whole model runs where --device says"},
+    {"--n-gpu-layers", "the whole model runs where --device says"},
+    {"--gpu-layers", "the whole model runs where --device says"},
     {"-fa", "attention has one implementation"},
     {"--flash-attn", "attention has one implementation"},
     {"-hf", "download the model with \"hf download\" and give its folder"},
@@ -146,6 +146,15 @@ std::string full_name(const CLI::App& command) {
   return parent != nullptr ? full_name(*parent) + " " + command.get_name() : command.get_name();
 }
 
+// How often a flag was given, and how many values it had, in other words than CLI11's.
+std::string in_plain_words(const std::string& text) {
+  if (const size_t at = text.find(": At Most 1 required but received "); at != std::string::npos)
+    return text.substr(0, at) + ": it was given more than once";
+  const size_t at = text.find(": 1 required ");
+  return at != std::string::npos && text.ends_with(" missing") ? text.substr(0, at) + ": its value is missing"
+                                                               : text;
+}
+
 // What is wrong with the command line, in one line.
 std::string explain(const CLI::App& root, const CLI::App& command, const CLI::ParseError& error) {
   const std::vector<std::string> extras = root.remaining(true);
@@ -169,7 +178,7 @@ std::string explain(const CLI::App& root, const CLI::App& command, const CLI::Pa
   }
   if (!extras.empty()) return fmt::format("unexpected argument \"{}\"", extras.front());
   if (&command == &root) return fmt::format("a command is required: {}", fmt::join(choices, ", "));
-  return error.what();
+  return in_plain_words(error.what());
 }
 
 // The text in lines that end before kHelpWidth when they begin at kHelpColumn.

@@ -69,9 +69,9 @@ constexpr auto kForeignFlags = std::to_array<std::pair<std::string_view, std::st
 
 // Flags of these programs that have no counterpart, and why none is needed.
 constexpr auto kNeedlessFlags = std::to_array<std::pair<std::string_view, std::string_view>>({
-    {"-ngl", "this version runs on the CPU"},
-    {"--n-gpu-layers", "this version runs on the CPU"},
-    {"--gpu-layers", "this version runs on the CPU"},
+    {"-ngl", "the whole model runs where --device says"},
+    {"--n-gpu-layers", "the whole model runs where --device says"},
+    {"--gpu-layers", "the whole model runs where --device says"},
     {"-fa", "attention has one implementation"},
     {"--flash-attn", "attention has one implementation"},
     {"-hf", "a model that \"hf download\" has fetched is found by its name, as ORG/NAME"},

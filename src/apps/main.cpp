@@ -65,6 +65,15 @@ std::string full_name(const CLI::App& command) {
   return parent != nullptr ? full_name(*parent) + " " + command.get_name() : command.get_name();
 }
 
+// How often a flag was given, and how many values it had, in other words than CLI11's.
+std::string in_plain_words(const std::string& text) {
+  if (const size_t at = text.find(": At Most 1 required but received "); at != std::string::npos)
+    return text.substr(0, at) + ": it was given more than once";
+  const size_t at = text.find(": 1 required ");
+  return at != std::string::npos && text.ends_with(" missing") ? text.substr(0, at) + ": its value is missing"
+                                                               : text;
+}
+
 // What is wrong with the command line, in one line.
 std::string explain(const CLI::App& root, const CLI::App& command, const CLI::ParseError& error) {
   const std::vector<std::string> extras = root.remaining(true);
@@ -81,7 +90,7 @@ std::string explain(const CLI::App& root, const CLI::App& command, const CLI::Pa
   }
   if (!extras.empty()) return fmt::format("unexpected argument \"{}\"", extras.front());
   if (&command == &root) return fmt::format("a command is required: {}", fmt::join(choices, ", "));
-  return error.what();
+  return in_plain_words(error.what());
 }
 
 // The text in lines that end before kHelpWidth when they begin at kHelpColumn.

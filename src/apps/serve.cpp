@@ -30,6 +30,7 @@
 #include "text/chat_template.h"
 #include "text/grammar.h"
 #include "text/tokenizer.h"
+#include "tools/chat_warning.h"
 #include "tools/load_tokenizer.h"
 
 namespace chorale::apps {
@@ -73,9 +74,7 @@ std::function<uint64_t()> free_memory_of(const Device& device) {
 }
 
 void warn_of_files(const io::ModelConfig& config, const std::optional<text::ChatTemplate>& chat) {
-  if (!chat) log::warn("the model has no chat template: chat is refused, completions work");
-  if (chat && chat->error())
-    log::warn("the chat template cannot be used, chat is refused: {}", *chat->error());
+  if (const auto warning = tools::chat_warning(chat)) log::warn("{}", *warning);
   if (config.has_dual_chunk_attention) log::warn("{}", io::kDualChunkAttention);
 }
 
@@ -265,6 +264,9 @@ void add_server_flags(CLI::App& app, ServeFlags& flags) {
   constexpr const char* kGroup = "Server";
   app.add_option("--host", flags.server.http.host, "Address to listen on (127.0.0.1)")
       ->option_text("ADDRESS")
+      ->check([](const std::string& host) {  // which would be all of the machine's addresses
+        return host.empty() ? "expected an address, as 127.0.0.1, or 0.0.0.0 for all" : std::string();
+      })
       ->group(kGroup);
   app.add_option("--port", flags.server.http.port, "Port to listen on (30000); 0: any free one")
       ->option_text("N")

@@ -10,6 +10,7 @@
 #include "base/math.h"
 #include "base/sha256.h"
 #include "engine/block_manager.h"
+#include "io/vocabulary_limit.h"
 #include "kernels/sample.h"
 
 namespace chorale::engine {
@@ -24,6 +25,8 @@ Hash128 cache_root(const std::string& salt) {
 }
 
 }  // namespace
+
+static_assert(io::kMaxVocabSize == kMaxVocabulary, "what is read can be sampled");
 
 EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) {
   auto positive = [](int64_t value, const char* name) {
@@ -58,9 +61,7 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
                 running_per_group, options.max_logits_rows);
   }
   const int64_t vocab_size = runner.vocab_size();
-  if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
-    throw_error("the vocabulary must have 1 to {} tokens, but has {}", kMaxVocabulary, vocab_size);
-  }
+  CHORALE_CHECK(vocab_size >= 1 && vocab_size <= kMaxVocabulary, "a vocabulary of {} tokens", vocab_size);
   if (options.eos_token_ids.size() > kMaxEosTokenIds) {
     throw_error("there may be {} end-of-sequence tokens, but there are {}", kMaxEosTokenIds,
                 options.eos_token_ids.size());

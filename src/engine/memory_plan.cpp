@@ -42,10 +42,12 @@ std::string shortage(const MemoryPlan& plan, uint64_t needed, const std::string&
 std::string smaller_weights(const io::ModelConfig& config, const model::WeightFormats& formats,
                             const ParallelPlan& parallel, std::span<const int> here, uint64_t others,
                             uint64_t available) {
-  if (formats.dtype != DType::bf16 || formats.quantizes()) return "";
+  const bool made_int8 = formats.quantization() == "int8";
+  if (formats.dtype != DType::bf16 || (formats.quantizes() && !made_int8)) return "";
   std::string advice;
   for (const auto& [name, format] :
        {std::pair("int8", WeightFormat::int8), std::pair("int4", WeightFormat::int4)}) {
+    if (made_int8 && format == WeightFormat::int8) continue;
     model::WeightFormats smaller = formats;
     smaller.linear = smaller.head = format;
     const uint64_t needed =

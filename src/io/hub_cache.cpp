@@ -159,11 +159,11 @@ fs::path hub_snapshot(const fs::path& model_folder, std::string_view name, std::
   return snapshot;
 }
 
-void refuse_absent_model(std::string_view name, std::string_view revision) {
+void refuse_absent_model(std::string_view given, std::string_view name, std::string_view revision) {
   throw_error(
       "{}: there is no such folder, and no such model in the cache of Hugging Face, {}; if it is a model of "
       "the Hub, download it first: {}",
-      name, hub_cache().string(), download_line(name, revision));
+      given, hub_cache().string(), download_line(name, revision));
 }
 
 }  // namespace chorale::io

@@ -27,7 +27,8 @@ std::filesystem::path hub_model_folder(std::string_view name);
 std::filesystem::path hub_snapshot(const std::filesystem::path& model_folder, std::string_view name,
                                    std::string_view revision);
 
-// Throws Error: there is no folder of this name, nor a model in hub_cache().
-[[noreturn]] void refuse_absent_model(std::string_view name, std::string_view revision);
+// Throws Error: there is no folder `given`, nor the model `name`, which it seems to mean, in hub_cache().
+[[noreturn]] void refuse_absent_model(std::string_view given, std::string_view name,
+                                      std::string_view revision);
 
 }  // namespace chorale::io

@@ -10,6 +10,7 @@
 #include "io/json_fields.h"
 #include "io/model_folder.h"
 #include "io/rope_config.h"
+#include "io/vocabulary_limit.h"
 
 namespace chorale::io {
 namespace {
@@ -22,7 +23,7 @@ constexpr std::string_view kModelType = "qwen3_moe";
 
 // Far above any model that exists, and low enough that products of a few sizes stay within 64 bits.
 constexpr int64_t kMaxParameters = int64_t{1} << 48;
-constexpr IntegerRange kVocabRange{1, int64_t{1} << 24};
+constexpr IntegerRange kVocabRange{1, kMaxVocabSize};
 constexpr IntegerRange kHiddenRange{1, int64_t{1} << 20};
 constexpr IntegerRange kIntermediateRange{1, int64_t{1} << 24};
 constexpr IntegerRange kLayersRange{1, 10'000};

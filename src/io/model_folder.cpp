@@ -6,6 +6,8 @@
 #include <system_error>
 #include <vector>
 
+#include <fmt/ranges.h>
+
 #include "base/error.h"
 #include "io/file_access.h"
 #include "io/foreign_file.h"
@@ -51,9 +53,26 @@ std::optional<fs::path> cached_model(const fs::path& path) {
   return std::nullopt;
 }
 
+// ORG/NAME where the text is that, also with what other programs put behind it (a revision, the name of a
+// quantization), or the address of its page; else empty.
+std::string hub_name_in(std::string_view text) {
+  bool has_site = false;
+  for (const std::string_view site :
+       {"https://", "http://", "hf://", "www.", "huggingface.co/", "hf.co/", "modelscope.cn/models/"}) {
+    if (!text.starts_with(site)) continue;
+    text.remove_prefix(site.size());
+    has_site = true;
+  }
+  text = text.substr(0, text.find_first_of(":@?#"));
+  const size_t slash = text.find('/');
+  const size_t second = slash == std::string_view::npos ? slash : text.find('/', slash + 1);
+  if (has_site || second + 1 == text.size()) text = text.substr(0, second);  // pages of it
+  return is_hub_name(text) ? std::string(text) : "";
+}
+
 [[noreturn]] void refuse_missing(const fs::path& path) {
   const std::string name = path.string();
-  if (is_hub_name(name)) refuse_absent_model(name, "");
+  if (const std::string hub = hub_name_in(name); !hub.empty()) refuse_absent_model(name, hub, "");
   throw_error("{}: expected a folder with a checkpoint, found nothing", name);
 }
 
@@ -85,7 +104,7 @@ fs::path checkpoint_folder(const fs::path& path, std::string_view revision) {
   std::error_code error;
   if (is_hub_name(name) && !fs::exists(path, error)) {
     const fs::path folder = hub_model_folder(name);
-    if (!is_folder(folder)) refuse_absent_model(name, revision);
+    if (!is_folder(folder)) refuse_absent_model(name, name, revision);
     return hub_snapshot(folder, name, revision);
   }
   if (!revision.empty()) {
@@ -131,6 +150,17 @@ void require_checkpoint_folder(const fs::path& path) {
     throw_error(
         "{}: expected a folder with a checkpoint, found a folder of Hugging Face's cache without config.json",
         name);
+  }
+  std::vector<std::string> below;
+  for (const fs::path& entry : entries) {
+    if (has_entry(checkpoint_folder(entry) / "config.json")) below.push_back(entry.string());
+  }
+  constexpr size_t kNamed = 5;
+  if (below.size() > kNamed) below.resize(kNamed);
+  if (!below.empty()) {
+    throw_error(
+        "{}: expected a folder with a checkpoint, found a folder of such folders; give one of them, as {}",
+        name, fmt::join(below, " or "));
   }
 }
 

@@ -276,6 +276,18 @@ void check_names_unique(const std::vector<Entry>& tensors, std::string_view sour
   }
 }
 
+// The first words of a file that begins with printable ASCII; empty: it does not.
+std::string text_at_begin(std::span<const std::byte> file_bytes) {
+  constexpr size_t kShown = 40;
+  std::string text;
+  for (const std::byte byte : file_bytes.first(std::min(file_bytes.size(), kShown))) {
+    const char c = static_cast<char>(byte);
+    if (c < ' ' || c > '~') break;
+    text += c;
+  }
+  return text.size() < kLengthBytes ? "" : text;
+}
+
 }  // namespace
 
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file_bytes, std::string_view source) {
@@ -289,6 +301,8 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file_bytes
     header_bytes |= std::to_integer<uint64_t>(file_bytes[i]) << (8 * i);
   }
   if (header_bytes > kMaxHeaderBytes) {
+    if (const std::string text = text_at_begin(file_bytes); !text.empty())
+      throw_error("{}: expected a safetensors file, found a text that begins with \"{}\"", source, text);
     throw_error("{}: expected a header length of at most {} bytes, found {}", source, kMaxHeaderBytes,
                 header_bytes);
   }

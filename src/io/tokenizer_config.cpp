@@ -36,6 +36,16 @@ std::optional<std::string> template_in(const json& object) {
   return std::nullopt;
 }
 
+// Older checkpoints name their special tokens there alone. What is named in tokenizer_config.json holds.
+void add_special_tokens(const std::filesystem::path& file, TokenizerConfig& config) {
+  if (!has_entry(file)) return;
+  const json document = parse_json_object(read_checkpoint_text(file, kMaxConfigBytes), file.string());
+  if (!config.bos_token) config.bos_token = token_in(document, "bos_token");
+  if (!config.eos_token) config.eos_token = token_in(document, "eos_token");
+  if (!config.pad_token) config.pad_token = token_in(document, "pad_token");
+  if (!config.unk_token) config.unk_token = token_in(document, "unk_token");
+}
+
 }  // namespace
 
 TokenizerConfig parse_tokenizer_config(std::string_view json_text, std::string_view source) {
@@ -53,6 +63,7 @@ TokenizerConfig load_tokenizer_config(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "tokenizer_config.json";
   if (has_entry(file))
     config = parse_tokenizer_config(read_checkpoint_text(file, kMaxConfigBytes), file.string());
+  add_special_tokens(directory / "special_tokens_map.json", config);
   const std::filesystem::path jinja = directory / "chat_template.jinja";
   if (has_entry(jinja)) config.chat_template = read_checkpoint_text(jinja, kMaxConfigBytes);
   return config;

@@ -25,7 +25,8 @@ struct TokenizerConfig {
 // fields of other types than these count as absent.
 TokenizerConfig parse_tokenizer_config(std::string_view json_text, std::string_view source);
 
-// Reads `directory`/tokenizer_config.json and chat_template.jinja, as far as they are there.
+// Reads `directory`/tokenizer_config.json, special_tokens_map.json for tokens that are not named there, and
+// chat_template.jinja, as far as they are there.
 TokenizerConfig load_tokenizer_config(const std::filesystem::path& directory);
 
 }  // namespace chorale::io

@@ -98,6 +98,7 @@ Api::Api(const ServerOptions& options, const ServerModel& model)
              options.log_requests},
             model) {
   state_.isolate_keys = options.isolate_keys;
+  state_.divides_responses = options.isolate_keys || !options.http.api_keys.empty();
   state_.health_check_timeout_seconds = options.health_check_timeout_seconds;
 }
 
@@ -173,6 +174,7 @@ RequestContext Api::context_of(const HttpRequest& request,
                                const RequestWork::IsCancelled& is_cancelled) const {
   RequestContext context = state_.context;
   context.holder = state_.holder_of(request);
+  context.response_holder = state_.response_holder_of(request);
   context.is_cancelled = is_cancelled;
   return context;
 }

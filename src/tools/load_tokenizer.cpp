@@ -65,7 +65,8 @@ std::vector<std::string> byte_characters() {
 }  // namespace
 
 void check_tokenizer_files(const std::filesystem::path& directory) {
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+                           "additional_chat_templates/tool_use.jinja"}) {
     const std::filesystem::path file = directory / name;
     if (std::filesystem::is_regular_file(file)) {
       io::refuse_foreign_file(io::MappedFile(file).bytes(), file.string());

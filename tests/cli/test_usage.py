@@ -172,7 +172,7 @@ def test_a_chat_template_of_ones_own(chorale, tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "why"),
-    [("--trust-remote-code", "no code"), ("--jinja", "template"), ("--tool-call-parser", "tool calls"), ("-ngl", "CPU")],
+    [("--trust-remote-code", "no code"), ("--jinja", "template"), ("--tool-call-parser", "tool calls"), ("-ngl", "--device")],
 )
 def test_other_servers_flags_without_a_use_say_why(chorale, flag, why):
     assert_one_message(chorale("serve", "x", flag), 2, f"unknown flag {flag}, which is not needed", why)
@@ -194,7 +194,10 @@ def test_unknown_command_suggests_the_nearest(chorale):
     [
         ([], ["command"]),
         (["serve"], ["--model-path", "required"]),
-        (["serve", "--model-path"], ["--model-path"]),
+        (["serve", "--model-path"], ["--model-path: its value is missing"]),
+        (["serve", "x", "--tensor-parallel-size"], ["--tp-size: its value is missing"]),
+        (["serve", "x", "--served-model-name"], ["--served-model-name: its value is missing"]),
+        (["serve", "x", "--port", "1", "--port", "2"], ["--port: it was given more than once"]),
         (["serve", "--model-path", "x", "--port", "70000"], ["--port", "70000"]),
         (["serve", "--model-path", "x", "--port", "web"], ["--port", "web"]),
         (["serve", "--model-path", "x", "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
@@ -210,6 +213,8 @@ def test_unknown_command_suggests_the_nearest(chorale):
         (["serve", "x", "--model-path", "y"], ["twice", "x", "y"]),
         (["serve", "--port", "1"], ["--model-path", "required"]),
         (["serve", "x", "--cors-origins", "example.org"], ["--cors-origins", "origin"]),
+        (["serve", "x", "--host", ""], ["--host", "expected an address"]),
+        (["serve", "x", "--host="], ["--host", "expected an address"]),
         (["serve", "x", "--sse-ping-interval", "-1"], ["--sse-ping-interval"]),
         (["generate", "--model-path", MODEL, "--prompt", "x", "--temperature", "-1"], ["temperature"]),
         (["generate", "--model-path", MODEL, "--prompt", "x", "--top-p", "7"], ["top_p"]),

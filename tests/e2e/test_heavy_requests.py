@@ -24,27 +24,28 @@ def body_of(request):
     return json.dumps(request).encode()
 
 
-# Nearly the largest body that is read.
-LONG_PROMPTS = [body_of({"prompt": TEXT * (7_500_000 // len(TEXT)), "max_tokens": 4})] * 80
+# (path, body): nearly the largest body that is read.
+LONG_PROMPTS = [("/v1/completions", body_of({"prompt": TEXT * (7_500_000 // len(TEXT)), "max_tokens": 4}))] * 80
 # Nothing bounds these but their bodies: all of it is tokenized.
-WORK = [body_of({"prompt": TEXT * (1_000_000 // len(TEXT))})] * 6
+WORK = [("/tokenize", body_of({"prompt": TEXT * (1_000_000 // len(TEXT))}))] * 6
 VARIABLES = [
-    body_of({
-        "messages": [{"role": "user", "content": "Hi"}],
-        "chat_template_kwargs": {f"variable_{i}": i for i in range(20_000)},
-        "max_tokens": 4,
-    })
+    ("/v1/chat/completions",
+     body_of({
+         "messages": [{"role": "user", "content": "Hi"}],
+         "chat_template_kwargs": {f"variable_{i}": i for i in range(20_000)},
+         "max_tokens": 4,
+     }))
 ] * 8
 
 
 class Crowd:
     """Sends the bodies at once, each on a connection of its own, which it leaves open."""
 
-    def __init__(self, server, path, bodies):
+    def __init__(self, server, requests):
         self.statuses = []
-        self.sockets = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in bodies]
-        self.threads = [threading.Thread(target=self._send, args=pair, daemon=True)
-                        for pair in zip(self.sockets, [path] * len(bodies), bodies)]
+        self.sockets = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in requests]
+        self.threads = [threading.Thread(target=self._send, args=(connection, *request), daemon=True)
+                        for connection, request in zip(self.sockets, requests)]
         for thread in self.threads:
             thread.start()
 
@@ -56,9 +57,9 @@ class Crowd:
             pass  # refused before it was read
         try:
             if answer := connection.recv(12):
-                self.statuses.append(int(answer[9:12]))
+                self.statuses.append((path, int(answer[9:12])))
         except OSError:
-            self.statuses.append(0)  # reset, as it went on to send
+            self.statuses.append((path, 0))  # reset, as it went on to send
 
     def wait(self, seconds):
         deadline = time.monotonic() + seconds
@@ -98,15 +99,16 @@ def server(request):
     assert server.stop() == 0, "".join(server.log[-20:])
 
 
-@pytest.mark.parametrize("path, bodies, statuses", [
-    ("/v1/completions", LONG_PROMPTS, {400, 503, 0}),
-    ("/tokenize", WORK, {200}),
-    ("/v1/chat/completions", VARIABLES, {200}),
-], ids=["texts that cannot fit", "texts that are tokenized", "template variables"])
-def test_a_short_request_does_not_wait_for_large_ones(server, path, bodies, statuses):
+@pytest.mark.parametrize("requests, statuses", [
+    (LONG_PROMPTS + VARIABLES,  # beyond --max-buffered-bytes
+     {("/v1/completions", status) for status in (400, 503, 0)} | {("/v1/chat/completions", status) for status in (200, 503, 0)}),
+    (WORK, {("/tokenize", 200)}),
+    (VARIABLES, {("/v1/chat/completions", 200)}),
+], ids=["texts that cannot fit beside template variables", "texts that are tokenized", "template variables"])
+def test_a_short_request_does_not_wait_for_large_ones(server, requests, statuses):
     alone = max(seconds_of(server, SHORT) for _ in range(3))
     before = memory(server)
-    crowd = Crowd(server, path, bodies)
+    crowd = Crowd(server, requests)
     most = 0
     for _ in range(5):
         assert seconds_of(server, SHORT) < 2 * alone + 2
@@ -124,7 +126,7 @@ def test_a_short_request_does_not_wait_for_large_ones(server, path, bodies, stat
 
 
 def test_the_work_of_clients_that_have_left_is_dropped(server):
-    crowd = Crowd(server, "/tokenize", WORK * 10)  # for a minute
+    crowd = Crowd(server, WORK * 10)  # for a minute
     time.sleep(0.5)
     crowd.leave()
     deadline = time.monotonic() + 10
@@ -136,12 +138,11 @@ def test_the_work_of_clients_that_have_left_is_dropped(server):
         used = processor_seconds(server) - before
 
 
-@pytest.mark.parametrize("path, bodies", [
-    ("/v1/completions", LONG_PROMPTS[:40]), ("/tokenize", WORK), ("/v1/chat/completions", VARIABLES),
-], ids=["texts that cannot fit", "texts that are tokenized", "template variables"])
-def test_a_server_ends_within_its_deadline_whatever_it_works_on(serve, path, bodies):
+@pytest.mark.parametrize("requests", [LONG_PROMPTS[:40] + VARIABLES, WORK],
+                         ids=["texts that cannot fit beside template variables", "texts that are tokenized"])
+def test_a_server_ends_within_its_deadline_whatever_it_works_on(serve, requests):
     server = serve(*FLAGS)
-    Crowd(server, path, bodies)
+    Crowd(server, requests)
     time.sleep(0.3)
     begin = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
@@ -173,7 +174,7 @@ def test_a_long_answer_takes_no_more_than_its_budget_and_gives_it_back(server):
 def test_a_batch_of_prompts_does_not_hold_up_a_short_request(serve, policy):
     server = serve("--context-length", 2048, "--chunked-prefill-size", 128, "--schedule-policy", policy)
     batch = {"prompt": [f"{i} {TEXT * 30}" for i in range(8)], "max_tokens": 1}
-    crowd = Crowd(server, "/v1/completions", [body_of(batch)])
+    crowd = Crowd(server, [("/v1/completions", body_of(batch))])
     deadline = time.monotonic() + 30
     while server.metrics()["chorale_num_requests_running"] == 0:
         assert time.monotonic() < deadline

@@ -78,6 +78,9 @@ def test_what_a_start_warns_of(serve, tmp_path):
     assert log.count("no chat template") == 1
     assert "512" in log and "2048" in log and "a request may have" in log
     assert "dual_chunk_attention_config is not used" in log
+    edit_json(folder / "tokenizer_config.json", lambda config: config.update(chat_template="{{ raise_exception('Never.') }}"))
+    server = serve(model=folder)
+    assert "".join(server.log).count("the chat template fails on a plain chat") == 1
 
 
 def test_the_tokenizers_own_end_token_ends_answers(serve, tmp_path):

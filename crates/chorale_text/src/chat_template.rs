@@ -5,8 +5,8 @@ use std::fmt;
 use std::io;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{StringInput, ValueKind};
-use minijinja::{context, escape_formatter, Environment, Error, ErrorKind, Output, State, Value};
+use minijinja::value::{Kwargs, StringInput, ValueKind};
+use minijinja::{context, escape_formatter, filters, Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 use serde_json::Map;
 
@@ -86,6 +86,7 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(call_method);
         environment.set_formatter(format_as_python);
         environment.add_filter("string", as_python_text);
+        environment.add_filter("join", join_python_texts);
         environment.add_filter("tojson", python_json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
@@ -140,6 +141,9 @@ fn python_text(value: &Value) -> Option<String> {
         ValueKind::Number if !value.is_integer() => {
             f64::try_from(value.clone()).ok().map(python_json::python_str)
         }
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            Some(python_json::with_python_exponents(&value.to_string()))
+        }
         _ => None,
     }
 }
@@ -159,6 +163,23 @@ fn as_python_text(value: &Value) -> Value {
         None if value.kind() == ValueKind::String => value.clone(),
         None => Value::from(value.to_string()),
     }
+}
+
+/// The filter `join`, of values as {{ value }} writes them.
+fn join_python_texts(
+    state: &mut State,
+    value: &Value,
+    joiner: Option<StringInput<'_>>,
+    attribute: Option<&str>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let has_texts = |item: &Value| item.kind() != ValueKind::String && python_text(item).is_some();
+    let is_list = value.kind() == ValueKind::Seq && attribute.is_none() && !kwargs.has("attribute");
+    if !is_list || !value.try_iter()?.any(|item| has_texts(&item)) {
+        return filters::join(state, value, joiner, attribute, kwargs);
+    }
+    let texts: Vec<Value> = value.try_iter()?.map(|item| as_python_text(&item)).collect();
+    filters::join(state, &Value::from(texts), joiner, attribute, kwargs)
 }
 
 fn template_of_config(config: &Map<String, serde_json::Value>) -> Result<Option<String>, String> {

@@ -236,6 +236,36 @@ pub fn python_str(value: f64) -> String {
     python_float(value)
 }
 
+/// The text of a list or map with the exponents of its floats as Python writes them; texts between quotes stay.
+pub fn with_python_exponents(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut quote = None;
+    let mut previous = ' ';
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        out.push(character);
+        match quote {
+            Some(_) if character == '\\' => out.extend(characters.next()),
+            Some(open) if character == open => quote = None,
+            Some(_) => {}
+            None if character == '\'' || character == '"' => quote = Some(character),
+            None if character == 'e' && previous.is_ascii_digit() => {
+                let is_negative = characters.next_if_eq(&'-').is_some();
+                let mut digits = String::new();
+                while let Some(digit) = characters.next_if(char::is_ascii_digit) {
+                    digits.push(digit);
+                }
+                let sign = if is_negative { '-' } else { '+' };
+                // Writing to a String does not fail.
+                let _ = write!(out, "{sign}{digits:0>2}");
+            }
+            None => {}
+        }
+        previous = character;
+    }
+    out
+}
+
 /// Python's repr: the shortest digits that read back, an exponent of at least two digits below 1e-4 and from 1e16 on.
 /// Rust's debug format has the same digits and the same two limits.
 fn python_float(value: f64) -> String {
@@ -257,7 +287,7 @@ fn python_float(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::python_float;
+    use super::{python_float, with_python_exponents};
 
     #[test]
     fn floats_look_like_pythons() {
@@ -274,6 +304,19 @@ mod tests {
             (5e-324, "5e-324"),
         ] {
             assert_eq!(python_float(value), expected);
+        }
+    }
+
+    #[test]
+    fn exponents_outside_of_texts_are_pythons() {
+        for (text, expected) in [
+            ("[1e-7, -2.5e16, 1e-10, 1e300]", "[1e-07, -2.5e+16, 1e-10, 1e+300]"),
+            (r#"['1e-7', "it's 1e-7", 'q\'1e-7', 1e-7]"#, r#"['1e-7', "it's 1e-7", 'q\'1e-7', 1e-07]"#),
+            (r"{'a'1e5': (1, 1e-7)}", r"{'a'1e5': (1, 1e-07)}"),
+            ("[True, None, 'x']", "[True, None, 'x']"),
+            ("", ""),
+        ] {
+            assert_eq!(with_python_exponents(text), expected);
         }
     }
 }

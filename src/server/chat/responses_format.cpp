@@ -131,16 +131,12 @@ class ResponsesFormat : public AnswerFormat {
         options_(std::move(options)),
         parser_(options_.message),
         items_(head_, [this](const Json& event) { number(event); }) {
-    if (options_.store)
-      options_.store->put(head_.id, {response("in_progress", Json::array()), options_.input_items, nullptr},
-                          true);
+    keep(response("in_progress", Json::array()), nullptr, true);
   }
   ResponsesFormat(const ResponsesFormat&) = delete;
   ResponsesFormat& operator=(const ResponsesFormat&) = delete;
   ~ResponsesFormat() override {
-    if (options_.store && !is_over_)
-      options_.store->put(head_.id, {response("cancelled", Json::array()), options_.input_items, nullptr},
-                          false);
+    if (!is_over_) keep(response("cancelled", Json::array()), nullptr);
   }
 
   Json whole(const std::vector<ChoiceState>& choices, LongLists& /*lists*/) const override {
@@ -184,7 +180,7 @@ class ResponsesFormat : public AnswerFormat {
     is_over_ = true;
     Json failed = response("failed", items_.items());
     failed["error"] = {{"code", "server_error"}, {"message", error.message}};
-    if (options_.store) options_.store->put(head_.id, {failed, options_.input_items, nullptr}, false);
+    keep(failed, nullptr);
     return {
         {"type", "response.failed"}, {"sequence_number", next_number_++}, {"response", std::move(failed)}};
   }
@@ -192,6 +188,13 @@ class ResponsesFormat : public AnswerFormat {
  private:
   static const char* item_status(engine::FinishReason finish) {
     return finish == engine::FinishReason::stop ? "completed" : "incomplete";
+  }
+
+  // `messages`: the whole conversation; null where it cannot be gone on with.
+  void keep(Json response, Json messages, bool is_new = false) const {
+    if (!options_.store) return;
+    options_.store->put(
+        head_.id, {options_.holder, std::move(response), options_.input_items, std::move(messages)}, is_new);
   }
 
   Json response(const char* status, Json output) const {
@@ -228,7 +231,7 @@ class ResponsesFormat : public AnswerFormat {
     if (options_.store) {
       Json messages = options_.messages;
       append_output(output, messages);
-      options_.store->put(head_.id, {out, options_.input_items, std::move(messages)}, false);
+      keep(out, std::move(messages));
     }
     return out;
   }

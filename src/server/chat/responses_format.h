@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "server/chat/message_parser.h"
 #include "server/generation/answer.h"
@@ -15,6 +16,7 @@ struct ResponsesOptions {
   std::shared_ptr<const MessageOptions> message;
   Json echo;                             // fields of the request that every answer repeats
   std::shared_ptr<ResponseStore> store;  // nullptr: it is not kept
+  std::string holder;                    // in the store
   Json input_items;                      // for the store
   Json messages;                         // the conversation before the answer, for the store
 };

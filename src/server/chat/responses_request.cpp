@@ -217,10 +217,11 @@ std::optional<RequestedFormat> read_text(Fields& fields) {
   }
 }
 
-Json read_previous(Fields& fields, const ResponseStore& store) {
+Json read_previous(Fields& fields, const RequestContext& context) {
   const auto id = fields.string("previous_response_id");
   if (!id) return Json::array();
-  const auto previous = store.find(*id);
+  const ResponseStore& store = *context.responses;
+  const auto previous = store.find(*id, context.response_holder);
   const char* why = !store.keeps_any() ? ": this server keeps none (--max-stored-responses)" : "";
   if (!previous) {
     throw BadRequest(ErrorAnswer{.status = 404,
@@ -256,10 +257,10 @@ Json echo_of(Fields& fields, const ToolRequest& tools) {
 
 }  // namespace
 
-ResponsesConversation read_responses_conversation(Fields& fields, const ResponseStore& store) {
+ResponsesConversation read_responses_conversation(Fields& fields, const RequestContext& context) {
   ResponsesConversation out;
   out.tools = read_responses_tools(fields);
-  out.messages = read_previous(fields, store);
+  out.messages = read_previous(fields, context);
   out.input_items = read_input(fields);
   ItemReader reader(out.messages);
   for (size_t i = 0; i < out.input_items.size(); ++i)

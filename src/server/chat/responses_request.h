@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "server/chat/tools.h"
-#include "server/generation/response_store.h"
+#include "server/generation/request_context.h"
 #include "server/generation/structured_output.h"
 #include "server/wire/fields.h"
 #include "server/wire/json_body.h"
@@ -24,7 +24,7 @@ struct ResponsesConversation {
 // "text" and "reasoning", and what chats here have beside: "chat_template_kwargs" and the names of other
 // formats. Items of one turn of the assistant (reasoning, text, calls) become one message. Throws BadRequest
 // for what is malformed, and by name for files, images, and tools that OpenAI's servers run.
-ResponsesConversation read_responses_conversation(Fields& fields, const ResponseStore& store);
+ResponsesConversation read_responses_conversation(Fields& fields, const RequestContext& context);
 
 // The message of the assistant that these output items are, in the form of chat templates.
 void append_output(const Json& items, Json& messages);

@@ -56,8 +56,8 @@ std::string id_in(const HttpRequest& request) {
   return std::string(rest.substr(0, rest.find('/')));
 }
 
-StoredResponse find_response(const ServerState& state, const std::string& id) {
-  auto found = state.context.responses->find(id);
+StoredResponse find_response(const ServerState& state, const HttpRequest& request, const std::string& id) {
+  auto found = state.context.responses->find(id, state.response_holder_of(request));
   if (found) return std::move(*found);
   throw BadRequest(ErrorAnswer{.status = 404, .message = fmt::format("there is no response {}", quote(id))});
 }
@@ -72,7 +72,7 @@ AnswerPlan plan_responses(const Json& body, AnswerHead head, const RequestContex
   const StreamRequest stream = read_stream(fields);
   request.stream = stream.stream;
   request.messages_param = "input";
-  ResponsesConversation conversation = read_responses_conversation(fields, *context.responses);
+  ResponsesConversation conversation = read_responses_conversation(fields, context);
   const bool keeps = fields.boolean("store").value_or(true) && context.responses->keeps_any();
   read_the_rest(fields);
   request.tools = std::move(conversation.tools);
@@ -86,6 +86,7 @@ AnswerPlan plan_responses(const Json& body, AnswerHead head, const RequestContex
   ResponsesOptions options{.message = std::move(plan.message),
                            .echo = std::move(conversation.echo),
                            .store = keeps ? context.responses : nullptr,
+                           .holder = context.response_holder,
                            .input_items = std::move(conversation.input_items),
                            .messages = std::move(conversation.messages)};
   plan.answer.format = make_responses_format(std::move(head), std::move(options));
@@ -94,15 +95,15 @@ AnswerPlan plan_responses(const Json& body, AnswerHead head, const RequestContex
 
 HttpResponse stored_response(ServerState& state, const HttpRequest& request) {
   const std::string id = id_in(request);
-  const StoredResponse found = find_response(state, id);
+  const StoredResponse found = find_response(state, request, id);
   if (request.method != "DELETE") return {.body = to_text(found.response)};
-  state.context.responses->remove(id);
+  state.context.responses->remove(id, found.holder);
   return {.body = to_text({{"id", id}, {"object", "response.deleted"}, {"deleted", true}})};
 }
 
 HttpResponse response_input_items(ServerState& state, const HttpRequest& request) {
   const std::string id = id_in(request);
-  Json items = find_response(state, id).input_items;
+  Json items = find_response(state, request, id).input_items;
   size_t number = 0;
   for (Json& item : items) {
     if (!item.contains("id")) item["id"] = fmt::format("{}_{}", id, number);
@@ -119,7 +120,7 @@ HttpResponse response_input_items(ServerState& state, const HttpRequest& request
 
 HttpResponse cancel_response(ServerState& state, const HttpRequest& request) {
   const std::string id = id_in(request);
-  Json response = find_response(state, id).response;
+  Json response = find_response(state, request, id).response;
   for (const std::string& one : state.live.cancel(id, state.holder_of(request)))
     state.context.model.engine.abort(one);
   if (response["status"] != "in_progress") {

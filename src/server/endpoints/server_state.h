@@ -31,12 +31,17 @@ struct ExpertLoad {
 struct ServerState {
   // As RequestContext::holder.
   std::string holder_of(const HttpRequest& request) const { return isolate_keys ? request.holder : ""; }
+  // As RequestContext::response_holder.
+  std::string response_holder_of(const HttpRequest& request) const {
+    return divides_responses ? request.holder : "";
+  }
 
   ServerState(RequestContext request_context, MetricsOptions metrics_options, uint64_t max_answer_bytes);
 
   const RequestContext context;
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
   bool isolate_keys = false;                 // no key's requests are seen or ended by another's holder
+  bool divides_responses = false;            // what is stored for one key is not found by another's holder
   std::atomic<bool> draining{false};         // /health and new requests get 503
   const int64_t created;                     // Unix time
   Metrics metrics;

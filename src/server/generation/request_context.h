@@ -32,6 +32,7 @@ struct RequestContext {
   // Whether nobody waits for the request any more, so that long work may end; empty: always somebody does.
   std::function<bool()> is_cancelled = {};
   std::string holder;  // whose request it is, where what belongs to different keys is kept apart; else empty
+  std::string response_holder;  // who alone finds the responses that it stores; empty: everybody
   // Keeps special tokens in clients' texts from being control tokens; nullptr: they are.
   std::shared_ptr<const SpecialTexts> special_texts = nullptr;
   bool clip_max_tokens = false;  // max_tokens beyond the context is what is left of it; else a 400

@@ -30,18 +30,20 @@ void ResponseStore::put(const std::string& id, StoredResponse response, bool is_
   }
 }
 
-std::optional<StoredResponse> ResponseStore::find(const std::string& id) const {
+std::optional<StoredResponse> ResponseStore::find(const std::string& id, const std::string& holder) const {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(id);
-  return found == entries_.end() ? std::nullopt : std::optional(found->second.stored);
+  if (found == entries_.end() || found->second.stored.holder != holder) return std::nullopt;
+  return found->second.stored;
 }
 
-bool ResponseStore::remove(const std::string& id) {
+bool ResponseStore::remove(const std::string& id, const std::string& holder) {
   const std::lock_guard lock(mutex_);
-  const size_t before = entries_.size();
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || found->second.stored.holder != holder) return false;
   drop(id);
   std::erase(order_, id);
-  return entries_.size() < before;
+  return true;
 }
 
 void ResponseStore::drop(const std::string& id) {

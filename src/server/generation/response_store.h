@@ -14,9 +14,10 @@
 namespace chorale::server {
 
 struct StoredResponse {
-  Json response;     // as the client is told it
-  Json input_items;  // of its request alone
-  Json messages;     // the whole conversation, in the form of chat templates; null while it runs
+  std::string holder;  // who alone may know of it, as RequestContext::response_holder
+  Json response;       // as the client is told it
+  Json input_items;    // of its request alone
+  Json messages;       // the whole conversation, in the form of chat templates; null while it runs
 };
 
 // Thread-safe. In memory, bounded in number and in bytes: the oldest ones go first.
@@ -28,9 +29,10 @@ class ResponseStore {
   // Adds it, or takes the place of the one of that id. What was taken out meanwhile is not put back:
   // `is_new` tells which it is.
   void put(const std::string& id, StoredResponse response, bool is_new);
-  std::optional<StoredResponse> find(const std::string& id) const;
-  // False: there is none of that id.
-  bool remove(const std::string& id);
+  // nullopt: the holder has none of that id.
+  std::optional<StoredResponse> find(const std::string& id, const std::string& holder) const;
+  // False: likewise.
+  bool remove(const std::string& id, const std::string& holder);
 
   bool keeps_any() const { return most_ > 0; }
 

@@ -62,7 +62,18 @@ void SpecialTexts::escape_strings(Json& value) const {
     value = escape(value.get_ref<const std::string&>());
   } else if (value.is_structured()) {
     for (Json& one : value) escape_strings(one);
+    if (value.is_object()) escape_names(value.get_ref<Json::object_t&>());
   }
+}
+
+void SpecialTexts::escape_names(Json::object_t& object) const {
+  const auto is_special = [this](const auto& member) { return escape(member.first) != member.first; };
+  if (std::ranges::none_of(object, is_special)) return;
+  Json::object_t escaped;
+  escaped.reserve(object.size());
+  // Different names stay different, so none has to be looked for.
+  for (auto& [name, value] : object) escaped.emplace_back(escape(name), std::move(value));
+  object = std::move(escaped);
 }
 
 std::vector<SpecialTexts::Part> SpecialTexts::split(std::string_view escaped) const {

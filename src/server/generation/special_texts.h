@@ -22,7 +22,7 @@ class SpecialTexts {
   // The text with a mark in place of each special token's text. It is as the client has written it for
   // split(), and passes a template unchanged.
   std::string escape(std::string_view text) const;
-  // Of all strings in the value; not of names of members.
+  // Of all strings in the value, and of names of members, which templates write, too.
   void escape_strings(Json& value) const;
 
   struct Part {
@@ -33,6 +33,8 @@ class SpecialTexts {
   std::vector<Part> split(std::string_view escaped) const;
 
  private:
+  void escape_names(Json::object_t& object) const;
+
   std::vector<std::string> texts_;  // the mark's own first; of two where one begins the other, the longer
 };
 

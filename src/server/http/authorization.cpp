@@ -1,5 +1,7 @@
 #include "server/http/authorization.h"
 
+#include <set>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -10,7 +12,8 @@ namespace chorale::server {
 
 std::string key_holder(const std::vector<std::string>& keys) {
   if (keys.empty()) return "";
-  return sha256_hex(fmt::format("{}", fmt::join(keys, "\n")));
+  const std::set<std::string> distinct(keys.begin(), keys.end());
+  return sha256_hex(fmt::format("{}", fmt::join(distinct, "\n")));
 }
 
 Authorization::Authorization(const std::vector<std::string>& keys) {

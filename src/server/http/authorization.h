@@ -11,7 +11,7 @@
 namespace chorale::server {
 
 // What stands for the holder of the keys that a request presents: nobody who has others can be taken for it.
-// Empty: no keys.
+// In which headers they came, and how often, makes no difference. Empty: no keys.
 std::string key_holder(const std::vector<std::string>& keys);
 
 // Thread-safe. Keeps digests of the keys, not the keys.

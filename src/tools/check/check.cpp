@@ -1,6 +1,6 @@
 #include "tools/check/check.h"
 
-#include <variant>
+#include <algorithm>
 
 #include <fmt/format.h>
 
@@ -11,6 +11,7 @@
 #include "model/weight_loader.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "tools/chat_warning.h"
 #include "tools/check/nan_scan.h"
 #include "tools/load_tokenizer.h"
 
@@ -25,7 +26,8 @@ void run_part(CheckReport& report, const Part& part) {
   try {
     part();
   } catch (const Error& error) {
-    report.errors.emplace_back(error.what());
+    if (std::ranges::find(report.errors, error.what()) == report.errors.end())  // parts may share a file
+      report.errors.emplace_back(error.what());
   }
 }
 
@@ -71,24 +73,9 @@ void check_tokenizer(CheckReport& report, const std::filesystem::path& directory
 }
 
 void check_chat_template(CheckReport& report, const std::filesystem::path& directory) {
-  const std::optional<text::ChatTemplate> chat = text::ChatTemplate::load(directory);
-  if (!chat) {
-    report.warnings.emplace_back(
-        "there is no chat template: chat requests will be refused, completions work");
-    return;
-  }
-  std::optional<std::string> problem = chat->error();
-  if (!problem) {
-    const auto rendered = chat->render(
-        R"({"messages": [{"role": "user", "content": "Hello"}], "add_generation_prompt": true})");
-    if (const auto* error = std::get_if<RequestError>(&rendered)) problem = error->message;
-  }
-  if (problem) {
-    report.warnings.push_back(fmt::format(
-        "the chat template does not work: chat requests will be refused, completions work. {}", *problem));
-    return;
-  }
-  report.has_chat_template = true;
+  const auto warning = chat_warning(text::ChatTemplate::load(directory));
+  if (warning) report.warnings.push_back(*warning);
+  report.has_chat_template = !warning;
 }
 
 }  // namespace

@@ -38,9 +38,9 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
 }
 
 std::string error_of(const io::ModelConfig& config, const LoadOptions& options, uint64_t available,
-                     DType dtype = DType::bf16) {
+                     const model::WeightFormats& formats = DType::bf16) {
   try {
-    plan_memory(config, dtype, options, available);
+    plan_memory(config, formats, options, available);
   } catch (const Error& error) {
     return error.what();
   }
@@ -128,6 +128,13 @@ TEST(MemoryPlan, AModelThatCannotFitNamesTheQuantizationsThatWould) {
   EXPECT_FALSE(says(8, "--quantization"));
   EXPECT_FALSE(says(48, "--quantization", DType::f32));
   EXPECT_TRUE(says(8, "use a larger machine"));
+  // Who has asked for int8 may ask for less.
+  const auto int8_says = [](uint64_t gibibytes) {
+    return error_of(qwen3_30b(), {}, gibibytes << 30, {DType::bf16, WeightFormat::int8});
+  };
+  EXPECT_NE(int8_says(24).find("use --quantization int4 (1"), std::string::npos) << int8_says(24);
+  EXPECT_EQ(int8_says(24).find("--quantization int8"), std::string::npos);
+  EXPECT_EQ(int8_says(8).find("--quantization"), std::string::npos);
 }
 
 TEST(MemoryPlan, ACacheOfLessThanOneRequestIsSaidSo) {

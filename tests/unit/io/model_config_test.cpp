@@ -323,7 +323,9 @@ TEST(ModelConfig, RefusesSizesThatDoNotGoTogether) {
       {{{"eos_token_id", {1, "x"}}}, "eos_token_id", {"found \"x\""}},
       {{{"num_hidden_layers", 10'001}}, "num_hidden_layers", {"to 10000"}},
       {{{"hidden_size", (1 << 20) + 1}}, "hidden_size", {"to 1048576"}},
-      {{{"vocab_size", (1 << 24) + 1}}, "vocab_size", {"to 16777216"}},
+      {{{"vocab_size", (1 << 20) + 1}}, "vocab_size", {"from 1 to 1048576", "found 1048577"}},
+      {{{"vocab_size", 1 << 24}}, "vocab_size", {"from 1 to 1048576", "found 16777216"}},
+      {{{"vocab_size", 0}}, "vocab_size", {"from 1 to 1048576", "found 0"}},
       {{{"num_experts", 65'537}}, "num_experts", {"to 65536"}},
   });
   const json absurd =

@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // models--ORG--NAME with snapshots, in a folder of its own.
 class Cache {
@@ -82,6 +83,16 @@ TEST(ModelFolder, ThatIsNoneSaysWhatItIs) {
   folder.write("notes", "x");
   const std::vector<std::pair<fs::path, std::vector<std::string>>> cases = {
       {"Qwen/Qwen3-30B-A3B", {"no such folder", "hf download Qwen/Qwen3-30B-A3B"}},
+      {"https://huggingface.co/Qwen/Qwen3-30B-A3B", {"hf download Qwen/Qwen3-30B-A3B"}},
+      {"https://hf.co/Qwen/Qwen3-30B-A3B/tree/main", {"hf download Qwen/Qwen3-30B-A3B"}},
+      {"huggingface.co/org/name", {"hf download org/name"}},
+      {"hf://org/name", {"hf download org/name"}},
+      {"org/name:Q4_K_M", {"hf download org/name"}},
+      {"org/name@main", {"hf download org/name"}},
+      {"org/name/", {"hf download org/name"}},
+      {"absent/models/name", {"found nothing"}},
+      {"./org/name", {"found nothing"}},
+      {"absent", {"found nothing"}},
       {folder / "absent", {"found nothing"}},
       {folder / "model.gguf", {"GGUF", "llama.cpp", "safetensors"}},
       {folder / "model.safetensors", {"one of its files", folder.path().string()}},
@@ -94,6 +105,18 @@ TEST(ModelFolder, ThatIsNoneSaysWhatItIs) {
   }
 }
 
+TEST(ModelFolder, OfModelsNamesThem) {
+  TemporaryFolder folder;
+  fs::create_directories(folder / "models--org--name/snapshots/111");
+  fs::create_directories(folder / "tales");
+  fs::create_directories(folder / "notes");
+  std::ofstream(folder / "tales/config.json") << "{}";
+  std::ofstream(folder / "models--org--name/snapshots/111/config.json") << "{}";
+  EXPECT_THAT(error_of([&] { require_checkpoint_folder(folder.path()); }),
+              AllOf(HasSubstr("a folder of such folders"), HasSubstr((folder / "tales").string()),
+                    HasSubstr((folder / "models--org--name").string()), Not(HasSubstr("notes"))));
+}
+
 // What stands in the place of a file, in every file that is read.
 TEST(ForeignFiles, AreToldByWhatTheyAre) {
   const std::string pointer =
@@ -103,6 +126,13 @@ TEST(ForeignFiles, AreToldByWhatTheyAre) {
       {"<!DOCTYPE html>\n<html class=\"\">", "HTML page"},
       {"  \n<!doctype HTML>", "HTML page"},
       {"<html><head>", "HTML page"},
+      {"<!-- saved --><html>", "HTML page"},
+      {"\xEF\xBB\xBF<HEAD>", "HTML page"},
+      {"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "said in place of the file"},
+      {"Entry not found", "said in place of the file"},
+      {"404: Not Found", "said in place of the file"},
+      {"Access to model org/name is restricted.", "said in place of the file"},
+      {"{\"error\":\"Invalid username or password.\"}", "said in place of the file"},
       {"GGUF\x03", "llama.cpp"},
       {std::string("PK\x03\x04") + "data", "zip archive"}};
   for (const auto& [text, part] : cases) {
@@ -122,6 +152,12 @@ TEST(ForeignFiles, AreToldByWhatTheyAre) {
   }
   for (const char* text : {"", "{}", "<", "version 2", "GGU", "<htm"})
     EXPECT_EQ(foreign_file(bytes_of(text)), "") << text;
+  // Lengths of safetensors headers.
+  for (const uint64_t length : {0x0280UL, 0x088B1FUL, 0x343034UL, 0x3C21UL}) {
+    std::string file(8, '\0');
+    std::memcpy(file.data(), &length, file.size());
+    EXPECT_EQ(foreign_file(bytes_of(file + "{}")), "") << length;
+  }
 }
 
 TEST(TokenizerConfigs, TellTokensAndTheTemplate) {
@@ -141,7 +177,10 @@ TEST(TokenizerConfigs, TellTokensAndTheTemplate) {
   EXPECT_EQ(parse_tokenizer_config(R"({"chat_template":"one"})", "x").chat_template, "one");
   TemporaryFolder folder;
   EXPECT_EQ(load_tokenizer_config(folder.path()), TokenizerConfig{});
-  folder.write("tokenizer_config.json", R"({"chat_template":"one"})");
+  folder.write("special_tokens_map.json", R"({"eos_token":{"content":"<|im_end|>"},"pad_token":"<pad>"})");
+  folder.write("tokenizer_config.json", R"({"chat_template":"one","pad_token":"<|endoftext|>"})");
+  EXPECT_EQ(load_tokenizer_config(folder.path()).eos_token, "<|im_end|>") << "as older checkpoints have it";
+  EXPECT_EQ(load_tokenizer_config(folder.path()).pad_token, "<|endoftext|>");
   folder.write("chat_template.jinja", "jinja");
   EXPECT_EQ(load_tokenizer_config(folder.path()).chat_template, "jinja");
 }

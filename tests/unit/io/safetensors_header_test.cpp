@@ -44,6 +44,14 @@ TEST(SafetensorsHeader, ReadsTensorsInTheOrderOfTheirOffsets) {
   EXPECT_EQ(parsed.metadata, (std::map<std::string, std::string>{{"format", "pt"}, {"", "x"}}));
 }
 
+TEST(SafetensorsHeader, SaysWhatTextStandsInItsPlace) {
+  EXPECT_THAT(
+      error_of([] { parse("Something went wrong.\nTry again."); }),
+      HasSubstr("expected a safetensors file, found a text that begins with \"Something went wrong.\""));
+  EXPECT_THAT(error_of([] { parse("{\"a\": 12345678}"); }), HasSubstr("found a text that begins with"));
+  EXPECT_THAT(error_of([] { parse("\x01\x02zzzzzzzzzzzz"); }), HasSubstr("expected a header length"));
+}
+
 struct Good {
   std::string header;
   size_t data_bytes;

@@ -18,6 +18,13 @@ class KeysTest : public ServerTest {
     client.post(path, to_text(body), fmt::format("Authorization: Bearer {}\r\n", key));
     return client.read_response();
   }
+  RawResponse ask_as(std::string_view key, std::string_view method, std::string_view path) const {
+    RawClient client(port);
+    client.send(
+        fmt::format("{} {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\n\r\n",
+                    method, path, key));
+    return client.read_response();
+  }
   // Tokens of the prompt that were cached.
   int64_t cached(std::string_view key, const Json& more = Json::object()) const {
     Json body = {{"prompt", kPrompt}, {"max_tokens", 1}};
@@ -80,6 +87,59 @@ TEST_F(KeysTest, AnIsolatedKeyEndsItsOwnRequestsAlone) {
   EXPECT_EQ(Json::parse(post_as("alice", "/abort_request", {{"rid", "mine"}}).body)["aborted"], 1);
   alice.join();
   EXPECT_EQ(Json::parse(response.body)["meta_info"]["finish_reason"]["type"], "abort");
+}
+
+TEST_F(KeysTest, AStoredResponseIsThereForItsOwnKeyAlone) {
+  options.http.api_keys = {"alice", "bob"};
+  for (const bool isolated : {false, true}) {
+    options.isolate_keys = isolated;
+    start();
+    const Json body = {{"input", "Once"}, {"max_output_tokens", 2}};
+    const std::string id = Json::parse(post_as("alice", "/v1/responses", body).body)["id"];
+    const std::string path = "/v1/responses/" + id;
+    Json next = body;
+    next["previous_response_id"] = id;
+    const auto statuses = [&](std::string_view key) {
+      return std::vector<int>{ask_as(key, "GET", path).status,
+                              ask_as(key, "GET", path + "/input_items").status,
+                              ask_as(key, "POST", path + "/cancel").status,
+                              post_as(key, "/v1/responses", next).status, ask_as(key, "DELETE", path).status};
+    };
+    EXPECT_EQ(statuses("bob"), (std::vector<int>{404, 404, 404, 404, 404}));
+    const std::string none = R"({"error":{"message":"there is no response \")";
+    EXPECT_EQ(ask_as("bob", "GET", path).body.substr(0, none.size()), none) << "as of one that never was";
+    EXPECT_EQ(statuses("alice"), (std::vector<int>{200, 200, 400, 200, 200}));
+    EXPECT_EQ(statuses("alice"), (std::vector<int>{404, 404, 404, 404, 404}));
+    stop();
+  }
+}
+
+TEST_F(KeysTest, ARunningResponseIsCancelledByItsOwnKeyAlone) {
+  options.http.api_keys = {"alice", "bob"};
+  runner.step_microseconds = 5000;
+  start();
+  const Json body = {{"input", "Once"}, {"max_output_tokens", 400}, {"ignore_eos", true}, {"stream", true}};
+  RawClient alice(port);
+  alice.post("/v1/responses", to_text(body), "Authorization: Bearer alice\r\n");
+  const std::string path = "/v1/responses/resp_" + alice.see_after("\"resp_", 32);
+  EXPECT_EQ(ask_as("bob", "POST", path + "/cancel").status, 404) << path;
+  EXPECT_EQ(engine->stats().running, 1);
+  EXPECT_EQ(ask_as("alice", "POST", path + "/cancel").status, 200);
+  EXPECT_TRUE(eventually([&] { return engine_is_empty(); }));
+}
+
+TEST_F(KeysTest, WithoutKeysWhoeverKnowsItsIdFindsAStoredResponse) {
+  start();
+  const std::string id = ask("/v1/responses", {{"input", "Once"}, {"max_output_tokens", 2}})["id"];
+  EXPECT_EQ(ask_as("any", "GET", "/v1/responses/" + id).status, 200);
+  stop();
+  options.isolate_keys = true;  // behind a proxy that knows the keys
+  start();
+  const Json body = {{"input", "Once"}, {"max_output_tokens", 2}};
+  const std::string own = Json::parse(post_as("alice", "/v1/responses", body).body)["id"];
+  EXPECT_EQ(ask_as("bob", "GET", "/v1/responses/" + own).status, 404);
+  EXPECT_EQ(get("/v1/responses/" + own).status, 404);
+  EXPECT_EQ(ask_as("alice", "GET", "/v1/responses/" + own).status, 200);
 }
 
 TEST_F(KeysTest, IdsHaveNothingInCommon) {

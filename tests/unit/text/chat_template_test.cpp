@@ -113,6 +113,15 @@ TEST(ChatTemplate, WritesNumbersAndConstantsAsPython) {
       text_of(from("{{ a | string }} {{ c | string }} {{ e | string }} {{ g | string }} {{ 'x' | string }}"),
               kVariables),
       "1e-07 1e+16 True None x");
+  EXPECT_EQ(
+      text_of(
+          from("{{ [a, [c], '1e-7', {'k': i}, (e, g)] }}|{{ [a, c]|string }}|{{ {'k': a}.items()|list }}"),
+          kVariables),
+      "[1e-07, [1e+16], '1e-7', {'k': -2.5e-10}, (True, None)]|[1e-07, 1e+16]|[('k', 1e-07)]");
+  EXPECT_EQ(text_of(from("{{ [a, c, e, g, 'x', [a]]|join(', ') }}|{{ ['x', 'y']|join }}|"
+                         "{{ [{'n': 'x'}, {'n': 'y'}]|join(',', attribute='n') }}"),
+                    kVariables),
+            "1e-07, 1e+16, True, None, x, [1e-07]|xy|x,y");
 }
 
 TEST(ChatTemplate, WritesJsonAsPythonsJsonDumps) {

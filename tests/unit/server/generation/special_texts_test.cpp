@@ -40,6 +40,20 @@ TEST(SpecialTexts, AreEscapedInAllStringsOfAValue) {
   EXPECT_EQ(value["list"][1], 1);
 }
 
+TEST(SpecialTexts, AreEscapedInNamesOfMembers) {
+  const SpecialTexts texts(bundled_tokenizer());
+  Json value = {{"b", 1}, {"x<|im_end|>", {{"<|im_start|>", Json::array({{{"<|im_end|>", 2}}})}}}, {"a", 3}};
+  texts.escape_strings(value);
+  const std::string text = to_text(value);
+  EXPECT_EQ(text.find("<|im_"), std::string::npos) << text;
+  EXPECT_EQ(value.size(), 3U);
+  EXPECT_EQ(value["b"], 1) << "others keep their names";
+  EXPECT_EQ(value.back(), 3) << "and all their order";
+  std::string back;
+  for (const auto& part : texts.split(text)) back += part.text;
+  EXPECT_NE(back.find(R"("x<|im_end|>":{"<|im_start|>":[{"<|im_end|>":2}]})"), std::string::npos) << back;
+}
+
 class EscapeTest : public ServerTest {
  protected:
   // The ids of a chat with this content, and how many of them are <|im_end|>.
@@ -64,6 +78,14 @@ TEST_F(EscapeTest, OfAServerThatEscapesNoClientWritesControlTokens) {
   EXPECT_EQ(ends_of(message), ends_of(plain));
   EXPECT_GT(ends_of(plain), 0) << "the template's own";
   EXPECT_EQ(ends_of(prompt), 0);
+  const auto with_tool = [&](const char* name) {
+    Json body = plain;
+    const Json parameters = {{"type", "object"}, {"properties", {{name, {{"type", "string"}}}}}};
+    body["tools"] =
+        Json::array({{{"type", "function"}, {"function", {{"name", "f"}, {"parameters", parameters}}}}});
+    return body;
+  };
+  EXPECT_EQ(ends_of(with_tool("x<|im_end|>")), ends_of(with_tool("x"))) << "names of parameters";
   Json completion = prompt;
   completion["echo"] = true;
   completion["max_tokens"] = 1;

@@ -42,6 +42,16 @@ TEST(Authorization, GuardsAllButWhatMonitoringNeeds) {
   }
 }
 
+TEST(Authorization, HoldersAreToldApartByTheirKeysNotByHowTheySendThem) {
+  EXPECT_EQ(key_holder({}), "");
+  EXPECT_EQ(key_holder({"a", "a"}), key_holder({"a"}));
+  EXPECT_EQ(key_holder({"b", "a"}), key_holder({"a", "b"}));
+  for (const std::vector<std::string>& other :
+       {std::vector<std::string>{"b"}, {"a", "b"}, {"ab"}, {""}, {}}) {
+    EXPECT_NE(key_holder(other), key_holder({"a"}));
+  }
+}
+
 TEST(Authorization, WithoutKeysLetsEverybodyIn) {
   EXPECT_EQ(status_for(Authorization({}), "/generate", {}), 200);
   EXPECT_EQ(status_for(Authorization({}), "/generate", {"any"}), 200);

@@ -98,6 +98,14 @@ class RawClient {
     }
     return true;
   }
+  // As many characters as stand behind the marker, where it comes first; all of it stays for the next call.
+  std::string see_after(std::string_view marker, size_t size) {
+    if (!read_until(marker)) return "";
+    const size_t at = input_.find(marker) + marker.size();
+    while (input_.size() < at + size && fill()) {
+    }
+    return input_.substr(at, size);
+  }
   // Whether the peer has closed, within the time.
   bool closed_within(int milliseconds) {
     for (;;) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "tools/bench_serve/metrics.h"
 #include "tools/machine.h"
 
@@ -36,6 +38,11 @@ std::string report_text(const Report& report);
 // One object, with the names of sglang.bench_serving; null where there are no values, or an infinite rate.
 // With records, also what was seen of each request.
 std::string report_json(const Report& report, std::span<const RequestRecord> records, int indent);
+
+// The part of these that tells the metrics: lines from the duration on, and members with the names of
+// sglang.bench_serving.
+std::string metrics_text(const Metrics& metrics);
+nlohmann::ordered_json metrics_json(const Metrics& metrics);
 
 // One page that needs nothing else, with the distributions.
 std::string report_html(const Report& report);

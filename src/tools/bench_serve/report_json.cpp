@@ -45,18 +45,8 @@ Json record_json(const RequestRecord& record) {
 
 }  // namespace
 
-std::string report_json(const Report& report, std::span<const RequestRecord> records, int indent) {
-  const Metrics& m = report.metrics;
-  Json json = {{"backend", "openai-" + report.endpoint},
-               {"server", report.server},
-               {"model", report.model},
-               {"dataset_name", report.dataset},
-               {"workload", report.workload},
-               {"num_prompts", report.requests},
-               {"request_rate", number_or_null(report.request_rate)},
-               {"max_concurrency", value_or_null(report.max_concurrency)},
-               {"seed", report.seed},
-               {"duration", m.duration},
+nlohmann::ordered_json metrics_json(const Metrics& m) {
+  Json json = {{"duration", m.duration},
                {"completed", m.completed},
                {"failed", m.failed},
                {"total_input_tokens", m.input_tokens},
@@ -71,6 +61,21 @@ std::string report_json(const Report& report, std::span<const RequestRecord> rec
   add_statistics(json, "ttft", m.ttft);
   add_statistics(json, "tpot", m.tpot);
   add_statistics(json, "itl", m.itl);
+  return json;
+}
+
+std::string report_json(const Report& report, std::span<const RequestRecord> records, int indent) {
+  const Metrics& m = report.metrics;
+  Json json = {{"backend", "openai-" + report.endpoint},
+               {"server", report.server},
+               {"model", report.model},
+               {"dataset_name", report.dataset},
+               {"workload", report.workload},
+               {"num_prompts", report.requests},
+               {"request_rate", number_or_null(report.request_rate)},
+               {"max_concurrency", value_or_null(report.max_concurrency)},
+               {"seed", report.seed}};
+  json.update(metrics_json(m));
   json["errors"] = Json::array();
   for (const CountedError& error : report.errors)
     json["errors"].push_back({{"message", error.message}, {"count", error.count}});

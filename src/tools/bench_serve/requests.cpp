@@ -22,18 +22,12 @@ uint32_t prompt_stream(int64_t request) {
 }
 
 // The requests but for their prompts.
-std::vector<Request> draw_lengths(const RandomShape& shape, uint64_t seed) {
-  CHORALE_CHECK(shape.prompt_tokens > 0 && shape.output_tokens > 0);
-  CHORALE_CHECK(shape.range_ratio >= 0 && shape.range_ratio <= 1);
-  const auto draw = [&](int64_t tokens, uint32_t stream, int64_t request) {
-    const int64_t least = shape.least(tokens);
-    return least + random_below(tokens - least + 1, seed, stream, static_cast<uint64_t>(request));
-  };
+std::vector<Request> draw_all_lengths(const RandomShape& shape, uint64_t seed) {
   std::vector<Request> requests(static_cast<size_t>(shape.requests));
   for (int64_t r = 0; r < shape.requests; ++r) {
-    Request& request = requests[static_cast<size_t>(r)];
-    request.prompt_tokens = draw(shape.prompt_tokens, kPromptLengthStream, r);
-    request.output_tokens = draw(shape.output_tokens, kOutputLengthStream, r);
+    const RequestLengths lengths = draw_lengths(shape, seed, r);
+    requests[static_cast<size_t>(r)].prompt_tokens = lengths.prompt_tokens;
+    requests[static_cast<size_t>(r)].output_tokens = lengths.output_tokens;
   }
   return requests;
 }
@@ -73,9 +67,20 @@ int64_t RandomShape::least(int64_t tokens) const {
   return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(tokens) * range_ratio));
 }
 
+RequestLengths draw_lengths(const RandomShape& shape, uint64_t seed, int64_t request) {
+  CHORALE_CHECK(shape.prompt_tokens > 0 && shape.output_tokens > 0);
+  CHORALE_CHECK(shape.range_ratio >= 0 && shape.range_ratio <= 1);
+  const auto draw = [&](int64_t tokens, uint32_t stream) {
+    const int64_t least = shape.least(tokens);
+    return least + random_below(tokens - least + 1, seed, stream, static_cast<uint64_t>(request));
+  };
+  return {.prompt_tokens = draw(shape.prompt_tokens, kPromptLengthStream),
+          .output_tokens = draw(shape.output_tokens, kOutputLengthStream)};
+}
+
 std::vector<Request> random_id_requests(const RandomShape& shape, int64_t vocab_size, uint64_t seed) {
   CHORALE_CHECK(vocab_size > 0);
-  std::vector<Request> requests = draw_lengths(shape, seed);
+  std::vector<Request> requests = draw_all_lengths(shape, seed);
   for (int64_t r = 0; r < shape.requests; ++r) {
     Request& request = requests[static_cast<size_t>(r)];
     std::vector<int32_t> ids(static_cast<size_t>(*request.prompt_tokens));
@@ -90,7 +95,7 @@ std::vector<Request> random_text_requests(const RandomShape& shape, const text::
                                           uint64_t seed) {
   const std::vector<std::string> words = find_words(tokenizer);
   const int64_t added = std::ssize(tokenizer.encode(words.front(), true)) - 1;
-  std::vector<Request> requests = draw_lengths(shape, seed);
+  std::vector<Request> requests = draw_all_lengths(shape, seed);
   for (int64_t r = 0; r < shape.requests; ++r) {
     Request& request = requests[static_cast<size_t>(r)];
     const int64_t wanted = *request.prompt_tokens;

@@ -27,6 +27,13 @@ struct RandomShape {
   int64_t least(int64_t tokens) const;
 };
 
+// A pure function of its arguments: the lengths of one request of a load.
+struct RequestLengths {
+  int64_t prompt_tokens = 0;
+  int64_t output_tokens = 0;
+};
+RequestLengths draw_lengths(const RandomShape& shape, uint64_t seed, int64_t request);
+
 // A pure function of its arguments, also of each request: more requests begin with the same ones.
 // Prompts of ids from [0, vocab_size).
 std::vector<Request> random_id_requests(const RandomShape& shape, int64_t vocab_size, uint64_t seed);

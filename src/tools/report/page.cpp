@@ -13,9 +13,11 @@ namespace {
 constexpr std::string_view kStyle = R"(
 :root { color-scheme: light dark; --page: #fbfbf9; --card: #ffffff; --ink: #1c1d20; --soft: #5d6068;
   --line: #e3e3de; --s0: #2f6fb5; --s1: #e07b39; --s2: #2a9d7f; --s3: #9b6bc4;
+  --s4: #b8860b; --s5: #c2477a; --s6: #4d7c0f; --s7: #6b7280;
   --good: #1f7a4d; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --page: #16171a; --card: #1e2024; --ink: #e8e8e4; --soft: #a3a6ad;
   --line: #34373d; --s0: #6ea8e6; --s1: #f0a066; --s2: #5fc9ab; --s3: #bf9be3;
+  --s4: #e0b040; --s5: #e88ab0; --s6: #9ccc5a; --s7: #aab0ba;
   --good: #63c794; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -50,8 +52,12 @@ svg .tick { font-size: 11px; fill: var(--soft); text-anchor: middle; }
 svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
 svg .s0 { fill: var(--s0); } svg .s1 { fill: var(--s1); }
 svg .s2 { fill: var(--s2); } svg .s3 { fill: var(--s3); }
+svg .s4 { fill: var(--s4); } svg .s5 { fill: var(--s5); }
+svg .s6 { fill: var(--s6); } svg .s7 { fill: var(--s7); }
 i.s0 { background: var(--s0); } i.s1 { background: var(--s1); }
 i.s2 { background: var(--s2); } i.s3 { background: var(--s3); }
+i.s4 { background: var(--s4); } i.s5 { background: var(--s5); }
+i.s6 { background: var(--s6); } i.s7 { background: var(--s7); }
 )";
 
 }  // namespace

@@ -146,7 +146,7 @@ void LayerwiseModel::feed_forward(const io::ModelConfig& config, const model::La
   std::optional<model::DenseMlp> dense;
   std::optional<model::SparseMoe> experts;
   if (sparse) {
-    experts.emplace(layer.feed_forward, config, extent_, nullptr, comm::Communicator(), load_tensor);
+    experts.emplace(layer.feed_forward, config, nullptr, comm::Communicator(), load_tensor);
   } else {
     dense.emplace(layer.feed_forward, model::TokenGroup(comm::Communicator()));
   }

@@ -1,4 +1,4 @@
-"""tests/conformance: the same requests with OpenAI's clients for Python and JavaScript, whole and streamed."""
+"""tests/conformance: the same requests with the official clients for Python and JavaScript, whole and streamed."""
 
 import json
 import re
@@ -9,10 +9,12 @@ import jsonschema
 import openai
 import pytest
 
+import conformance_doors
 from conftest import ROOT
 
 FOLDER = ROOT / "tests" / "conformance"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))
+DOOR_CASES = json.loads((FOLDER / "door_cases.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +46,20 @@ def run_python(client, endpoint, body):
 
 
 @pytest.fixture(scope="module")
-def javascript(server, requests, tmp_path_factory):
+def door_requests(model):
+    return [case | {"body": {"model": model} | case["body"]} for case in DOOR_CASES]
+
+
+@pytest.fixture(scope="module")
+def javascript(server, requests, door_requests, tmp_path_factory):
     if shutil.which("npm") is None:
         pytest.fail("npm is missing; scripts/setup.sh test installs it")
     folder = tmp_path_factory.mktemp("conformance")
-    for name in ("client.mjs", "package.json", "package-lock.json"):
+    for name in ("client.mjs", "doors.mjs", "package.json", "package-lock.json"):
         shutil.copy(FOLDER / name, folder)
     install = ["npm", "ci", "--silent", "--no-audit", "--no-fund"]
     subprocess.run(install, cwd=folder, check=True, timeout=300)
-    (folder / "requests.json").write_text(json.dumps(requests), encoding="utf-8")
+    (folder / "requests.json").write_text(json.dumps(requests + door_requests), encoding="utf-8")
     command = ["node", "client.mjs", server.url, "requests.json"]
     return json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300).stdout)
 
@@ -164,3 +171,14 @@ def test_python(client, requests, index):
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case["name"] for case in CASES])
 def test_javascript(javascript, index):
     judge(CASES[index], javascript[index])
+
+
+@pytest.mark.parametrize("index", range(len(DOOR_CASES)), ids=[case["name"] for case in DOOR_CASES])
+def test_python_at_the_doors_of_agents(server, door_requests, index):
+    case = door_requests[index]
+    conformance_doors.judge(case, conformance_doors.run_python(server, case["endpoint"], case["body"], case.get("script")))
+
+
+@pytest.mark.parametrize("index", range(len(DOOR_CASES)), ids=[case["name"] for case in DOOR_CASES])
+def test_javascript_at_the_doors_of_agents(javascript, index):
+    conformance_doors.judge(DOOR_CASES[index], javascript[len(CASES) + index])

@@ -11,6 +11,7 @@ namespace {
 
 // Ops of a layer and of a step, as the layers give them (model/layers.cpp).
 constexpr double kOpsOfAttention = 6;   // norm, q/k/v, rope and append, attention, o, norm
+constexpr double kOpsOfCpu = 2;         // sums and norms are ops of their own there
 constexpr double kOpsOfDense = 2;       // gate and up, down
 constexpr double kOpsOfRouting = 3;     // router, route, clear
 constexpr double kOpsOfTravel = 8;      // router, choose, count, dispatch, sort, clear twice, add
@@ -438,13 +439,14 @@ StepCost CostModel::step(const StepLoad& load) const noexcept {
   if (travels_) add_travel(load, cost);
   add_collectives(load, cost);
   add_sampling(load, cost);
+  const double ops_of_attention = kOpsOfAttention + (machine_.shares_cores() ? kOpsOfCpu : 0);
   const bool routes = model_.experts > 1 || travels_;
-  const double ops_of_sparse = kOpsOfAttention + kOpsOfDense +
+  const double ops_of_sparse = ops_of_attention + kOpsOfDense +
                                (travels_ ? kOpsOfTravel
                                 : routes ? kOpsOfRouting
                                          : 0);
   const double ops = as_double(model_.sparse_layers) * ops_of_sparse +
-                     as_double(model_.dense_layers) * (kOpsOfAttention + kOpsOfDense) + kOpsOfStep;
+                     as_double(model_.dense_layers) * (ops_of_attention + kOpsOfDense) + kOpsOfStep;
   cost[CostPart::overhead] += step_seconds_ + turns_ * ops * op_seconds_;
   return cost;
 }

@@ -44,6 +44,13 @@ void add_point(Curve& curve, double x, double y) {
   curve.points.emplace_back(x, y);
 }
 
+// Sums read and the residual updated, which then is read and its norm written: two ops on the CPU.
+void add_row_bandwidth(int64_t elements, const OpTotal& sums, const OpTotal& norms, MachineProfile& machine) {
+  const auto each = static_cast<double>(elements);
+  const double bytes = each * static_cast<double>(sums.calls * (8 + 4 + 4) + norms.calls * (4 + 2));
+  add_point(machine.row_bandwidth, each * (8 + 4 + 4 + 4 + 2), bytes / (sums.seconds + norms.seconds));
+}
+
 // Two models whose down projections differ in their inputs alone tell sums and products apart: of both, an
 // order-free product takes operations / rate + sums / rate of sums.
 void add_order_free(int64_t rows, int64_t hidden, const OpTotal& narrow, const OpTotal& wide,
@@ -89,10 +96,7 @@ void measure_ops(const Effort& effort, MachineProfile& machine) {
     add_point(machine.products[static_cast<size_t>(ProductKind::plain)], x, rate(large["matmul"]));
     add_point(machine.products[static_cast<size_t>(ProductKind::gated)], x, rate(large["gated_matmul"]));
     add_order_free(rows, wide_shape.hidden, small["order_free_matmul"], large["order_free_matmul"], machine);
-    // Sums, residual in and out, and what the norm writes.
-    const OpTotal& norm = large["add_sums_norm"];
-    const double bytes = x * static_cast<double>(wide_shape.hidden * (8 + 4 + 4 + 2));
-    add_point(machine.row_bandwidth, bytes, bytes * static_cast<double>(norm.calls) / norm.seconds);
+    add_row_bandwidth(rows * wide_shape.hidden, large["add_sums"], large["rms_norm"], machine);
     add_point(machine.sampling, x, x * static_cast<double>(wide_shape.vocab) / large["sample"].seconds);
   }
   const auto attention = [&](int64_t sequences, int64_t tokens, int64_t position) {
@@ -128,7 +132,7 @@ void measure_overheads(const Effort& effort, MachineProfile& machine) {
     op_seconds = seconds / static_cast<double>(calls);
     add_point(machine.op_overhead, threads, op_seconds);
   }
-  const double ops = static_cast<double>(shape.layers) * 8 + 8;  // as the cost model counts them
+  const double ops = static_cast<double>(shape.layers) * 10 + 8;  // as the cost model counts them
   for (const int ranks : effort.ranks) {
     const int threads = std::max(1, cores / ranks);
     LoadedSmallModel loaded = load_small_model(shape, effort.instruction_set, ranks, 0, 64, nullptr);

@@ -95,13 +95,11 @@ TEST(StrategyAdvice, OrdersByTheObjective) {
     const Advice advice = advise(request);
     for (const RankedStrategy& ranked : advice.ranked) {
       const RankedStrategy& best = advice.ranked.front();
-      if (objective == Objective::memory) {
-        EXPECT_LE(best.process_bytes, ranked.process_bytes);
-      } else if (objective == Objective::itl) {
-        EXPECT_LE(best.predicted->between_median, ranked.predicted->between_median);
-      } else {
-        EXPECT_LE(best.predicted->first_token_median, ranked.predicted->first_token_median);
-      }
+      const auto score = [&](const RankedStrategy& r) {
+        if (objective == Objective::memory) return static_cast<double>(r.process_bytes);
+        return objective == Objective::itl ? r.predicted->between_median : r.predicted->first_token_median;
+      };
+      EXPECT_LE(score(best), score(ranked));
     }
   };
   for (const Objective objective : {Objective::memory, Objective::itl, Objective::ttft}) first(objective);

@@ -50,7 +50,9 @@ TEST(PredictionTest, PartsAddUpAndMoreRequestsTakeLonger) {
     EXPECT_NEAR(prediction.parts.total(), prediction.seconds, 1e-9 * prediction.seconds);
     EXPECT_LE(prediction.first_token_median, prediction.first_token_p99);
     EXPECT_LE(prediction.between_median, prediction.between_p99);
-    if (requests <= 200) EXPECT_GE(prediction.seconds, last);
+    if (requests <= 200) {
+      EXPECT_GE(prediction.seconds, last);
+    }
     last = prediction.seconds;
   }
 }

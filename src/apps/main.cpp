@@ -181,8 +181,8 @@ bool is_about_a_flag(std::string_view message) {
       {"--init-expert-location", "--output", "--output-file", "--html", "--trace", "--tokenizer", "--chat",
        "--host", "--port", "--flush-cache", "--model-path"});
   constexpr auto kFiles =
-      std::to_array<std::string_view>({"--report", "--chat-template", "--calibration-file", "--heldout-file",
-                                       "--dataset-path", "--text-file", "--prompt-file"});
+      std::to_array<std::string_view>({"--report", "--rate", "--chat-template", "--calibration-file",
+                                       "--heldout-file", "--dataset-path", "--text-file", "--prompt-file"});
   if (!message.starts_with("--")) return false;
   const std::string_view flag = message.substr(0, message.find_first_of(": "));
   if (std::ranges::find(kElsewhere, flag) != kElsewhere.end()) return false;
@@ -205,6 +205,7 @@ int run(int argc, char** argv) {
                                          add_plan(root),
                                          add_calibrate(root),
                                          add_compare(root, CHORALE_VERSION),
+                                         add_simulate(root, CHORALE_VERSION),
                                          add_prune(root, CHORALE_VERSION),
                                          add_bench(root, CHORALE_VERSION)};
   root.footer("chorale COMMAND --help shows the flags of a command.");

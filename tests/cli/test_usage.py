@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from conftest import BINARY, GOLDEN, MODEL
 
-COMMANDS = ["serve", "chat", "generate", "tokenize", "check", "eval", "logits", "plan", "calibrate", "compare", "bench"]
+COMMANDS = ["serve", "chat", "generate", "tokenize", "check", "eval", "logits", "plan", "calibrate", "compare", "simulate", "bench"]
 
 
 def assert_one_message(result, status, *parts):

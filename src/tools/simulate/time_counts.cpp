@@ -29,9 +29,10 @@ void TimeCounts::add(Time span) {
   const auto value = static_cast<double>(span.count());
   ++buckets_[index].count;
   buckets_[index].sum += value;
-  ++count_;
-  sum_ += value;
-  squares_ += value * value;
+  if (count_++ == 0) first_ = span.count();
+  const auto difference = static_cast<double>(span.count() - first_);
+  sum_ += difference;
+  squares_ += difference * difference;
   max_ = std::max(max_, static_cast<int64_t>(span.count()));
 }
 
@@ -56,10 +57,10 @@ double TimeCounts::percentile(double p) const {
 std::optional<bench_serve::Statistics> TimeCounts::statistics() const {
   if (count_ == 0) return std::nullopt;
   const auto count = static_cast<double>(count_);
-  const double mean = sum_ / count;
+  const double difference = sum_ / count;
   bench_serve::Statistics s;
-  s.mean = mean;
-  s.standard_deviation = std::sqrt(std::max(squares_ / count - mean * mean, 0.0));
+  s.mean = static_cast<double>(first_) + difference;
+  s.standard_deviation = std::sqrt(std::max(squares_ / count - difference * difference, 0.0));
   s.median = percentile(50);
   s.p90 = percentile(90);
   s.p95 = percentile(95);

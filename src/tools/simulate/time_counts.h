@@ -33,8 +33,11 @@ class TimeCounts {
 
   std::vector<Bucket> buckets_;
   int64_t count_ = 0;
-  double sum_ = 0;      // nanoseconds
-  double squares_ = 0;  // likewise, squared
+  // Of the differences from the first span, so that equal spans deviate by nothing: nanoseconds, squared
+  // ones.
+  int64_t first_ = 0;
+  double sum_ = 0;
+  double squares_ = 0;
   int64_t max_ = 0;
 };
 

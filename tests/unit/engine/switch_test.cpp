@@ -1,6 +1,7 @@
 // A switch to another strategy while requests run: what each of them is told is what it would have been told
 // without it.
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
@@ -287,6 +288,35 @@ TEST(Switch, ThatFailsChangesNothing) {
 
   expect_same_events(wait_for_all(recorder, requests), expected, "after switches that failed");
   EXPECT_EQ(engine.stats().switches, 0U);
+}
+
+// The step that was planned ahead has lost its only sequence, and no other will end it.
+TEST(Switch, DoesNotWaitForAStepThatNobodyNeeds) {
+  FakeRunner ahead(40, 64), broken(40, 64);
+  ahead.ahead = true;
+  EngineOptions options;
+  options.max_total_tokens = 64 * kBlockTokens;
+  options.max_context_len = 500;
+  Recorder recorder;
+  Engine engine(ahead, options);
+  const auto told = std::make_shared<std::promise<SwitchResult>>();
+  Trigger trigger;
+  trigger.arm(3, [&] {
+    engine.abort("r");
+    engine.switch_runner(broken, options.max_total_tokens,
+                         [told](const SwitchResult& result) { told->set_value(result); });
+  });
+  GenerationRequest request;
+  request.id = "r";
+  request.prompt_ids = {1, 2, 3};
+  request.sampling.max_new_tokens = 100;
+  request.sampling.ignore_eos = true;
+  ASSERT_FALSE(engine.submit(request, trigger.before(recorder.listener("r"))).has_value());
+  std::future<SwitchResult> result = told->get_future();
+  ASSERT_EQ(result.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  EXPECT_TRUE(result.get().error.has_value());
+  EXPECT_EQ(recorder.wait("r").answer.finish, FinishReason::aborted);
+  ASSERT_TRUE(engine.wait_idle(60));
 }
 
 TEST(Switch, IsRefusedWhereItDoesNotFit) {

@@ -81,7 +81,11 @@ void EngineCore::balance_experts(bool stepped) {
 }
 
 void EngineCore::make_switches() {
-  if (is_ahead_ && !failed_) return;
+  if (switches_.empty()) return;
+  if (is_ahead_ && !failed_) {
+    if (has_work()) return;
+    begin_ahead();  // all of its sequences have ended, so no step would
+  }
   for (SwitchCommand& command : std::exchange(switches_, {})) {
     SwitchResult result = make_switch(command);
     switched_.emplace_back(std::move(command.callback), std::move(result));
@@ -100,7 +104,9 @@ SwitchResult EngineCore::make_switch(const SwitchCommand& command) {
         options_for(options_, logits_rows_, command.max_total_tokens, *command.next);
     std::vector<int64_t> load = expert_load();
     if (failed_) throw_error("the model runner has failed");
-    use_runner(*command.next, switch_planner(*planner_, *runner_, *command.next, options, result));
+    std::unique_ptr<ExpertBalancer> balancer = balancer_of(*command.next);
+    use_runner(*command.next, switch_planner(*planner_, *runner_, *command.next, options, result),
+               std::move(balancer));
     expert_load_of_others_ = std::move(load);
     stats_.kv_tokens_total = command.next->num_dp_groups() * options.max_total_tokens;
   } catch (const std::exception& error) {
@@ -114,9 +120,17 @@ SwitchResult EngineCore::make_switch(const SwitchCommand& command) {
   return result;
 }
 
+// Of the next runner; null where experts cannot move there.
+std::unique_ptr<ExpertBalancer> EngineCore::balancer_of(ModelRunner& next) const {
+  if (next.movable_experts() == nullptr) return nullptr;
+  const ExpertMoves moves = balancer_ != nullptr ? balancer_->report()->moves : ExpertMoves{};
+  return std::make_unique<ExpertBalancer>(next, options_.eplb, moves);
+}
+
 // Everything that knows the groups of the runner is made anew. Texts are counted again for penalties, as they
 // are after preemption.
-void EngineCore::use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner) {
+void EngineCore::use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner,
+                            std::unique_ptr<ExpertBalancer> balancer) {
   planner_ = std::move(planner);
   runner_ = &next;
   for (const auto& [arrival, sequence] : sequences_) {
@@ -125,13 +139,9 @@ void EngineCore::use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> plan
   }
   sampled_.assign(static_cast<size_t>(next.num_dp_groups()), {});
   chooser_.emplace(next, options_.eos_token_ids, masks_);
-  const ExpertMoves moves = balancer_ != nullptr ? balancer_->report()->moves : ExpertMoves{};
   if (balancer_ != nullptr) balancer_->give_up();
-  balancer_.reset();
+  balancer_ = std::move(balancer);
   stats_.experts = nullptr;
-  if (next.movable_experts() != nullptr) {
-    balancer_ = std::make_unique<ExpertBalancer>(next, options_.eplb, moves);
-  }
 }
 
 void EngineCore::step() {

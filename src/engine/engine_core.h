@@ -77,7 +77,9 @@ class EngineCore {
   using TimePoint = std::chrono::steady_clock::time_point;
 
   SwitchResult make_switch(const SwitchCommand& command);
-  void use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner);
+  std::unique_ptr<ExpertBalancer> balancer_of(ModelRunner& next) const;
+  void use_runner(ModelRunner& next, std::unique_ptr<StepPlanner> planner,
+                  std::unique_ptr<ExpertBalancer> balancer);
   void balance_experts(bool stepped);
   void run_step();
   const PlannedStep* begin_step();

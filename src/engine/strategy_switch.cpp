@@ -50,10 +50,11 @@ StrategyChange StrategySwitch::change(const parallel::Strategy& strategy) {
     const auto start = std::chrono::steady_clock::now();
     std::unique_ptr<PreparedRunner> prepared = model_.prepare(strategy);
     made.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    std::promise<SwitchResult> told;
+    // The engine may still hold it when its value has been taken.
+    const auto told = std::make_shared<std::promise<SwitchResult>>();
     engine_.switch_runner(*prepared->runner, prepared->max_total_tokens,
-                          [&told](const SwitchResult& result) { told.set_value(result); });
-    made.result = told.get_future().get();
+                          [told](const SwitchResult& result) { told->set_value(result); });
+    made.result = told->get_future().get();
     if (!made.result.error) model_.adopt(std::move(prepared));
     prepared.reset();
     return_free_memory();

@@ -153,9 +153,9 @@ int32_t most_skewed_token(LoadedModel& model, const EngineOptions& options) {
   Engine engine(model.runner(), options);
   const auto load_of = [&](int32_t token) {
     run_skewed(engine, recorder, 1, token);
-    std::promise<std::vector<int64_t>> told;
-    engine.get_expert_load([&](std::vector<int64_t> counts) { told.set_value(std::move(counts)); });
-    return told.get_future().get();
+    const auto told = std::make_shared<std::promise<std::vector<int64_t>>>();
+    engine.get_expert_load([told](std::vector<int64_t> counts) { told->set_value(std::move(counts)); });
+    return told->get_future().get();
   };
   std::vector<int64_t> before = load_of(10);
   std::pair<double, int32_t> best;
@@ -213,9 +213,9 @@ TEST(ExpertBalancer, MovesWhenAskedThoughNothingRuns) {
   Recorder recorder;
   Engine engine(model.runner(), engine_options_of(model, load));
   const auto ask = [&] {
-    std::promise<RebalanceResult> told;
-    engine.rebalance_experts([&](const RebalanceResult* result) { told.set_value(*result); });
-    return told.get_future().get();
+    const auto told = std::make_shared<std::promise<RebalanceResult>>();
+    engine.rebalance_experts([told](const RebalanceResult* result) { told->set_value(*result); });
+    return told->get_future().get();
   };
   EXPECT_EQ(ask().moves.layers, 0U);  // no load yet
   run_skewed(engine, recorder, 4, 11);
@@ -234,9 +234,9 @@ TEST(ExpertBalancer, TellsThatExpertsCannotMove) {
   EngineOptions options = engine_options_of(model, load);
   {
     Engine engine(model.runner(), options);
-    std::promise<bool> told;
-    engine.rebalance_experts([&](const RebalanceResult* result) { told.set_value(result == nullptr); });
-    EXPECT_TRUE(told.get_future().get());
+    const auto told = std::make_shared<std::promise<bool>>();
+    engine.rebalance_experts([told](const RebalanceResult* result) { told->set_value(result == nullptr); });
+    EXPECT_TRUE(told->get_future().get());
     EXPECT_EQ(engine.stats().experts, nullptr);
   }
   options.eplb.enabled = true;

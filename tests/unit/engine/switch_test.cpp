@@ -4,12 +4,13 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -82,9 +83,10 @@ Records undisturbed(const LoadOptions& load, const std::vector<GenerationRequest
 }
 
 SwitchResult switch_to(Engine& engine, ModelRunner& next, int64_t max_total_tokens) {
-  std::promise<SwitchResult> told;
-  engine.switch_runner(next, max_total_tokens, [&](const SwitchResult& result) { told.set_value(result); });
-  return told.get_future().get();
+  const auto told = std::make_shared<std::promise<SwitchResult>>();
+  engine.switch_runner(next, max_total_tokens,
+                       [told](const SwitchResult& result) { told->set_value(result); });
+  return told->get_future().get();
 }
 
 SwitchResult switch_to(Engine& engine, LoadedModel& model, const std::string& strategy) {
@@ -93,6 +95,28 @@ SwitchResult switch_to(Engine& engine, LoadedModel& model, const std::string& st
   if (!result.error) model.adopt(std::move(prepared));
   return result;
 }
+
+// Does something on the engine's thread, when so many events were told: a moment that no clock sets.
+class Trigger {
+ public:
+  void arm(int64_t events, std::function<void()> action) {
+    const std::lock_guard lock(mutex_);
+    events_ = events;
+    action_ = std::move(action);
+  }
+  EventListener before(EventListener listener) {
+    return [this, listener = std::move(listener)](GenerationEvent event) {
+      listener(std::move(event));
+      const std::lock_guard lock(mutex_);
+      if (--events_ == 0) action_();
+    };
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t events_ = 0;
+  std::function<void()> action_;
+};
 
 // CHORALE_SWITCHES: how many of them a test makes.
 int64_t num_switches(int64_t usual) {
@@ -108,7 +132,7 @@ struct SwitchingCase {
   int64_t max_total_tokens;
 };
 class Switching : public testing::TestWithParam<SwitchingCase> {};
-// In the small cache one group has no room for what several have held.
+// In the small cache one group often has no room for what several have held.
 INSTANTIATE_TEST_SUITE_P(Caches, Switching,
                          testing::Values(SwitchingCase{"large", "cpu", 20, 12, 4096},
                                          SwitchingCase{"small", "cpu", 14, 8, 224},
@@ -126,38 +150,85 @@ TEST_P(Switching, NoEventDiffersWhateverTheStrategiesAndTheMoments) {
 
   LoadedModel model = LoadedModel::load(load);
   Engine engine(model.runner(), engine_options_of(model, load));
-  int64_t sequences = 0, blocks = 0, recomputed = 0;
+  Trigger trigger;
+  int64_t sequences = 0, blocks = 0;
   const int64_t switches = num_switches(c.switches);
   for (int64_t made = 0; made < switches;) {
     Recorder recorder;
     size_t submitted = 0;
+    const auto submit_next = [&] {
+      const GenerationRequest& request = requests[submitted++];
+      EXPECT_FALSE(engine.submit(request, trigger.before(recorder.listener(request.id))).has_value());
+    };
     std::string path;
     while (submitted < requests.size() && made < switches) {
-      const int64_t count = 1 + below(c.requests / 2);
-      for (int64_t i = 0; i < count && submitted < requests.size(); ++i) {
-        submit(engine, recorder, requests[submitted++]);
-      }
-      recorder.wait_tokens(requests[submitted - 1].id, static_cast<size_t>(1 + below(3)));
+      const int64_t count =
+          std::min(1 + below(c.requests / 2), std::ssize(requests) - static_cast<int64_t>(submitted));
       const std::string strategy = kStrategies[below(std::ssize(kStrategies))];
       path += " > " + strategy;
-      const SwitchResult result = switch_to(engine, model, strategy);
-      ++made;
+      std::unique_ptr<PreparedRunner> prepared = model.prepare(parallel::parse_strategy(strategy));
+      const auto told = std::make_shared<std::promise<SwitchResult>>();
+      // Each of those that are submitted now has an event at least.
+      trigger.arm(1 + below(count), [&] {
+        engine.switch_runner(*prepared->runner, prepared->max_total_tokens,
+                             [told](const SwitchResult& result) { told->set_value(result); });
+      });
+      for (int64_t i = 0; i < count; ++i) submit_next();
+      const SwitchResult result = told->get_future().get();
       ASSERT_FALSE(result.error.has_value()) << *result.error << path;
+      model.adopt(std::move(prepared));
+      ++made;
       sequences += result.moved_sequences;
       blocks += result.moved_blocks;
-      recomputed += result.recomputed_sequences;
       EXPECT_EQ(result.moved_bytes > 0, result.moved_blocks > 0);
     }
-    while (submitted < requests.size()) submit(engine, recorder, requests[submitted++]);
+    while (submitted < requests.size()) submit_next();
     expect_same_events(wait_for_all(recorder, requests), expected, path);
     ASSERT_TRUE(engine.wait_idle(60));
   }
   EXPECT_EQ(engine.stats().switches, static_cast<uint64_t>(switches));
   EXPECT_GT(sequences, 0);
   EXPECT_GT(blocks, 0);
-  if (c.max_total_tokens < 512) {
-    EXPECT_GT(recomputed, 0);
+}
+
+// Four groups have a sequence each, of which the one group that follows has room for one.
+TEST(Switch, WhatFindsNoRoomIsComputedAgain) {
+  LoadOptions load = small_model("dp=4");
+  load.max_total_tokens = 7 * kBlockTokens;
+  std::vector<GenerationRequest> requests;
+  for (int32_t i = 0; i < 4; ++i) {
+    GenerationRequest& r = requests.emplace_back();
+    r.id = fmt::format("r{}", i);
+    for (int32_t t = 0; t < 130; ++t) r.prompt_ids.push_back(100 * i + t);
+    r.sampling.max_new_tokens = 30;
+    r.sampling.repetition_penalty = 1.2;
+    r.sampling.seed = static_cast<uint64_t>(i);
+    r.sampling.ignore_eos = true;
+    r.num_top_logprobs = 2;
   }
+  const Records expected = undisturbed(load, requests);
+  LoadedModel model = LoadedModel::load(load);
+  const std::unique_ptr<PreparedRunner> prepared = model.prepare(parallel::parse_strategy("tp=2"));
+  Recorder recorder;
+  Trigger trigger;
+  Engine engine(model.runner(), engine_options_of(model, load));
+  const auto told = std::make_shared<std::promise<SwitchResult>>();
+  trigger.arm(20, [&] {
+    engine.switch_runner(*prepared->runner, prepared->max_total_tokens,
+                         [told](const SwitchResult& result) { told->set_value(result); });
+  });
+  std::vector<Submission> together;
+  for (const GenerationRequest& r : requests) {
+    together.push_back({r, trigger.before(recorder.listener(r.id))});
+  }
+  ASSERT_FALSE(engine.submit(std::move(together)).has_value());
+  const SwitchResult result = told->get_future().get();
+  ASSERT_FALSE(result.error.has_value()) << *result.error;
+  EXPECT_EQ(result.moved_sequences, 1);
+  EXPECT_EQ(result.recomputed_sequences, 3);
+  expect_same_events(wait_for_all(recorder, requests), expected, "with room for one");
+  ASSERT_TRUE(engine.wait_idle(60));
+  EXPECT_GE(engine.stats().preemptions, 3U);
 }
 
 TEST(Switch, ThePrefixCacheGoesAlong) {
@@ -219,6 +290,35 @@ TEST(Switch, ThatFailsChangesNothing) {
   EXPECT_EQ(engine.stats().switches, 0U);
 }
 
+// The step that was planned ahead has lost its only sequence, and no other will end it.
+TEST(Switch, DoesNotWaitForAStepThatNobodyNeeds) {
+  FakeRunner ahead(40, 64), broken(40, 64);
+  ahead.ahead = true;
+  EngineOptions options;
+  options.max_total_tokens = 64 * kBlockTokens;
+  options.max_context_len = 500;
+  Recorder recorder;
+  Engine engine(ahead, options);
+  const auto told = std::make_shared<std::promise<SwitchResult>>();
+  Trigger trigger;
+  trigger.arm(3, [&] {
+    engine.abort("r");
+    engine.switch_runner(broken, options.max_total_tokens,
+                         [told](const SwitchResult& result) { told->set_value(result); });
+  });
+  GenerationRequest request;
+  request.id = "r";
+  request.prompt_ids = {1, 2, 3};
+  request.sampling.max_new_tokens = 100;
+  request.sampling.ignore_eos = true;
+  ASSERT_FALSE(engine.submit(request, trigger.before(recorder.listener("r"))).has_value());
+  std::future<SwitchResult> result = told->get_future();
+  ASSERT_EQ(result.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  EXPECT_TRUE(result.get().error.has_value());
+  EXPECT_EQ(recorder.wait("r").answer.finish, FinishReason::aborted);
+  ASSERT_TRUE(engine.wait_idle(60));
+}
+
 TEST(Switch, IsRefusedWhereItDoesNotFit) {
   LoadOptions load = small_model("tp=1");
   const io::ModelConfig config = small_config();
@@ -242,9 +342,9 @@ TEST(Switch, CountsOfExpertsGoOn) {
   wait_for_all(recorder, requests);
   ASSERT_TRUE(engine.wait_idle(60));
   const auto load_now = [&] {
-    std::promise<std::vector<int64_t>> told;
-    engine.get_expert_load([&](std::vector<int64_t> counts) { told.set_value(std::move(counts)); });
-    return told.get_future().get();
+    const auto told = std::make_shared<std::promise<std::vector<int64_t>>>();
+    engine.get_expert_load([told](std::vector<int64_t> counts) { told->set_value(std::move(counts)); });
+    return told->get_future().get();
   };
   const std::vector<int64_t> before = load_now();
   EXPECT_EQ(engine.stats().experts, nullptr);

@@ -40,10 +40,10 @@ Command add_check(CLI::App& root);
 Command add_tokenize(CLI::App& root);
 Command add_plan(CLI::App& root);
 Command add_calibrate(CLI::App& root);
-Command add_prune(CLI::App& root, const std::string& version);    // likewise
-Command add_compare(CLI::App& root, const std::string& version);  // the version goes into the report
+Command add_prune(CLI::App& root, const std::string& version);     // likewise
+Command add_compare(CLI::App& root, const std::string& version);   // the version goes into the report
 Command add_simulate(CLI::App& root, const std::string& version);  // likewise
-Command add_bench(CLI::App& root, const std::string& version);    // likewise
+Command add_bench(CLI::App& root, const std::string& version);     // likewise
 Command add_bench_serve(CLI::App& bench, const std::string& version);
 
 // Groups of the subcommands in the help.

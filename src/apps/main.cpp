@@ -179,7 +179,7 @@ int usage_error(const std::string& message, const CLI::App& command) {
 bool is_about_a_flag(std::string_view message) {
   constexpr auto kElsewhere = std::to_array<std::string_view>(
       {"--init-expert-location", "--output", "--output-file", "--html", "--trace", "--tokenizer", "--chat",
-       "--host", "--port", "--flush-cache", "--model-path"});
+       "--host", "--port", "--flush-cache", "--model-path", "--machine"});
   constexpr auto kFiles =
       std::to_array<std::string_view>({"--report", "--rate", "--chat-template", "--calibration-file",
                                        "--heldout-file", "--dataset-path", "--text-file", "--prompt-file"});

@@ -35,11 +35,6 @@ TEST(ResponseStore, ForgetsTheOldestOnes) {
   EXPECT_EQ(text_of(store, "a", ""), "none");
   EXPECT_EQ(text_of(store, "b", ""), "b");
   EXPECT_EQ(text_of(store, "c", ""), "c");
-  ResponseStore large(10);
-  const std::string text(100U << 20, 'x');
-  for (const char* id : {"a", "b", "c"}) large.put(id, made("", text), true);
-  EXPECT_EQ(text_of(large, "a", ""), "none") << "all together have 256 MiB";
-  EXPECT_EQ(text_of(large, "c", "").size(), text.size());
 }
 
 TEST(ResponseStore, PutsNothingBackThatWasTakenOut) {

@@ -20,7 +20,8 @@ class FileMatrix {
   const SourceMatrix& view() const { return matrix_; }
 
   void set_bits(int64_t i, uint32_t bits) {
-    std::memcpy(bytes_.data() + 1 + i * size(), &bits, static_cast<size_t>(size()));  // little-endian
+    std::memcpy(bytes_.data() + 1 + i * size(), &bits,
+                std::min(sizeof(bits), size_of(matrix_.dtype)));  // little-endian
   }
   uint32_t bits(int64_t i) const {
     uint32_t bits = 0;

@@ -207,7 +207,9 @@ TEST(Simulation, NothingIsLost) {
         EXPECT_EQ(r.metrics.output_tokens, output_tokens) << what;
         EXPECT_EQ(r.kv_tokens_total, blocks * engine::kBlockTokens * groups * replicas) << what;
         EXPECT_LE(r.peak_kv_tokens, r.kv_tokens_total) << what;
-        if (blocks == 8 && replicas == 1 && groups == 1) EXPECT_GT(r.preemptions, 0) << what;
+        if (blocks == 8 && replicas == 1 && groups == 1) {
+          EXPECT_GT(r.preemptions, 0) << what;
+        }
         Window all;
         for (const Window& window : r.windows.all()) all += window;
         EXPECT_EQ(all.arrived, 300) << what;
@@ -347,7 +349,9 @@ TEST(Simulation, TheEngineTakesTheSameSteps) {
     const std::vector<std::string> real = steps_of_engine(options, requests);
     EXPECT_EQ(r.steps, simulated.size());
     EXPECT_GT(r.cached_tokens, 0);
-    if (blocks == 8) EXPECT_GT(r.preemptions, 0);
+    if (blocks == 8) {
+      EXPECT_GT(r.preemptions, 0);
+    }
     for (size_t i = 0; i < std::min(real.size(), simulated.size()); ++i)
       ASSERT_EQ(simulated[i], real[i]) << "step " << i << " with " << blocks << " blocks";
     EXPECT_EQ(simulated.size(), real.size());

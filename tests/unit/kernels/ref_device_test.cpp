@@ -1,7 +1,8 @@
 // The reference device itself: its memory and its queues. What its ops compute is in the tests of the ops.
+#include <atomic>
 #include <chrono>
 #include <future>
-#include <mutex>
+#include <memory>
 #include <thread>
 
 #include "base/copy.h"
@@ -52,15 +53,10 @@ TEST_F(RefDevice, WhatWorkThrowsComesOutOfSynchronizeOnce) {
 }
 
 TEST_F(RefDevice, WorkThatTakesLongerThanTheLimitIsNotWaitedFor) {
-  bool goes_on = true;
-  std::mutex mutex;
+  const auto goes_on = std::make_shared<std::atomic<bool>>(true);  // the work outlives this body
   queue_.set_time_limit(std::chrono::milliseconds(20));
-  queue_.enqueue([&] {
-    for (;;) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      const std::lock_guard lock(mutex);
-      if (!goes_on) return;
-    }
+  queue_.enqueue([goes_on] {
+    while (*goes_on) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   });
   try {
     queue_.synchronize();
@@ -68,8 +64,7 @@ TEST_F(RefDevice, WorkThatTakesLongerThanTheLimitIsNotWaitedFor) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "ref: a step has not ended within 0.02 s");
   }
-  const std::lock_guard lock(mutex);
-  goes_on = false;
+  *goes_on = false;
 }
 
 TEST_F(RefDevice, BreaksOnPurpose) {

@@ -93,14 +93,14 @@ def test_a_client_that_leaves_frees_its_blocks(server, stream, how):
 
 
 def test_sigterm_lets_a_stream_finish_and_exits_0(serve):
-    server = serve()
+    server = serve("--drain-timeout", "150")
     events = []
     started = threading.Event()
 
     def read():
         # Long enough to go on for seconds while the server drains.
         body = LONG | {"max_tokens": 1500, "n": 8, "stream": True, "stream_options": {"include_usage": True}}
-        with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as response:
+        with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=150) as response:
             for line in response.iter_lines():
                 if line:
                     events.append(line)
@@ -115,7 +115,7 @@ def test_sigterm_lets_a_stream_finish_and_exits_0(serve):
     refused = server.post("/v1/completions", {"prompt": "Once"})
     assert refused.status_code == 503
     assert "retry-after" in refused.headers
-    reader.join(60)
+    reader.join(150)
     assert events[-1] == "data: [DONE]"
     assert json.loads(events[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 8 * 1500
     assert server.process.wait(30) == 0

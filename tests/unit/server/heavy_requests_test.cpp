@@ -32,7 +32,8 @@ TEST_F(HeavyRequestsTest, ATextThatCannotFitIsTooLongInEveryEndpoint) {
     EXPECT_EQ(error.value("code", ""), "context_length_exceeded") << path;
     EXPECT_NE(error.value("message", "").find("maximum context length is 512 tokens"), std::string::npos);
   }
-  EXPECT_EQ(ask("/tokenize", {{"prompt", text}})["count"], bundled_tokenizer().encode(text, true).size())
+  const std::string part = text.substr(0, 1'000'000);
+  EXPECT_EQ(ask("/tokenize", {{"prompt", part}})["count"], bundled_tokenizer().encode(part, true).size())
       << "here nothing has to fit";
 }
 

@@ -90,7 +90,7 @@ class RawClient {
     ::recv(fd_, ignored.data(), bytes, MSG_DONTWAIT);
   }
 
-  // Reads until `marker` was seen, the peer closed, or ten seconds passed; what was read stays for the next
+  // Reads until `marker` was seen, the peer closed, or a minute passed; what was read stays for the next
   // call.
   bool read_until(std::string_view marker) {
     while (input_.find(marker) == std::string::npos) {
@@ -171,7 +171,7 @@ class RawClient {
 
   bool fill() {
     pollfd ready{fd_, POLLIN, 0};
-    if (::poll(&ready, 1, 10'000) <= 0) return false;
+    if (::poll(&ready, 1, 60'000) <= 0) return false;
     char bytes[16384];
     const ssize_t n = ::recv(fd_, bytes, sizeof bytes, 0);
     if (n <= 0) return false;

@@ -86,11 +86,11 @@ def test_contents(package):
     for name in ("/usr/lib/systemd/system/chorale.service", "/etc/default/chorale", "/usr/share/doc/chorale/copyright",
                  "/usr/share/doc/chorale/changelog.gz", "/usr/share/doc/chorale/README.md",
                  "/usr/share/doc/chorale/docs/metrics.md", "/usr/share/doc/chorale/examples/grafana/chorale.json",
-                 "/usr/share/doc/chorale/examples/prometheus/alerts.yml"):
+                 "/usr/share/doc/chorale/examples/prometheus/alerts.yml", "/usr/share/chorale/machines/h200-x8.json"):
         assert modes[name] == "-rw-r--r--", name
     folders = {name.rstrip("/"): mode for name, mode in modes.items() if mode.startswith("d")}
     assert set(folders.values()) == {"drwxr-xr-x"}
-    assert not [name for name in modes if re.match(r"/(usr/(local|include|share/(?!doc))|home|tmp|root|build)", name)
+    assert not [name for name in modes if re.match(r"/(usr/(local|include|share/(?!doc|chorale/machines))|home|tmp|root|build)", name)
                 and name.rstrip("/") not in folders]
 
 

@@ -23,7 +23,7 @@ function(chorale_layer name)
     add_library(chorale_${name} INTERFACE)
   endif()
   target_include_directories(chorale_${name} ${scope} ${CMAKE_CURRENT_SOURCE_DIR})
-  if(sources AND CHORALE_SANITIZE AND NOT name MATCHES "^(base|kernels|parallel|tools)$")
+  if(sources AND CHORALE_SANITIZE AND NOT name MATCHES "^(base|io|kernels|model|parallel|tools)$")
     target_compile_options(chorale_${name} PRIVATE -O0)  # what takes long to run is in these
   endif()
   if(sources AND CHORALE_SANITIZE AND NOT name STREQUAL kernels)  # whose files are for different instruction sets

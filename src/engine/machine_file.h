@@ -1,6 +1,6 @@
 // Machine profiles as files: the JSON that `chorale calibrate` writes and that ships in machines/.
 //
-//   {"format": "chorale-machine-1", "name": ..., "kind": "cpu" or "cuda", "instruction_set": ...,
+//   {"format": "chorale-machine-1", "name": ..., "kind": as MachineProfile has it, "instruction_set": ...,
 //    "cores": ..., "devices": ..., "memory_bytes": ...,
 //    "figures": {"read_bandwidth": {"source": ..., "points": [[x, y], ...]}, ...}}
 //

@@ -23,6 +23,9 @@
 namespace chorale::server {
 namespace {
 
+// Twenty of them are more than a socket takes for a client that does not read.
+constexpr size_t kPartBytes = 512U << 10;
+
 HttpOptions test_options() {
   HttpOptions options;
   options.port = 0;
@@ -94,7 +97,7 @@ class HttpServerTest : public ::testing::Test {
     } else if (request.path == "/parts") {
       exchange->on_gone([this] { ++gone_; });
       exchange->respond_in_parts({}, [this](std::string& out) {
-        out.assign(64U << 10, static_cast<char>('a' + num_parts_));
+        out.assign(kPartBytes, static_cast<char>('a' + num_parts_));
         return ++num_parts_ < 20;
       });
     } else if (request.path == "/throw") {
@@ -167,7 +170,7 @@ TEST_F(HttpServerTest, PartsOfABodyAreMadeAsTheClientTakesThem) {
   const RawResponse response = client.read_response();
   EXPECT_EQ(response.headers.at("Transfer-Encoding"), "chunked");
   std::string expected;
-  for (int i = 0; i < 20; ++i) expected += std::string(64U << 10, static_cast<char>('a' + i));
+  for (int i = 0; i < 20; ++i) expected += std::string(kPartBytes, static_cast<char>('a' + i));
   EXPECT_EQ(response.body, expected);
   client.post("/echo", "again");
   EXPECT_EQ(client.read_response().status, 200) << "the connection is kept";

@@ -17,6 +17,7 @@
 #include "apps/command.h"
 #include "apps/foreign_flags.h"
 #include "apps/recommend.h"
+#include "apps/scheduling_flags.h"
 #include "apps/settings.h"
 #include "apps/text_model.h"
 #include "base/error.h"
@@ -218,46 +219,11 @@ void add_eplb_flags(CLI::App& app, ServeFlags& flags) {
 }
 
 void add_memory_flags(CLI::App& app, ServeFlags& flags) {
-  constexpr const char* kGroup = "Memory and scheduling";
-  app.add_option("--max-total-tokens", flags.load.max_total_tokens,
-                 "Tokens that the KV cache holds; 0: sized from free memory")
-      ->option_text("N")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
-      ->group(kGroup);
-  app.add_option("--mem-fraction-static", flags.load.mem_fraction,
-                 "Share of the memory free after the weights that the KV cache gets (0.8)")
-      ->option_text("F")
-      ->check(number_in(0.01, 1))
-      ->group(kGroup);
-  add_chunk_flag(app, flags.load)->group(kGroup);
-  app.add_option(with_aliases("--max-running-requests"), flags.load.max_running_requests,
-                 "Most requests computed together (256)")
-      ->option_text("N")
-      ->check(CLI::Range(1, 65536))
-      ->group(kGroup);
-  app.add_option(
-         "--max-queued-requests", flags.engine.max_queued_requests,
-         "Most requests that wait, to be read or to be computed; beyond it they are refused with 503 (4096)")
-      ->option_text("N")
-      ->check(CLI::Range(1, 1 << 20))
-      ->group(kGroup);
-  app.add_option_function<std::string>(
-         "--schedule-policy",
-         [&flags](const std::string& name) {
-           flags.engine.schedule_policy =
-               name == "fcfs" ? engine::SchedulePolicy::fcfs : engine::SchedulePolicy::fair;
-         },
-         "Whose prompts come next: those of all requests in turns, or first come, first served (fair)")
-      ->option_text("fair|fcfs")
-      ->check(CLI::IsMember({"fair", "fcfs"}))
-      ->group(kGroup);
-  app.add_flag(with_aliases("--disable-radix-cache"), flags.disable_radix_cache,
-               "Do not keep the KV of finished prompts for reuse")
-      ->group(kGroup);
+  add_scheduling_flags(app, flags.load, flags.engine, flags.disable_radix_cache);
   app.add_flag("--disable-overlap-schedule{false},--no-async-scheduling{false}",
                flags.engine.overlap_schedule,
                "Plan a step when the one before it is over, on a GPU too; slower, the same results")
-      ->group(kGroup);
+      ->group(kSchedulingGroup);
 }
 
 void add_server_flags(CLI::App& app, ServeFlags& flags) {

@@ -14,6 +14,7 @@
 
 #include "apps/command.h"
 #include "apps/report_files.h"
+#include "apps/scheduling_flags.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
@@ -289,44 +290,6 @@ void add_load_flags(CLI::App& app, SimulateFlags& flags) {
       ->group(kGroup);
 }
 
-void add_engine_flags(CLI::App& app, SimulateFlags& flags) {
-  constexpr const char* kGroup = "Memory and scheduling";
-  app.add_option("--max-total-tokens", flags.load.max_total_tokens,
-                 "Tokens that the KV cache of each group holds; 0: sized from the machine's memory")
-      ->option_text("N")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
-      ->group(kGroup);
-  app.add_option("--mem-fraction-static", flags.load.mem_fraction,
-                 "Share of the memory free after the weights that the KV cache gets (0.8)")
-      ->option_text("F")
-      ->check(number_in(0.01, 1))
-      ->group(kGroup);
-  add_chunk_flag(app, flags.load)->group(kGroup);
-  app.add_option("--max-running-requests", flags.load.max_running_requests,
-                 "Most requests that a replica computes together (256)")
-      ->option_text("N")
-      ->check(CLI::Range(1, 65536))
-      ->group(kGroup);
-  app.add_option("--max-queued-requests", flags.engine.max_queued_requests,
-                 "Most requests that wait at a replica; beyond it they fail (4096)")
-      ->option_text("N")
-      ->check(CLI::Range(1, 1 << 20))
-      ->group(kGroup);
-  app.add_option_function<std::string>(
-         "--schedule-policy",
-         [&flags](const std::string& name) {
-           flags.engine.schedule_policy =
-               name == "fcfs" ? engine::SchedulePolicy::fcfs : engine::SchedulePolicy::fair;
-         },
-         "Whose prompts come next: those of all requests in turns, or first come, first served (fair)")
-      ->option_text("fair|fcfs")
-      ->check(CLI::IsMember({"fair", "fcfs"}))
-      ->group(kGroup);
-  app.add_flag("--disable-radix-cache", flags.disable_radix_cache,
-               "Do not keep the KV of finished prompts for reuse")
-      ->group(kGroup);
-}
-
 }  // namespace
 
 Command add_simulate(CLI::App& root, const std::string& version) {
@@ -346,7 +309,7 @@ Command add_simulate(CLI::App& root, const std::string& version) {
       ->group("Model");
   add_cluster_flags(*app, *flags);
   add_load_flags(*app, *flags);
-  add_engine_flags(*app, *flags);
+  add_scheduling_flags(*app, flags->load, flags->engine, flags->disable_radix_cache);
   app->add_option("--report", flags->report, "Folder for report.json and report.html, with charts")
       ->option_text("DIR")
       ->group("Output");

@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "engine/loaded_model.h"
 #include "parallel/strategy.h"
 #include "source_dir.h"
+#include "unit/engine/mixed_requests.h"
 #include "unit/engine/recorder.h"
 #include "unit/engine/small_config.h"
 
@@ -64,35 +64,6 @@ EngineOptions engine_options(const LoadedModel& model) {
   o.max_logits_rows = 256;
   o.eos_token_ids = model.info().eos_token_ids;
   return o;
-}
-
-// Prompts of 1 to 150 tokens, half of them beginning with one of three long prefixes, sampled in many ways.
-std::vector<GenerationRequest> random_requests() {
-  std::mt19937_64 random(42);
-  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
-  std::vector<GenerationRequest> requests;
-  for (int64_t i = 0; i < kRequests; ++i) {
-    GenerationRequest r;
-    r.id = fmt::format("r{}", i);
-    if (below(2) == 0) {
-      const int64_t prefix = below(3);
-      for (int64_t t = 0; t < 70; ++t)
-        r.prompt_ids.push_back(static_cast<int32_t>((t * t + 91 * prefix) % 4064));
-    }
-    const int64_t own = 1 + below(80);
-    for (int64_t t = 0; t < own; ++t) r.prompt_ids.push_back(static_cast<int32_t>(below(4064)));
-    r.sampling.max_new_tokens = 4 + below(44);
-    r.sampling.temperature = below(3) == 0 ? 0.0 : 0.7 + static_cast<double>(below(6)) / 10;
-    if (below(3) == 0) r.sampling.top_p = 0.9;
-    if (below(3) == 0) r.sampling.top_k = 40;
-    if (below(4) == 0) r.sampling.repetition_penalty = 1.1;
-    r.sampling.seed = random();
-    r.sampling.ignore_eos = below(2) == 0;
-    r.num_top_logprobs = 5;
-    r.prompt_logprobs_start = below(2) == 0 ? 0 : -1;
-    requests.push_back(std::move(r));
-  }
-  return requests;
 }
 
 using Answers = std::map<std::string, Answer>;
@@ -169,7 +140,7 @@ class NumericsOfInstructions : public testing::TestWithParam<Mode> {};
 INSTANTIATE_TEST_SUITE_P(Modes, NumericsOfInstructions, testing::ValuesIn(all_modes()), name_of_mode);
 
 TEST_P(Numerics, SixtyFourRequestsAnswerAsEachDoesAlone) {
-  const std::vector<GenerationRequest> requests = random_requests();
+  const std::vector<GenerationRequest> requests = mixed_requests(kRequests, 42);
   LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
   const Answers alone = run_alone(model, engine_options(model), requests);
 
@@ -205,7 +176,7 @@ TEST_P(Numerics, SixtyFourRequestsAnswerAsEachDoesAlone) {
 
 // Whatever the strategy, and with data-parallel groups that have batches of their own.
 TEST_P(Numerics, RequestsAnswerTheSameUnderEveryStrategy) {
-  const std::vector<GenerationRequest> requests = random_requests();
+  const std::vector<GenerationRequest> requests = mixed_requests(kRequests, 42);
   LoadedModel model = LoadedModel::load(load_options(GetParam(), 2));
   const Answers simple = run_together(model, engine_options(model), requests).answers;
   for (const char* text : {"tp=4,dp=2,ep=8", "tp=8", "tp=2,dp=3,ep=3", "dp=4"}) {
@@ -234,7 +205,7 @@ TEST_P(LocalRanks, AFailureNamesTheRankAndEndsAllRequests) {
   LoadedModel model = LoadedModel::load(options);
   Recorder recorder;
   Engine engine(model.runner(), engine_options(model));
-  const std::vector<GenerationRequest> requests = random_requests();
+  const std::vector<GenerationRequest> requests = mixed_requests(kRequests, 42);
   for (size_t i = 0; i < 6; ++i) engine.submit(requests[i], recorder.listener(requests[i].id));
   for (size_t i = 0; i < 6; ++i) {
     const Record record = recorder.wait(requests[i].id);

@@ -6,9 +6,8 @@
 # reused but downloaded packages, in .cache/bare, and, where CCACHE_NAMESPACE is set, what the compiler's cache holds of
 # the same compiler, headers and sources. Checked are: what a user without root and sudo is told; `make run`, until
 # it has answered README's question and has stopped in order; `make run` again, without a network; the unit tests of the
-# layers whose libraries are Debian's or whose crates its compiler builds, and of what stands between them and the kernels.
-# Left out is what `make test` covers outside: the unit tests of kernels, comm, engine, tools and apps, the layering, MPI,
-# the command line, the end-to-end tests.
+# layers whose libraries are Debian's or whose crates its compiler builds. Left out is what `make test` covers outside:
+# the unit tests of the other layers, the layering, MPI, the command line, the end-to-end tests.
 #
 # Needs the package debootstrap, and right to make mounts, which are in a namespace of their own and end with it. Asks
 # the network as this machine does: apt's Acquire settings, proxies, certificates, pip's, npm's and cargo's settings are
@@ -212,7 +211,7 @@ again_without_network() {
 }
 
 unit_tests() {
-  in_root scripts/test.sh unit base io parallel text model server >"$work/unit.log" 2>&1 || tail -n 200 "$work/unit.log"
+  in_root scripts/test.sh unit base io text server >"$work/unit.log" 2>&1 || tail -n 200 "$work/unit.log"
   [[ $(tail -n 1 "$work/unit.log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]] && ((BASH_REMATCH[1] > 0)) || return
   passed=$((passed + BASH_REMATCH[1]))
   failed=$((failed + BASH_REMATCH[2]))

@@ -132,7 +132,8 @@ def test_generate_streams_at_a_terminal():
     child, terminal = pty.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the progress of loading is not what is waited for
-        os.execv(BINARY, [str(BINARY), "generate", *map(str, PROMPT), "--ignore-eos", "--max-new-tokens", "2000"])
+        options = ["--ignore-eos", "--max-new-tokens", "2000", "--threads", "1"]
+        os.execv(BINARY, [str(BINARY), "generate", *map(str, PROMPT), *options])
     try:
         story = rb"\n[^\n]*[a-z]{3,} [a-z]{2,}"  # after the line that tells how the weights are loaded
         output = read_terminal(terminal, story, 60)

@@ -43,10 +43,10 @@ void LineWriter::push(std::string_view line) {
   {
     const std::lock_guard lock(mutex_);
     if (dropped_ > 0 || waiting_.size() + line.size() > max_bytes_) {
-      ++dropped_;  // also what would fit, until the gap has been told
-      return;
+      ++dropped_;  // also what would fit, until the gap has been told: that is work as a line is
+    } else {
+      waiting_ += line;
     }
-    waiting_ += line;
   }
   changed_.notify_all();
 }

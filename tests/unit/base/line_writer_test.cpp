@@ -1,5 +1,6 @@
 #include "base/line_writer.h"
 
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -7,6 +8,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <unistd.h>
 
 namespace chorale {
@@ -30,6 +32,8 @@ class LineWriterTest : public testing::Test {
     ends_[0] = -1;
   }
   std::string read_some() const {
+    pollfd ready{.fd = ends_[0], .events = POLLIN, .revents = 0};
+    if (poll(&ready, 1, 30'000) != 1) throw std::runtime_error("nothing to read for 30 s");
     std::string text(1 << 16, '\0');
     text.resize(static_cast<size_t>(read(ends_[0], text.data(), text.size())));
     return text;
@@ -69,7 +73,8 @@ TEST_F(LineWriterTest, LinesOfManyThreadsArriveWholeAndInTheirOrder) {
 }
 
 TEST_F(LineWriterTest, WhatDoesNotFitIsDroppedCountedAndToldInItsPlace) {
-  const std::string line = std::string(999, 'x') + "\n";
+  std::string line(999, 'x');
+  line += '\n';
   LineWriter writer(writing_end(), 10'000, note);
   for (int i = 0; i < 100; ++i) writer.push(line);
   EXPECT_FALSE(writer.flush(milliseconds(20)));
@@ -87,6 +92,7 @@ TEST_F(LineWriterTest, WhatDoesNotFitIsDroppedCountedAndToldInItsPlace) {
 
 TEST_F(LineWriterTest, ALineLongerThanTheQueueIsDroppedAndTold) {
   LineWriter writer(writing_end(), 10, note);
+  std::this_thread::sleep_for(milliseconds(50));  // by now its thread waits for work
   writer.push("longer than the queue\n");
   EXPECT_TRUE(writer.flush(milliseconds(10'000)));
   EXPECT_EQ(read_some(), "[1 dropped]\n");

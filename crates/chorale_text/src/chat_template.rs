@@ -10,6 +10,7 @@ use minijinja::{context, escape_formatter, filters, Environment, Error, ErrorKin
 use minijinja_contrib::pycompat;
 use serde_json::Map;
 
+use crate::concatenation;
 use crate::json_file::{self, kind_of, CONFIG};
 use crate::python_json;
 
@@ -67,9 +68,7 @@ impl ChatTemplate {
     }
 
     fn add_tool_template(&mut self, source: &str) -> Result<(), String> {
-        self.environment
-            .add_template_owned(NAME_WITH_TOOLS, replace_generation_tags(source).into_owned())
-            .map_err(|error| describe(&error))?;
+        add_template(&mut self.environment, NAME_WITH_TOOLS, source)?;
         self.has_tool_template = true;
         Ok(())
     }
@@ -81,18 +80,18 @@ impl ChatTemplate {
             .lstrip_blocks(true)
             .build()
             .map_err(|error| describe(&error))?;
-        environment.set_syntax(syntax);
+        environment.set_syntax(syntax.clone());
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(call_method);
         environment.set_formatter(format_as_python);
         environment.add_filter("string", as_python_text);
         environment.add_filter("join", join_python_texts);
+        environment.add_filter("pprint", pprint);
+        environment.add_filter(concatenation::FILTER, concatenated);
         environment.add_filter("tojson", python_json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(NAME, replace_generation_tags(&source).into_owned())
-            .map_err(|error| describe(&error))?;
+        add_template(&mut environment, NAME, &source)?;
 
         let none = Value::from(());
         let variables =
@@ -120,6 +119,17 @@ impl ChatTemplate {
         rendered.map_err(|error| describe(&error))?;
         String::from_utf8(output.bytes).map_err(|error| error.to_string())
     }
+}
+
+fn add_template(environment: &mut Environment, name: &'static str, source: &str) -> Result<(), String> {
+    let source = replace_generation_tags(source);
+    if let Some(rewritten) = concatenation::with_python_texts(&source, environment.syntax()) {
+        // What cannot be compiled is told about the source as it is.
+        if environment.add_template_owned(name, rewritten).is_ok() {
+            return Ok(());
+        }
+    }
+    environment.add_template_owned(name, source.into_owned()).map_err(|error| describe(&error))
 }
 
 fn text_of(text: &[u8], place: &str) -> Result<String, String> {
@@ -163,6 +173,30 @@ fn as_python_text(value: &Value) -> Value {
         None if value.kind() == ValueKind::String => value.clone(),
         None => Value::from(value.to_string()),
     }
+}
+
+/// `~` of a list's items.
+fn concatenated(values: Vec<Value>) -> String {
+    let mut out = String::new();
+    for value in &values {
+        match (value.as_str(), python_text(value)) {
+            (Some(text), _) => out.push_str(text),
+            (None, Some(text)) => out.push_str(&text),
+            (None, None) => out.push_str(&value.to_string()),
+        }
+    }
+    out
+}
+
+/// The filter `pprint`: Python's repr, on one line where it is short.
+fn pprint(value: Value) -> String {
+    const WIDTH: usize = 80;
+    let in_a_list = python_json::with_python_exponents(&Value::from(vec![value.clone()]).to_string());
+    let repr = &in_a_list[1..in_a_list.len() - 1];
+    if repr.chars().count() <= WIDTH {
+        return repr.to_owned();
+    }
+    python_json::with_python_exponents(&filters::pprint(&value))
 }
 
 /// The filter `join`, of values as {{ value }} writes them.

@@ -3,6 +3,7 @@
 
 mod added_tokens;
 mod chat_template;
+mod concatenation;
 mod ffi;
 mod gbnf;
 mod grammar;

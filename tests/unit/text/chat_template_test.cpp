@@ -122,6 +122,12 @@ TEST(ChatTemplate, WritesNumbersAndConstantsAsPython) {
                          "{{ [{'n': 'x'}, {'n': 'y'}]|join(',', attribute='n') }}"),
                     kVariables),
             "1e-07, 1e+16, True, None, x, [1e-07]|xy|x,y");
+  EXPECT_EQ(
+      text_of(
+          from("{{ a ~ '|' ~ c ~ [a] ~ e ~ g }} {{ 'x' ~ -a * 2 ~ b + 'y' }} {{ ('' ~ a)|upper ~ a|pprint }} "
+               "{%- set s = i ~ '' if a is number else i ~ a %} {{ s ~ missing }} {{ ['x', a]|pprint }}"),
+          kVariables),
+      "1e-07|1e+16[1e-07]TrueNone x-2e-071.0y 1E-071e-07 -2.5e-10 ['x', 1e-07]");
 }
 
 TEST(ChatTemplate, WritesJsonAsPythonsJsonDumps) {

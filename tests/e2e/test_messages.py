@@ -1,6 +1,7 @@
 """/v1/messages with Anthropic's client: what goes in, what comes out, and that it is the same chat as at the other door."""
 
 import json
+import re
 
 import anthropic
 import httpx
@@ -256,9 +257,12 @@ def test_errors_are_anthropics(server, claude, serve):
     assert missing.value.body["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.BadRequestError) as long:
         ask(claude, messages=[{"role": "user", "content": "tell " * 3000}])
-    assert long.value.body["error"]["message"].startswith("prompt is too long: ")
-    with pytest.raises(anthropic.BadRequestError, match="maximum context length is 2048 tokens"):
+    assert re.match(r"prompt is too long: \d{4} tokens > 2048 maximum; ", long.value.body["error"]["message"])
+    with pytest.raises(anthropic.BadRequestError, match="maximum context length is 2048 tokens") as much:
         ask(claude, max_tokens=5000)
+    # From these words Claude Code reads what it may ask for.
+    assert re.match(r"input length and `max_tokens` exceed context limit: \d\d \+ 5000 > 2048; ", much.value.body["error"]["message"])
+    assert much.value.request_id == much.value.response.headers["x-request-id"]
     assert httpx.get(server.url + "/v1/messages").json()["error"]["type"] == "invalid_request_error"
     assert httpx.post(server.url + "/v1/messages", content=b"{", headers={"content-type": "application/json"}).json()["type"] == "error"
     guarded = serve("--api-key", "secret", "--max-body-bytes", "2000")

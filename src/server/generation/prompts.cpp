@@ -34,7 +34,7 @@ std::vector<int32_t> encode_part(std::string_view text, bool add_special_tokens,
       check_cancelled(context);
       break;
     case text::EncodeEnd::too_many:
-      too_long(param,
+      too_long(param, std::nullopt,
                "this model's maximum context length is {} tokens, prompt and answer together, but the prompt "
                "has more; shorten it",
                context.model.max_context_len);

@@ -191,7 +191,7 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
   if (prompt_tokens == 0) bad_request(prompt_param, "the prompt has no tokens; at least one is needed");
   if (room < 1) {
     too_long(
-        prompt_param,
+        prompt_param, ContextOverflow{.prompt_tokens = prompt_tokens, .context_len = most},
         "this model's maximum context length is {} tokens, prompt and answer together, but the prompt has "
         "{} tokens; shorten it",
         most, prompt_tokens);
@@ -199,7 +199,7 @@ int64_t plan_length(int64_t prompt_tokens, const std::string& prompt_param, cons
   const auto demand = [&](int64_t tokens, const std::string& param, std::string_view more) {
     if (tokens <= room) return;
     too_long(
-        param,
+        param, ContextOverflow{prompt_tokens, tokens, most},
         "this model's maximum context length is {} tokens, prompt and answer together, but the prompt has "
         "{} tokens and '{}' asks for {}{}",
         most, prompt_tokens, param, tokens, more);

@@ -32,7 +32,8 @@ std::string CorsPolicy::header_lines(const HttpRequest& request) const {
   std::string lines = allows_all_ ? "" : "Vary: Origin\r\n";
   if (!allows(request.cors.origin)) return lines;
   lines += fmt::format("Access-Control-Allow-Origin: {}\r\n", allows_all_ ? kAll : request.cors.origin);
-  if (!is_preflight(request)) return lines + "Access-Control-Expose-Headers: X-Request-Id, Retry-After\r\n";
+  if (!is_preflight(request))
+    return lines + "Access-Control-Expose-Headers: X-Request-Id, Request-Id, Retry-After\r\n";
   lines += "Access-Control-Allow-Methods: GET, HEAD, POST, DELETE, OPTIONS\r\n";
   // Named one by one: "*" would not stand for Authorization.
   if (!request.cors.headers.empty())

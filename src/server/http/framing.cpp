@@ -57,8 +57,10 @@ std::string http_date(std::chrono::system_clock::time_point time) {
 }
 
 std::string response_head(int status, std::string_view request_id) {
-  return fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\nX-Request-Id: {}\r\nX-Content-Type-Options: nosniff\r\n",
-                     status, reason_phrase(status), http_date(std::chrono::system_clock::now()), request_id);
+  return fmt::format(
+      "HTTP/1.1 {0} {1}\r\nDate: {2}\r\nX-Request-Id: {3}\r\nRequest-Id: {3}\r\nX-Content-Type-Options: "
+      "nosniff\r\n",
+      status, reason_phrase(status), http_date(std::chrono::system_clock::now()), request_id);
 }
 
 std::string_view connection_line(bool keep_alive) {

@@ -34,10 +34,12 @@ template <typename... Args>
 // A 400 about `param`: its prompt and what is to follow it have too many tokens. The message is to have the
 // words that clients look for, "maximum context length is N tokens".
 template <typename... Args>
-[[noreturn]] void too_long(std::string param, fmt::format_string<Args...> format, Args&&... args) {
+[[noreturn]] void too_long(std::string param, std::optional<ContextOverflow> overflow,
+                           fmt::format_string<Args...> format, Args&&... args) {
   throw BadRequest(ErrorAnswer{.message = fmt::format(format, std::forward<Args>(args)...),
                                .param = std::move(param),
-                               .code = kContextLengthExceeded});
+                               .code = kContextLengthExceeded,
+                               .overflow = overflow});
 }
 
 // What a request is called in the log, and how its client is told of errors.

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include <fmt/format.h>
+
 namespace chorale::server {
 namespace {
 
@@ -63,13 +65,22 @@ const char* anthropic_type(int status) {
   }
 }
 
+// The words by which Anthropic's clients know that they have to shorten the conversation, or to ask for less:
+// they read the numbers from them.
+std::string anthropic_hint(const ErrorAnswer& error) {
+  if (error.code != kContextLengthExceeded) return "";
+  if (!error.overflow) return "prompt is too long: ";
+  const auto [prompt, answer, context] = *error.overflow;
+  if (answer == 0) return fmt::format("prompt is too long: {} tokens > {} maximum; ", prompt, context);
+  return fmt::format("input length and `max_tokens` exceed context limit: {} + {} > {}; ", prompt, answer,
+                     context);
+}
+
 Json anthropic_error(const ErrorAnswer& error) {
-  // The words by which Anthropic's clients know that they have to shorten the conversation.
-  const char* hint = error.code == kContextLengthExceeded ? "prompt is too long: " : "";
   return {{"type", "error"},
           {"error",
            {{"type", anthropic_type(error.status)},
-            {"message", hint + cut_text(error.message, kMaxMessageBytes)}}}};
+            {"message", anthropic_hint(error) + cut_text(error.message, kMaxMessageBytes)}}}};
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // What a client is told when its request fails.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -10,11 +12,19 @@
 
 namespace chorale::server {
 
+// Tokens that are more than a context holds.
+struct ContextOverflow {
+  int64_t prompt_tokens = 0;
+  int64_t answer_tokens = 0;  // asked for; 0: the prompt alone is too long
+  int64_t context_len = 0;
+};
+
 struct ErrorAnswer {
   int status = 400;  // the HTTP status
   std::string message;
   std::string param;  // the name of the offending field; empty: about the request as a whole
   std::string code;   // by which clients tell this kind of error; empty: the status
+  std::optional<ContextOverflow> overflow;  // where it is what is wrong, and was counted
 };
 
 // The code of requests whose prompt and answer have too many tokens together, as clients look for it to

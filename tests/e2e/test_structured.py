@@ -324,18 +324,18 @@ def random_schema(rng, depth=0):
     return {"type": kind}
 
 
-def test_outputs_of_500_random_schemas_validate(server):
-    schemas = [random_schema(random.Random(seed)) for seed in range(500)]
+def test_outputs_of_200_random_schemas_validate(server):
+    schemas = [random_schema(random.Random(seed)) for seed in range(200)]
 
     def ask(seed):
         body = {"prompt": "The answer: ", "max_tokens": 160, "seed": seed, "json_schema": schemas[seed]}
         return server.ask("/v1/completions", body)["choices"][0]
 
     with ThreadPoolExecutor(32) as pool:
-        choices = list(pool.map(ask, range(500)))
+        choices = list(pool.map(ask, range(200)))
     completed = 0
     for schema, choice in zip(schemas, choices, strict=True):
         if choice["finish_reason"] == "stop":
             completed += 1
             jsonschema.validate(json.loads(choice["text"]), schema)
-    assert completed >= 400, completed
+    assert completed >= 160, completed

@@ -33,14 +33,15 @@ TEST(LocalWaiting, TakesNoCpu) {
         const double before = seconds_of(CLOCK_THREAD_CPUTIME_ID);
         i == 0 ? t.all_reduce_sum({&sum, 1})
                : t.await_broadcast(std::as_writable_bytes(std::span(&sum, 1)), 0);
-        EXPECT_LT(seconds_of(CLOCK_THREAD_CPUTIME_ID) - before, 0.02 * 0.5) << "rank " << t.rank() << " of " << ranks;
+        EXPECT_LT(seconds_of(CLOCK_THREAD_CPUTIME_ID) - before, 0.02 * 0.5)
+            << "rank " << t.rank() << " of " << ranks;
       }
     });
   }
 }
 
-// Processor time, which other programs on the machine do not change: a rank that spun through its time slice would take
-// milliseconds for each barrier.
+// Processor time, which other programs on the machine do not change: a rank that spun through its time slice
+// would take milliseconds for each barrier.
 TEST(LocalWaiting, ManyRanksOnFewCoresMakeProgress) {
   constexpr int kRounds = 2000;
   LocalWorld world(8);

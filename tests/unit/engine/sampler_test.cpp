@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "base/random.h"
+#include "unit/random_cases.h"
 
 namespace chorale::engine {
 namespace {
@@ -144,7 +145,7 @@ TEST(Sampler, PenaltiesBiasAndMaskFollowTheirDefinition) {
   constexpr size_t kVocab = 40;
   Sampler sampler(kVocab);
   int changed = 0;
-  for (int trial = 0; trial < 2000; ++trial) {
+  for (int trial = 0; trial < random_cases(2000); ++trial) {
     Case c = greedy(random_logits(random, kVocab, 2));
     const int32_t plain = c.sample(sampler).token;
     auto tokens = [&](size_t count) {
@@ -218,7 +219,7 @@ TEST(Sampler, OnlyWhatIsAllowedIsLeft) {
   for (const size_t vocab : {size_t{1}, size_t{31}, size_t{32}, size_t{33}, size_t{100}, size_t{500}}) {
     Sampler sampler(static_cast<int64_t>(vocab));
     int constrained = 0;
-    for (int trial = 0; trial < 300; ++trial) {
+    for (int trial = 0; trial < random_cases(300); ++trial) {
       Case c = greedy(random_logits(random, vocab, 2));
       c.seed = random();
       c.params.temperature = trial % 3;
@@ -328,7 +329,7 @@ TEST(Sampler, TruncationAndInverseCdfAgreeWithTheirDefinition) {
 TEST(Sampler, TheWholeVocabularyAsTopKIsNoTopK) {
   std::mt19937 random(5);
   Sampler sampler(500);
-  for (int trial = 0; trial < 500; ++trial) {
+  for (int trial = 0; trial < random_cases(500); ++trial) {
     Case c;
     c.logits = random_logits(random, 500, 4);
     c.logits[static_cast<size_t>(random() % 500)] =

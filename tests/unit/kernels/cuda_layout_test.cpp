@@ -4,6 +4,7 @@
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/pack.h"
 #include "unit/kernels/kernel_test.h"
+#include "unit/random_cases.h"
 
 namespace chorale::cuda {
 namespace {
@@ -130,7 +131,7 @@ TEST(CudaPlan, TileTokensCoverTheRows) {
 // split.
 TEST(CudaPlan, StagesAndChunksFitIntoEachOther) {
   Random random(2);
-  for (int trial = 0; trial < 5000; ++trial) {
+  for (int trial = 0; trial < random_cases(5000); ++trial) {
     const int64_t chunks = int64_t{1} << random_int(random, 0, 4);
     const int64_t unit = random_int(random, 0, 1) == 0 ? 64 : random_int(random, 0, 1) == 0 ? 96 : 8;
     const TiledLayout layout{1024, chunks * unit * random_int(random, 1, 12), chunks};

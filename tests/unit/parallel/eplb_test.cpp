@@ -9,6 +9,7 @@
 #include "unit/parallel/error_text.h"
 #include "unit/parallel/random_draw.h"
 #include "unit/parallel/reference_eplb.h"
+#include "unit/random_cases.h"
 
 namespace chorale::parallel {
 namespace {
@@ -70,7 +71,7 @@ TEST(Eplb, WithoutLoadReplicasAreSpread) {
 
 TEST(Eplb, SameAsThePlainOneOnRandomLoads) {
   RandomDraw draw(11);
-  for (int i = 0; i < 3000 && !testing::Test::HasFailure(); ++i) {
+  for (int i = 0; i < random_cases(3000) && !testing::Test::HasFailure(); ++i) {
     const int nodes = draw.between(1, 4);
     const int gpus = nodes * draw.between(1, 6);
     const int groups = nodes * draw.between(1, 3);

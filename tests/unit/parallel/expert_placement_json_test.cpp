@@ -6,6 +6,7 @@
 #include "parallel/expert_placement.h"
 #include "unit/parallel/error_text.h"
 #include "unit/parallel/random_draw.h"
+#include "unit/random_cases.h"
 
 namespace chorale::parallel {
 namespace {
@@ -103,7 +104,7 @@ TEST(ExpertPlacementJson, DeepNestingDoesNotOverflowTheStack) {
 TEST(ExpertPlacementJson, RandomlyBrokenTextIsReadOrRefused) {
   RandomDraw draw(32);
   const std::string whole = ExpertPlacement::trivial(kShape).to_json();
-  for (int i = 0; i < 20000; ++i) {
+  for (int i = 0; i < random_cases(20000); ++i) {
     std::string text = whole;
     for (int n = draw.between(1, 3); n > 0; --n)
       text[static_cast<size_t>(draw.below(static_cast<int>(text.size())))] =

@@ -10,11 +10,12 @@
 #include "parallel/strategy.h"
 #include "unit/parallel/random_draw.h"
 #include "unit/parallel/reference_eplb.h"
+#include "unit/random_cases.h"
 
 namespace chorale::parallel {
 namespace {
 
-constexpr int kRounds = 2500;
+constexpr int kRounds = random_cases(2500);
 
 size_t at(int i) {
   return static_cast<size_t>(i);
@@ -133,7 +134,7 @@ TEST(ExpertPlacementProperty, EveryExpertHasASlotAndEveryRankTheSameNumber) {
 
 TEST(ExpertPlacementProperty, DispatchEntriesAreValidNearAndFair) {
   RandomDraw draw(22);
-  for (int i = 0; i < 250 && !testing::Test::HasFailure(); ++i) {
+  for (int i = 0; i < random_cases(250) && !testing::Test::HasFailure(); ++i) {
     PlacementShape shape = random_shape(draw);
     shape.ep_size = std::min(shape.ep_size, 24);
     SCOPED_TRACE(described(shape));

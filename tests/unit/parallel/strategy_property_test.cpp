@@ -10,6 +10,7 @@
 #include "parallel/strategy.h"
 #include "unit/parallel/error_text.h"
 #include "unit/parallel/random_draw.h"
+#include "unit/random_cases.h"
 
 namespace chorale::parallel {
 namespace {
@@ -84,7 +85,7 @@ void expect_keeps_flags(const Strategy& s, const StrategyFlags& flags) {
 TEST(StrategyProperty, RandomFlagsGiveAStrategyOrAnErrorThatNamesOne) {
   RandomDraw draw(1);
   int resolved = 0;
-  for (int i = 0; i < 200000 && !testing::Test::HasFailure(); ++i) {
+  for (int i = 0; i < random_cases(200000) && !testing::Test::HasFailure(); ++i) {
     const StrategyFlags flags = random_flags(draw);
     SCOPED_TRACE(described(flags));
     Strategy s;
@@ -117,7 +118,7 @@ TEST(StrategyProperty, ParsingRandomTextNeverCrashes) {
   RandomDraw draw(2);
   const std::vector<std::string> parts = {"tp", "dp", "ep", "moe_", "=", "=", ",",
                                           "1",  "2",  "8",  "-",    "9", " ", "x"};
-  for (int i = 0; i < 50000 && !testing::Test::HasFailure(); ++i) {
+  for (int i = 0; i < random_cases(50000) && !testing::Test::HasFailure(); ++i) {
     std::string text;
     for (int n = draw.below(14); n > 0; --n)
       text += parts[static_cast<size_t>(draw.below(static_cast<int>(parts.size())))];
@@ -151,7 +152,7 @@ TEST(StrategyProperty, CheckAgainstRandomModels) {
   RandomDraw draw(3);
   int accepted = 0;
   int listed = 0;
-  for (int i = 0; i < 50000 && !testing::Test::HasFailure(); ++i) {
+  for (int i = 0; i < random_cases(50000) && !testing::Test::HasFailure(); ++i) {
     ShardedSizes sizes{.vocab = draw.between(1, 1000),
                        .query_heads = draw.chance(20) ? draw.between(-2, 0) : draw.between(1, 70),
                        .kv_heads = draw.chance(20) ? draw.between(-2, 0) : draw.between(1, 16),

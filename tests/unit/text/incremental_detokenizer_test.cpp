@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "unit/random_cases.h"
 #include "unit/text/text_fixtures.h"
 
 namespace chorale::text {
@@ -60,7 +61,7 @@ TEST_P(DetokenizerReference, RandomTokens) {
   const auto size = static_cast<int32_t>(tokenizer.vocab_size());
   std::uniform_int_distribution<int32_t> any_id(-2, size + 1);  // some that are no tokens
   std::uniform_int_distribution<size_t> any_length(0, 60);
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < random_cases(2000); ++round) {
     std::vector<int32_t> ids(any_length(random));
     for (int32_t& id : ids) id = any_id(random);
     expect_as_at_once(tokenizer, ids, round % 2 == 0);
@@ -77,7 +78,7 @@ TEST_P(DetokenizerReference, RandomPartsOfCharacters) {
                [&](int32_t id) { return tokenizer.token_bytes(id).size() == 1; });
   ASSERT_EQ(bytes.size(), 128U);
   std::uniform_int_distribution<size_t> any_length(0, 40);
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < random_cases(4000); ++round) {
     const std::vector<int32_t>& from = round % 2 == 0 ? parts : bytes;
     std::uniform_int_distribution<size_t> any(0, from.size() - 1);
     std::vector<int32_t> ids(any_length(random));

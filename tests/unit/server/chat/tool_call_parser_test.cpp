@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "server/wire/json_body.h"
+#include "unit/random_cases.h"
 #include "unit/server/chat/pieces.h"
 
 namespace chorale::server {
@@ -506,7 +507,7 @@ TEST(ToolCallParser, SurvivesNonsense) {
                                           "{\"a\": 1}"};
   std::mt19937 random(11);
   size_t calls = 0;
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < random_cases(4000); ++round) {
     std::string text = random() % 2 == 0 ? "" : "<tool_call>";
     for (size_t n = random() % 14; n > 0; --n) text += words[random() % words.size()];
     for (const ToolCallFormat* format : tool_call_formats()) {

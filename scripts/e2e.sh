@@ -14,4 +14,4 @@ fi
 
 report=()
 if [[ -n ${CHORALE_JUNIT:-} ]]; then report=(--junitxml "$CHORALE_JUNIT" -o junit_family=xunit2); fi
-exec "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/e2e "${report[@]}" "$@"
+exec "$venv/bin/python" -m pytest -q -p no:cacheprovider --timeout 400 tests/e2e "${report[@]}" "$@"

@@ -51,7 +51,7 @@ case $what in
   all)
     make_venv || die "the Python packages of tests/e2e/requirements.txt could not be installed"
     run_ctest
-    .venv/bin/python -m pytest -q tests/cli --junitxml "$results/cli.xml" -o junit_family=xunit2
+    .venv/bin/python -m pytest -q --timeout 400 tests/cli --junitxml "$results/cli.xml" -o junit_family=xunit2
     CHORALE_JUNIT="$results/e2e.xml" scripts/e2e.sh
     ;;
   *)

@@ -20,6 +20,7 @@
 #include "unit/engine/fake_runner.h"
 #include "unit/engine/random_traffic.h"
 #include "unit/engine/small_config.h"
+#include "unit/random_cases.h"
 
 namespace chorale::engine {
 namespace {
@@ -142,7 +143,7 @@ Waves random_waves(RandomTraffic& traffic, const EngineOptions& options, uint32_
 TEST(EngineAhead, TellsWhatAnEngineThatWaitsTells) {
   int64_t forwards_ahead = 0, requests = 0;
   uint64_t preemptions = 0, cached = 0;
-  for (uint32_t seed = 0; seed < 100; ++seed) {
+  for (uint32_t seed = 0; seed < static_cast<uint32_t>(random_cases(100)); ++seed) {
     RandomTraffic traffic(seed + 500);
     EngineOptions options = traffic.options();
     if (seed % 3 == 0)
@@ -175,10 +176,10 @@ TEST(EngineAhead, TellsWhatAnEngineThatWaitsTells) {
     const size_t prompt = last.find("| prompt");
     if (std::sscanf(last.c_str() + last.find("cached", prompt), "cached %lu", &value) == 1) cached += value;
   }
-  EXPECT_GT(requests, 2000);
-  EXPECT_GT(forwards_ahead, 2000);
-  EXPECT_GT(preemptions, 20u);
-  EXPECT_GT(cached, 1000u);
+  EXPECT_GT(requests, random_cases(2000));
+  EXPECT_GT(forwards_ahead, random_cases(2000));
+  EXPECT_GT(preemptions, kSanitized ? 0U : 20U);
+  EXPECT_GT(cached, kSanitized ? 50U : 1000U);
 }
 
 GenerationRequest plain_request(const std::string& id, int64_t max_new_tokens) {

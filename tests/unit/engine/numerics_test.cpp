@@ -24,7 +24,7 @@
 namespace chorale::engine {
 namespace {
 
-// With sanitizers the loops over the rows take a hundred times as long: there the paths alone are gone.
+// With sanitizers the loops over rows take a hundred times as long: there a few requests go every path once.
 constexpr int64_t kRequests = kSanitized ? 6 : 64;
 
 // What the numerics may depend on.

@@ -80,7 +80,7 @@ impl ChatTemplate {
             .lstrip_blocks(true)
             .build()
             .map_err(|error| describe(&error))?;
-        environment.set_syntax(syntax.clone());
+        environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(call_method);
         environment.set_formatter(format_as_python);

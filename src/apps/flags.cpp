@@ -18,6 +18,7 @@ namespace {
 constexpr const char* kModel = "Model";
 constexpr const char* kModelDescription =
     "Folder of a Hugging Face checkpoint, or the name of a model that the Hugging Face cache here has";
+constexpr const char* kParallel = "Parallel strategy";
 constexpr const char* kExecution = "Execution";
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
 
@@ -33,6 +34,26 @@ engine::InjectedFault parse_fault(const std::string& text) {
   fault.step = step;
   if (!rest.empty()) fault.kind = DeviceFault::hang;
   return fault;
+}
+
+// The sizes of a strategy.
+void add_strategy_sizes(CLI::App& app, parallel::StrategyFlags& strategy) {
+  const auto add_size = [&](const char* name, std::optional<int>& value, const char* text) {
+    app.add_option(name, value, text)->option_text("N")->group(kParallel);
+  };
+  add_size("--tp-size,--tensor-parallel-size", strategy.tp_size,
+           "Ranks that share a batch and split heads (1)");
+  add_size("--dp-size,--data-parallel-size", strategy.dp_size,
+           "Groups of such ranks, each with its own batch (1)");
+  add_size("--ep-size,--expert-parallel-size", strategy.ep_size, "Ranks that own different experts (1)");
+  app.add_flag("--enable-ep-moe", strategy.enable_ep_moe,
+               "Expert parallel; without --ep-size over --tp-size ranks")
+      ->group(kParallel);
+  add_size("--moe-tp-size", strategy.moe_tp_size,
+           "Ranks that split each expert; default: those that are left");
+  add_size("--moe-dp-size", strategy.moe_dp_size,
+           "Replicas of all experts, for different tokens; default: --dp-size while --ep-size <= --tp-size, "
+           "else 1");
 }
 
 }  // namespace
@@ -120,62 +141,53 @@ void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
 }
 
 void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
-  constexpr const char* kGroup = "Parallel strategy";
   parallel::StrategyFlags& strategy = options.parallel.strategy;
-  const auto add_size = [&](const char* name, std::optional<int>& value, const char* text) {
-    app.add_option(name, value, text)->option_text("N")->group(kGroup);
-  };
-  add_size("--tp-size,--tensor-parallel-size", strategy.tp_size,
-           "Ranks that share a batch and split heads (1)");
-  add_size("--dp-size,--data-parallel-size", strategy.dp_size,
-           "Groups of such ranks, each with its own batch (1)");
-  add_size("--ep-size,--expert-parallel-size", strategy.ep_size, "Ranks that own different experts (1)");
-  app.add_flag("--enable-ep-moe", strategy.enable_ep_moe,
-               "Expert parallel; without --ep-size over --tp-size ranks")
-      ->group(kGroup);
-  add_size("--moe-tp-size", strategy.moe_tp_size,
-           "Ranks that split each expert; default: those that are left");
-  add_size("--moe-dp-size", strategy.moe_dp_size,
-           "Replicas of all experts, for different tokens; default: --dp-size while --ep-size <= --tp-size, "
-           "else 1");
+  add_strategy_sizes(app, strategy);
+  app.add_option(
+         "--max-tp-size", options.parallel.max_tp_size,
+         "Results are the same for up to so many ranks that split a matrix (8); fewer is faster where "
+         "prompts are long, on a GPU above all, and gives other results")
+      ->option_text("1|2|4|8")
+      ->check(CLI::IsMember({1, 2, 4, 8}))
+      ->group(kParallel);
   app.add_option("--single-expert-mode", strategy.single_expert_mode,
                  "For a one-expert model: dp gives every rank the expert, tp splits it")
       ->option_text("dp|tp")
       ->envname("SINGLE_EXPERT_MODE")
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_flag(
          "--enable-dp-attention", strategy.enable_dp_attention,
          "Sizes as in SGLang: --tp-size is all ranks, attention is split over tp_size / dp_size of them")
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--ep-num-redundant-experts", options.parallel.num_redundant_experts,
                  "Slots for replicas of experts, beyond one for each (0)")
       ->option_text("N")
       ->check(CLI::Range(0, 65536))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--ep-dispatch-algorithm", options.parallel.dispatch_algorithm,
                  "Which replica gets a token: static: the nearest; dynamic: all in turn")
       ->option_text("static|dynamic")
       ->check(CLI::IsMember({"static", "dynamic"}))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--init-expert-location", options.parallel.init_expert_location,
                  "trivial, or a JSON file with physical_to_logical_map or logical_count")
       ->option_text("trivial|FILE")
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--eplb-algorithm", options.parallel.eplb_algorithm,
                  "How logical_count becomes a placement (auto)")
       ->option_text("auto|hierarchical|global")
       ->check(CLI::IsMember({"auto", "hierarchical", "global"}))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--communicator", options.parallel.communicator,
                  "local: ranks are threads; mpi: ranks are processes; auto: mpi under an MPI launcher")
       ->option_text("auto|local|mpi")
       ->check(CLI::IsMember({"auto", "local", "mpi"}))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--dist-timeout", options.parallel.collective_timeout,
                  "Seconds that a rank may keep the others waiting before the server ends (10); 0: for ever")
       ->option_text("SECONDS")
       ->check(number_in(0, 86400))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option_function<std::string>(
          "--inject-fault",
          [&options](const std::string& text) { options.parallel.fault = parse_fault(text); },

@@ -202,7 +202,8 @@ namespace {
 
 // KV heads of the model that a rank has.
 parallel::Range kv_heads_of(const RunnerParts& parts, size_t rank) {
-  return parallel::elements_of_chunks(parts.plan.ranks[rank].shard.kv, parts.config.num_key_value_heads);
+  const parallel::ShardedSizes sizes = model::sharded_sizes(parts.config);
+  return parallel::elements_of_chunks(parts.plan.ranks[rank].shard.kv, sizes.kv_heads, sizes);
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ namespace {
 
 constexpr int kModelFailed = 70;
 constexpr const char* kKeyVariable = "CHORALE_API_KEY";
+constexpr const char* kAdminKeyVariable = "CHORALE_ADMIN_API_KEY";
 
 struct ServeFlags {
   engine::LoadOptions load;
@@ -107,11 +108,17 @@ engine::EngineOptions engine_options(const ServeFlags& flags, const engine::Mode
 }
 
 // An empty one would be taken for none, and let everybody in.
-void check_key_variable(const ServeFlags& flags) {
-  const char* key = std::getenv(kKeyVariable);
-  if (key != nullptr && *key == '\0' && flags.server.http.api_keys.empty()) {
-    throw_error("{} is empty: expected a key, or no such variable", kKeyVariable);
+void check_key_variable(const char* variable, const std::vector<std::string>& keys) {
+  const char* key = std::getenv(variable);
+  if (key != nullptr && *key == '\0' && keys.empty()) {
+    throw_error("{} is empty: expected a key, or no such variable", variable);
   }
+}
+
+std::string check_key(const std::string& key) {
+  const bool usable =
+      !key.empty() && std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; });
+  return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
 }
 
 // What the server works with beside the model's weights.
@@ -178,7 +185,8 @@ int run_serve(const ServeFlags& flags) {
   log::set_level(log::parse_level(flags.log_level));
   log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
   engine::check_launcher(flags.load.parallel);
-  check_key_variable(flags);
+  check_key_variable(kKeyVariable, flags.server.http.api_keys);
+  check_key_variable(kAdminKeyVariable, flags.server.http.admin_api_keys);
   io::ModelConfig config = io::load_model_config(flags.load.model_path);
   text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
   std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
@@ -290,23 +298,32 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
       ->group(kGroup);
 }
 
-// What a client may send, hold and take its time with; the keys that let it in.
-void add_http_flags(CLI::App& app, server::HttpOptions& options, bool& isolate_keys) {
+// What lets a client in.
+void add_key_flags(CLI::App& app, server::HttpOptions& options, bool& isolate_keys) {
   constexpr const char* kGroup = "Server";
   app.add_option("--api-key", options.api_keys,
                  "Key that clients must present; may be given more than once. /health and /metrics stay open")
       ->option_text("KEY")
       ->envname(kKeyVariable)
       ->allow_extra_args(false)
-      ->check([](const std::string& key) {
-        const bool usable =
-            !key.empty() && std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; });
-        return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
-      })
+      ->check(&check_key)
+      ->group(kGroup);
+  app.add_option("--admin-api-key", options.admin_api_keys,
+                 "Key that administrators' doors want, such as /switch_strategy, and that opens all others; "
+                 "may be given more than once")
+      ->option_text("KEY")
+      ->envname(kAdminKeyVariable)
+      ->allow_extra_args(false)
+      ->check(&check_key)
       ->group(kGroup);
   app.add_flag("--isolate-keys", isolate_keys,
                "Keep what belongs to different API keys apart: no shared prefix cache, no ending of requests")
       ->group(kGroup);
+}
+
+// What a client may send, hold and take its time with.
+void add_http_flags(CLI::App& app, server::HttpOptions& options) {
+  constexpr const char* kGroup = "Server";
   app.add_option("--cors-origins", options.cors_origins,
                  "Origins of web pages that may use the server, as https://example.org; *: all (none)")
       ->option_text("ORIGIN ...")
@@ -372,7 +389,8 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);
-  add_http_flags(*app, flags->server.http, flags->server.isolate_keys);
+  add_key_flags(*app, flags->server.http, flags->server.isolate_keys);
+  add_http_flags(*app, flags->server.http);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

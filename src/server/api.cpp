@@ -112,11 +112,8 @@ void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange)
 }
 
 void Api::dispatch(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+  request.path.resize(served_path(request.path).size());
   const Route* route = find_route(request.path);
-  if (route == nullptr && request.path.size() > 1 && request.path.ends_with('/')) {
-    request.path.pop_back();
-    route = find_route(request.path);
-  }
   if (route == nullptr) {
     throw BadRequest(ErrorAnswer{
         .status = 404,

@@ -14,6 +14,7 @@
 #include "server/api.h"
 #include "server/http/authorization.h"
 #include "server/http/http_server.h"
+#include "server/routes.h"
 #include "server/wire/error_answer.h"
 
 namespace chorale::server {
@@ -35,7 +36,7 @@ class Server::Impl {
  public:
   explicit Impl(const ServerOptions& options)
       : options_(options),
-        authorization_(options.http.api_keys),
+        authorization_(options.http.api_keys, options.http.admin_api_keys, &is_admin_door),
         http_(
             options.http,
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {

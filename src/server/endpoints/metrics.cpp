@@ -4,6 +4,8 @@
 #include <mutex>
 #include <utility>
 #include <vector>
+#include "server/endpoints/placement_in_force.h"
+
 
 namespace chorale::server {
 
@@ -11,10 +13,10 @@ HttpResponse metrics_text(ServerState& state, const HttpRequest& /*request*/) {
   const engine::EngineStats stats = state.context.model.engine.stats();
   std::vector<LayerBalance> balance;
   if (state.expert_load->distribution.has_experts()) {
+    const parallel::ExpertPlacement placement = placement_in_force(state.context.model, stats);
     {
       const std::lock_guard lock(state.expert_load->mutex);
-      balance = state.expert_load->distribution.balance(
-          state.expert_load->latest, stats.experts != nullptr ? &stats.experts->placement : nullptr);
+      balance = state.expert_load->distribution.balance(state.expert_load->latest, &placement);
     }
     state.context.model.engine.get_expert_load([load = state.expert_load](std::vector<int64_t> counts) {
       const std::lock_guard lock(load->mutex);

@@ -19,12 +19,14 @@
 #include "apps/recommend.h"
 #include "apps/scheduling_flags.h"
 #include "apps/settings.h"
+#include "apps/strategy_policy_flag.h"
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
 #include "engine/rank_processes.h"
+#include "engine/strategy_controller.h"
 #include "engine/strategy_switch.h"
 #include "server/http/cors.h"
 #include "server/server.h"
@@ -44,6 +46,7 @@ constexpr const char* kAdminKeyVariable = "CHORALE_ADMIN_API_KEY";
 struct ServeFlags {
   engine::LoadOptions load;
   StrategyFlag strategy;
+  std::string strategy_policy;
   std::filesystem::path chat_template;  // empty: the model's
   engine::EngineOptions engine;
   server::ServerOptions server;
@@ -131,8 +134,8 @@ struct ServedFiles {
 
 // Answers requests until the server is to end; the exit status. `server` listens, and says that the model is
 // being loaded.
-int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::LoadedModel& model,
-                std::unique_ptr<server::Server> listening) {
+int serve_model(const ServeFlags& flags, const ServedFiles& files, std::optional<PlannedPolicy> policy,
+                engine::LoadedModel& model, std::unique_ptr<server::Server> listening) {
   const engine::ModelInfo& info = model.info();
   const io::ModelConfig& config = files.config;
   const engine::EngineOptions options = engine_options(flags, info, files.eos_token_ids);
@@ -147,6 +150,13 @@ int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::Loade
     grammars.emplace(files.tokenizer, config.vocab_size, options.eos_token_ids);
   }
   engine::StrategySwitch strategy_switch(model, engine);
+  std::optional<engine::StrategyController> controller;
+  if (policy) {
+    // Where experts move to their load, that is even.
+    const bool looks_at_experts = config.num_experts > 0 && !options.eplb.enabled;
+    controller.emplace(engine, strategy_switch, std::move(policy->policy), std::move(policy->models),
+                       looks_at_experts ? static_cast<size_t>(config.num_experts) : 0);
+  }
   const std::unique_ptr<server::Server> server = std::move(listening);  // ends before the engine
   server->set_model({.engine = engine,
                      .tokenizer = files.tokenizer,
@@ -168,7 +178,8 @@ int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::Loade
                      .strategy = parallel::to_string(info.parallel.strategy),
                      .num_layers = config.num_hidden_layers,
                      .num_experts = config.num_experts,
-                     .num_experts_per_token = config.num_experts_per_tok});
+                     .num_experts_per_token = config.num_experts_per_tok},
+                    controller ? &*controller : nullptr);
   server->run();
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
@@ -197,7 +208,10 @@ int run_serve(const ServeFlags& flags) {
   // A port that is in use is told before the weights are read, and probes hear that the server is coming.
   auto server = std::make_unique<server::Server>(server_options(flags));
   engine::LoadOptions load = flags.load;
-  apply_strategy_flag(flags.strategy, load, files.config);
+  StrategyFlag strategy = flags.strategy;
+  apply_strategy_flag(strategy, load, files.config);
+  std::optional<PlannedPolicy> policy =
+      plan_strategy_policy(flags.strategy_policy, strategy, load, files.config);
   load.before_weights = [&server] {
     server->listen();
     server->begin();
@@ -206,7 +220,7 @@ int run_serve(const ServeFlags& flags) {
   engine::LoadedModel model = engine::LoadedModel::load(load);
   if (!model.is_driver()) return model.serve_steps();
   const log::Background background;  // from here on clients would wait for whoever reads the log
-  return serve_model(flags, files, model, std::move(server));
+  return serve_model(flags, files, std::move(policy), model, std::move(server));
 }
 
 void add_eplb_flags(CLI::App& app, ServeFlags& flags) {
@@ -385,6 +399,7 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   add_strategy_flag(*app, flags->strategy);
+  add_strategy_policy_flag(*app, flags->strategy_policy);
   add_eplb_flags(*app, *flags);
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);

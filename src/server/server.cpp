@@ -61,9 +61,9 @@ class Server::Impl {
     end();
   }
 
-  void set_model(const ServerModel& model) {
+  void set_model(const ServerModel& model, const engine::StrategyController* controller) {
     engine_ = &model.engine;
-    api_.emplace(options_, model);
+    api_.emplace(options_, model, controller);
     ready_ = &*api_;
   }
 
@@ -217,8 +217,8 @@ Server::Server(ServerOptions options, ServerModel model) : Server(std::move(opti
   set_model(std::move(model));
 }
 Server::~Server() = default;
-void Server::set_model(ServerModel model) {
-  impl_->set_model(model);
+void Server::set_model(ServerModel model, const engine::StrategyController* controller) {
+  impl_->set_model(model, controller);
 }
 void Server::begin() {
   impl_->begin();

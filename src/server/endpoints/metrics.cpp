@@ -2,10 +2,13 @@
 
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
-#include "server/endpoints/placement_in_force.h"
 
+#include "engine/strategy_controller.h"
+#include "server/endpoints/placement_in_force.h"
+#include "server/metrics/policy_metrics.h"
 
 namespace chorale::server {
 
@@ -23,8 +26,10 @@ HttpResponse metrics_text(ServerState& state, const HttpRequest& /*request*/) {
       load->latest = std::move(counts);
     });
   }
-  return {.body = state.metrics.serialize(stats, balance, state.activity.generation_rate()),
-          .content_type = "text/plain; version=0.0.4; charset=utf-8"};
+  std::string text = state.metrics.serialize(stats, balance, state.activity.generation_rate());
+  if (state.strategy_controller != nullptr)
+    text += policy_metrics(state.strategy_controller->report(), state.context.model_name);
+  return {.body = std::move(text), .content_type = "text/plain; version=0.0.4; charset=utf-8"};
 }
 
 }  // namespace chorale::server

@@ -38,8 +38,7 @@ def scored(output, *flags):
 @pytest.mark.parametrize(
     ("method", "experts", "nll"),
     [
-        ("frequency", 12, 3.973), ("frequency", 8, 4.374), ("frequency", 1, 6.586),
-        ("reap", 12, 3.919), ("reap", 8, 4.343), ("reap", 1, 7.699), ("average", 1, 7.129),
+        ("frequency", 8, 4.374), ("frequency", 1, 6.586), ("reap", 12, 3.919), ("reap", 1, 7.699), ("average", 1, 7.129),
     ],
 )  # fmt: skip
 def test_methods_reach_the_reference_likelihood(tmp_path, method, experts, nll):
@@ -51,11 +50,12 @@ def test_methods_reach_the_reference_likelihood(tmp_path, method, experts, nll):
     subprocess.run([BINARY, "check", tmp_path / "out"], check=True, capture_output=True)
 
 
-# The goals of other widths, and of training, are those of `make prune-report`, which takes a quarter of an hour.
+# The figures with all of the text, of other widths, and of training, are those of `make prune-report`, which takes a quarter
+# of an hour.
 def test_the_closed_form_of_a_fit_reaches_its_goal(tmp_path):
-    result = scored(tmp_path / "out", "--method", "fit", "--fit-steps", 0)
+    result = scored(tmp_path / "out", "--method", "fit", "--fit-steps", 0, "--calibration-tokens", 16384)
     assert result["moe_intermediate_size"] == 128
-    assert result["nll_after"] <= 4.96
+    assert result["nll_after"] <= 5.0
     subprocess.run([BINARY, "check", tmp_path / "out"], check=True, capture_output=True)
 
 
@@ -72,10 +72,10 @@ def test_the_bundled_one_expert_model_is_as_good_as_its_record_says(chorale):
 
 
 def test_training_improves_on_the_closed_form_and_is_deterministic(tmp_path):
-    flags = ("--method", "fit", "--calibration-tokens", 8192, "--window", 256)
+    flags = ("--method", "fit", "--calibration-tokens", 4096, "--window", 256)
     closed = scored(tmp_path / "closed", *flags, "--fit-steps", 0)
-    first = scored(tmp_path / "first", *flags, "--fit-steps", 40)
-    again = scored(tmp_path / "again", *flags, "--fit-steps", 40, "--threads", 1)
+    first = scored(tmp_path / "first", *flags, "--fit-steps", 20)
+    again = scored(tmp_path / "again", *flags, "--fit-steps", 20, "--threads", 1)
     assert first["nll_after"] < closed["nll_after"]
     assert first["nll_after"] == again["nll_after"]
     for name in ("model.safetensors", "pruning.json", "config.json"):

@@ -80,7 +80,7 @@ impl ChatTemplate {
             .lstrip_blocks(true)
             .build()
             .map_err(|error| describe(&error))?;
-        environment.set_syntax(syntax.clone());
+        environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(call_method);
         environment.set_formatter(format_as_python);
@@ -177,7 +177,8 @@ fn as_python_text(value: &Value) -> Value {
 
 /// `~` of a list's items.
 fn concatenated(values: Vec<Value>) -> String {
-    let mut out = String::new();
+    // At once, as the engine does: what there is no memory for fails before it is begun.
+    let mut out = String::with_capacity(values.iter().filter_map(Value::as_str).map(str::len).sum());
     for value in &values {
         match (value.as_str(), python_text(value)) {
             (Some(text), _) => out.push_str(text),

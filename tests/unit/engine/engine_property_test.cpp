@@ -77,9 +77,9 @@ TEST(EngineProperty, EveryRequestAnswersAsAlone) {
     EXPECT_LE(runner.max_rows_seen, options.max_logits_rows);
     EXPECT_LE(runner.max_tokens_seen, options.chunked_prefill_size + options.max_running_requests);
   }
-  EXPECT_GT(preemptions, 20u);
-  EXPECT_GT(cached, 1000u);
-  EXPECT_GT(aborted, 20u);
+  EXPECT_GT(preemptions, kSanitized ? 5U : 20U);
+  EXPECT_GT(cached, kSanitized ? 100U : 1000U);
+  EXPECT_GT(aborted, kSanitized ? 5U : 20U);
 }
 
 TEST(EngineProperty, ManyThreadsSubmitAndAbort) {

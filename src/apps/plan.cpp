@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/placement_report.h"
 #include "apps/recommend.h"
 #include "apps/settings.h"
 #include "base/error.h"
@@ -32,6 +33,7 @@ using Json = nlohmann::ordered_json;
 struct PlanFlags {
   engine::LoadOptions load;
   RecommendFlags recommend;
+  PlacementFlags placement;
   bool json = false;
 };
 
@@ -61,6 +63,8 @@ struct Plan {
   std::optional<engine::MemoryPlan> memory;
   std::string shortage;   // when there is no memory plan
   int64_t kv_tokens = 0;  // each data-parallel group's; 0 when it is not known
+  bool has_load = false;  // of experts
+  std::optional<PlacementReport> placement;
 };
 
 std::pair<int64_t, const char*> dimension_of(parallel::ChunkUnit unit, const parallel::ShardedSizes& sizes) {
@@ -141,6 +145,8 @@ Plan make_plan(const PlanFlags& flags) {
   plan.parallel = engine::plan_parallel(plan.config, flags.load.parallel, limits, one_host);
   plan.weights = sharded_weights(plan);
   plan_memory(flags, plan);
+  plan.has_load = !flags.placement.load.empty();
+  plan.placement = report_placement(flags.placement, plan.config, *plan.parallel);
   const int64_t block_tokens = engine::block_tokens(flags.load);
   for (const engine::RankPart& part : plan.parallel->ranks) {
     const int64_t block_bytes =
@@ -208,6 +214,7 @@ Json to_json(const Plan& plan) {
   for (const RankLine& rank : plan.ranks) json["ranks"].push_back(rank_json(rank, plan.kv_tokens));
   if (plan.config.num_experts > 0) {
     json["slots_per_rank"] = plan.parallel->placement.slots_per_rank();
+    json["placement"] = to_json(*plan.placement);
     json.update(Json::parse(plan.parallel->placement.to_json()));
   }
   return json;
@@ -242,19 +249,6 @@ void print_sharding(const Plan& plan) {
   print_table(lines);
 }
 
-// "0-3,7"
-std::string ranges(const std::vector<int32_t>& ascending) {
-  std::string text;
-  for (size_t i = 0; i < ascending.size();) {
-    size_t end = i + 1;
-    while (end < ascending.size() && ascending[end] == ascending[end - 1] + 1) ++end;
-    text += fmt::format("{}{}", text.empty() ? "" : ",", ascending[i]);
-    if (end - i > 1) text += fmt::format("-{}", ascending[end - 1]);
-    i = end;
-  }
-  return text.empty() ? "none" : text;
-}
-
 void print_ranks(const Plan& plan) {
   std::vector<std::vector<std::string>> lines = {{"rank", "DP", "TP", "EP", "MoE TP", "MoE DP", "query heads",
                                                   "KV heads", "weights", "KV tokens", "KV cache", "experts"}};
@@ -286,6 +280,11 @@ bool layers_differ(const Plan& plan) {
   return false;
 }
 
+void print_placement(const PlacementReport& report) {
+  fmt::print("\n");
+  for (const std::string& line : to_lines(report)) fmt::print("{}\n", line);
+}
+
 void print_plan(const Plan& plan, const std::string& path) {
   const parallel::Strategy& s = plan.parallel->strategy;
   fmt::print("{}: {} experts, {} per token, {} layers, computing in {}{}\n", log::escape(path),
@@ -300,6 +299,7 @@ void print_plan(const Plan& plan, const std::string& path) {
   if (plan.config.num_experts > 0) {
     fmt::print("  {}\n", parallel::to_string(plan.parallel->placement));
     if (layers_differ(plan)) fmt::print("  experts are those of the first layer; --json shows all layers\n");
+    if (plan.has_load) print_placement(*plan.placement);
   }
   fmt::print("\nmemory{}\n", plan.one_process ? ", of one process whose ranks share the weights"
                                               : ", of rank 0's process, with all ranks on this machine");
@@ -349,6 +349,7 @@ Command add_plan(CLI::App& root) {
       ->check(CLI::Range(1, 65536))
       ->group(kMemory);
   add_recommend_flags(*app, flags->recommend);
+  add_placement_flags(*app, flags->placement);
   add_json_flag(*app, flags->json);
   return {app, [flags] { return run_plan(*flags); }};
 }

@@ -80,6 +80,24 @@ parallel::MachineProfile machine_of(const std::string& file, const engine::LoadO
   return machine;
 }
 
+// All but the machine.
+engine::AdviceRequest request_of(const RecommendFlags& flags, const engine::LoadOptions& load,
+                                 const io::ModelConfig& config) {
+  engine::AdviceRequest request;
+  request.load = load;
+  request.config = config;
+  request.workload = workload_of(flags);
+  request.objective = engine::parse_objective(flags.objective, "--objective");
+  if (!flags.service_level.empty()) request.service_level = engine::parse_service_level(flags.service_level);
+  return request;
+}
+
+// ranks: 0: as many as the machine has cores, or devices.
+void set_machine(const parallel::MachineProfile& machine, int ranks, engine::AdviceRequest& request) {
+  request.machine = machine;
+  request.ranks = ranks > 0 ? ranks : machine.shares_cores() ? machine.cores : machine.devices;
+}
+
 Json strategy_json(const parallel::Strategy& s) {
   return {{"tp_size", s.tp_size},         {"dp_size", s.dp_size},         {"ep_size", s.ep_size},
           {"moe_tp_size", s.moe_tp_size}, {"moe_dp_size", s.moe_dp_size}, {"world", s.world()}};
@@ -214,15 +232,16 @@ void add_recommend_flags(CLI::App& app, RecommendFlags& flags) {
 
 engine::AdviceRequest advice_request(const RecommendFlags& flags, const engine::LoadOptions& load,
                                      const io::ModelConfig& config) {
-  engine::AdviceRequest request;
-  request.load = load;
-  request.config = config;
-  request.workload = workload_of(flags);
-  request.objective = engine::parse_objective(flags.objective, "--objective");
-  if (!flags.service_level.empty()) request.service_level = engine::parse_service_level(flags.service_level);
-  request.machine = machine_of(flags.machine, load);
-  const parallel::MachineProfile& machine = request.machine;
-  request.ranks = flags.ranks > 0 ? flags.ranks : machine.shares_cores() ? machine.cores : machine.devices;
+  engine::AdviceRequest request = request_of(flags, load, config);
+  set_machine(machine_of(flags.machine, load), flags.ranks, request);
+  return request;
+}
+
+engine::AdviceRequest advice_request(StrategyFlag& flag, const engine::LoadOptions& load,
+                                     const io::ModelConfig& config) {
+  engine::AdviceRequest request = request_of({}, load, config);
+  if (!flag.profile) flag.profile = machine_of(flag.machine, load);
+  set_machine(*flag.profile, flag.ranks, request);
   return request;
 }
 
@@ -247,19 +266,21 @@ void add_strategy_flag(CLI::App& app, StrategyFlag& flag) {
                  "unless an objective follows: auto:itl")
       ->option_text("SIZES|auto[:OBJECTIVE]")
       ->group(kStrategyGroup);
-  app.add_option("--strategy-ranks", flag.ranks,
-                 "Ranks of --strategy auto; 0: the machine's cores, or devices")
+  app.add_option(
+         "--strategy-ranks", flag.ranks,
+         "Ranks of --strategy auto, and most of --strategy-policy; 0: the machine's cores, or devices")
       ->option_text("N")
       ->check(CLI::Range(0, parallel::kMaxWorld))
       ->group(kStrategyGroup);
   app.add_option(
          "--machine", flag.machine,
-         "The machine of --strategy auto, as calibrate writes it; default: this one, measured quickly")
+         "The machine of --strategy auto and --strategy-policy, as calibrate writes it; default: this one, "
+         "measured quickly")
       ->option_text("FILE")
       ->group(kStrategyGroup);
 }
 
-void apply_strategy_flag(const StrategyFlag& flag, engine::LoadOptions& load, const io::ModelConfig& config) {
+void apply_strategy_flag(StrategyFlag& flag, engine::LoadOptions& load, const io::ModelConfig& config) {
   if (flag.text.empty()) return;
   if (gives_sizes(load.parallel.strategy))
     throw_error("--strategy {}: sizes are given by other flags too; give one of the two", flag.text);
@@ -270,12 +291,11 @@ void apply_strategy_flag(const StrategyFlag& flag, engine::LoadOptions& load, co
   if (flag.machine.empty() && load.parallel.communicator != "local" && comm::MpiWorld::launch())
     throw_error("--strategy {}: over MPI every process chooses for itself, so that --machine is needed",
                 flag.text);
-  RecommendFlags flags;
-  flags.ranks = flag.ranks;
-  flags.machine = flag.machine;
-  if (flag.text.size() > 4)
-    flags.objective = engine::name_of(engine::parse_objective(flag.text.substr(5), "--strategy"));
-  const engine::Advice advice = engine::advise(advice_request(flags, load, config));
+  engine::Objective objective = engine::Objective::throughput;
+  if (flag.text.size() > 4) objective = engine::parse_objective(flag.text.substr(5), "--strategy");
+  engine::AdviceRequest request = advice_request(flag, load, config);
+  request.objective = objective;
+  const engine::Advice advice = engine::advise(request);
   if (!advice.ranked.front().predicted) throw_error("--strategy {}: {}", flag.text, advice.reason);
   set_sizes(advice.ranked.front().strategy, load);
   log::info("--strategy {}: {}", flag.text, advice.reason);

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "engine/load_options.h"
 #include "engine/strategy_advice.h"
+#include "parallel/machine_profile.h"
 
 namespace CLI {
 class App;
@@ -39,8 +41,14 @@ struct StrategyFlag {
   std::string text;
   std::string machine;  // as RecommendFlags has it
   int ranks = 0;
+  std::optional<parallel::MachineProfile> profile = {};  // once it was read or measured
 };
 void add_strategy_flag(CLI::App& app, StrategyFlag& flag);
-void apply_strategy_flag(const StrategyFlag& flag, engine::LoadOptions& load, const io::ModelConfig& config);
+void apply_strategy_flag(StrategyFlag& flag, engine::LoadOptions& load, const io::ModelConfig& config);
+
+// For its machine and its ranks, by throughput, for the default workload. The machine is measured once.
+// Throws Error that names the flag.
+engine::AdviceRequest advice_request(StrategyFlag& flag, const engine::LoadOptions& load,
+                                     const io::ModelConfig& config);
 
 }  // namespace chorale::apps

@@ -19,12 +19,14 @@
 #include "apps/recommend.h"
 #include "apps/scheduling_flags.h"
 #include "apps/settings.h"
+#include "apps/strategy_policy_flag.h"
 #include "apps/text_model.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/math.h"
 #include "engine/engine.h"
 #include "engine/rank_processes.h"
+#include "engine/strategy_controller.h"
 #include "engine/strategy_switch.h"
 #include "server/http/cors.h"
 #include "server/server.h"
@@ -39,10 +41,12 @@ namespace {
 
 constexpr int kModelFailed = 70;
 constexpr const char* kKeyVariable = "CHORALE_API_KEY";
+constexpr const char* kAdminKeyVariable = "CHORALE_ADMIN_API_KEY";
 
 struct ServeFlags {
   engine::LoadOptions load;
   StrategyFlag strategy;
+  std::string strategy_policy;
   std::filesystem::path chat_template;  // empty: the model's
   engine::EngineOptions engine;
   server::ServerOptions server;
@@ -107,11 +111,17 @@ engine::EngineOptions engine_options(const ServeFlags& flags, const engine::Mode
 }
 
 // An empty one would be taken for none, and let everybody in.
-void check_key_variable(const ServeFlags& flags) {
-  const char* key = std::getenv(kKeyVariable);
-  if (key != nullptr && *key == '\0' && flags.server.http.api_keys.empty()) {
-    throw_error("{} is empty: expected a key, or no such variable", kKeyVariable);
+void check_key_variable(const char* variable, const std::vector<std::string>& keys) {
+  const char* key = std::getenv(variable);
+  if (key != nullptr && *key == '\0' && keys.empty()) {
+    throw_error("{} is empty: expected a key, or no such variable", variable);
   }
+}
+
+std::string check_key(const std::string& key) {
+  const bool usable =
+      !key.empty() && std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; });
+  return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
 }
 
 // What the server works with beside the model's weights.
@@ -124,8 +134,8 @@ struct ServedFiles {
 
 // Answers requests until the server is to end; the exit status. `server` listens, and says that the model is
 // being loaded.
-int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::LoadedModel& model,
-                std::unique_ptr<server::Server> listening) {
+int serve_model(const ServeFlags& flags, const ServedFiles& files, std::optional<PlannedPolicy> policy,
+                engine::LoadedModel& model, std::unique_ptr<server::Server> listening) {
   const engine::ModelInfo& info = model.info();
   const io::ModelConfig& config = files.config;
   const engine::EngineOptions options = engine_options(flags, info, files.eos_token_ids);
@@ -140,6 +150,13 @@ int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::Loade
     grammars.emplace(files.tokenizer, config.vocab_size, options.eos_token_ids);
   }
   engine::StrategySwitch strategy_switch(model, engine);
+  std::optional<engine::StrategyController> controller;
+  if (policy) {
+    // Where experts move to their load, that is even.
+    const bool looks_at_experts = config.num_experts > 0 && !options.eplb.enabled;
+    controller.emplace(engine, strategy_switch, std::move(policy->policy), std::move(policy->models),
+                       looks_at_experts ? static_cast<size_t>(config.num_experts) : 0);
+  }
   const std::unique_ptr<server::Server> server = std::move(listening);  // ends before the engine
   server->set_model({.engine = engine,
                      .tokenizer = files.tokenizer,
@@ -161,7 +178,8 @@ int serve_model(const ServeFlags& flags, const ServedFiles& files, engine::Loade
                      .strategy = parallel::to_string(info.parallel.strategy),
                      .num_layers = config.num_hidden_layers,
                      .num_experts = config.num_experts,
-                     .num_experts_per_token = config.num_experts_per_tok});
+                     .num_experts_per_token = config.num_experts_per_tok},
+                    controller ? &*controller : nullptr);
   server->run();
   if (!engine.stats().failed) return 0;
   // What failed may still hold threads, or other processes that wait; nothing here can be taken apart in
@@ -178,7 +196,8 @@ int run_serve(const ServeFlags& flags) {
   log::set_level(log::parse_level(flags.log_level));
   log::set_format(flags.log_format == "json" ? log::Format::json : log::Format::text);
   engine::check_launcher(flags.load.parallel);
-  check_key_variable(flags);
+  check_key_variable(kKeyVariable, flags.server.http.api_keys);
+  check_key_variable(kAdminKeyVariable, flags.server.http.admin_api_keys);
   io::ModelConfig config = io::load_model_config(flags.load.model_path);
   text::Tokenizer tokenizer = load_tokenizer(flags.load, config);
   std::vector<int32_t> eos_token_ids = tools::end_tokens(flags.load.model_path, config, tokenizer);
@@ -189,7 +208,10 @@ int run_serve(const ServeFlags& flags) {
   // A port that is in use is told before the weights are read, and probes hear that the server is coming.
   auto server = std::make_unique<server::Server>(server_options(flags));
   engine::LoadOptions load = flags.load;
-  apply_strategy_flag(flags.strategy, load, files.config);
+  StrategyFlag strategy = flags.strategy;
+  apply_strategy_flag(strategy, load, files.config);
+  std::optional<PlannedPolicy> policy =
+      plan_strategy_policy(flags.strategy_policy, strategy, load, files.config);
   load.before_weights = [&server] {
     server->listen();
     server->begin();
@@ -198,7 +220,7 @@ int run_serve(const ServeFlags& flags) {
   engine::LoadedModel model = engine::LoadedModel::load(load);
   if (!model.is_driver()) return model.serve_steps();
   const log::Background background;  // from here on clients would wait for whoever reads the log
-  return serve_model(flags, files, model, std::move(server));
+  return serve_model(flags, files, std::move(policy), model, std::move(server));
 }
 
 void add_eplb_flags(CLI::App& app, ServeFlags& flags) {
@@ -290,23 +312,32 @@ void add_observation_flags(CLI::App& app, ServeFlags& flags) {
       ->group(kGroup);
 }
 
-// What a client may send, hold and take its time with; the keys that let it in.
-void add_http_flags(CLI::App& app, server::HttpOptions& options, bool& isolate_keys) {
+// What lets a client in.
+void add_key_flags(CLI::App& app, server::HttpOptions& options, bool& isolate_keys) {
   constexpr const char* kGroup = "Server";
   app.add_option("--api-key", options.api_keys,
                  "Key that clients must present; may be given more than once. /health and /metrics stay open")
       ->option_text("KEY")
       ->envname(kKeyVariable)
       ->allow_extra_args(false)
-      ->check([](const std::string& key) {
-        const bool usable =
-            !key.empty() && std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 127; });
-        return usable ? std::string() : "expected a key of printable ASCII characters without spaces";
-      })
+      ->check(&check_key)
+      ->group(kGroup);
+  app.add_option("--admin-api-key", options.admin_api_keys,
+                 "Key that administrators' doors want, such as /switch_strategy, and that opens all others; "
+                 "may be given more than once")
+      ->option_text("KEY")
+      ->envname(kAdminKeyVariable)
+      ->allow_extra_args(false)
+      ->check(&check_key)
       ->group(kGroup);
   app.add_flag("--isolate-keys", isolate_keys,
                "Keep what belongs to different API keys apart: no shared prefix cache, no ending of requests")
       ->group(kGroup);
+}
+
+// What a client may send, hold and take its time with.
+void add_http_flags(CLI::App& app, server::HttpOptions& options) {
+  constexpr const char* kGroup = "Server";
   app.add_option("--cors-origins", options.cors_origins,
                  "Origins of web pages that may use the server, as https://example.org; *: all (none)")
       ->option_text("ORIGIN ...")
@@ -368,11 +399,13 @@ Command add_serve(CLI::App& root, const std::string& version) {
   add_execution_flags(*app, flags->load);
   add_parallel_flags(*app, flags->load);
   add_strategy_flag(*app, flags->strategy);
+  add_strategy_policy_flag(*app, flags->strategy_policy);
   add_eplb_flags(*app, *flags);
   add_memory_flags(*app, *flags);
   add_server_flags(*app, *flags);
   add_observation_flags(*app, *flags);
-  add_http_flags(*app, flags->server.http, flags->server.isolate_keys);
+  add_key_flags(*app, flags->server.http, flags->server.isolate_keys);
+  add_http_flags(*app, flags->server.http);
   return {app, [flags] { return run_serve(*flags); }};
 }
 

@@ -97,6 +97,7 @@ std::vector<Given> what_was_given(const RankInputs& inputs, int threads) {
        {"--ep-dispatch-algorithm", parallel.dispatch_algorithm},
        {"--init-expert-location", placement_of(parallel)},
        {"--eplb-algorithm", parallel.eplb_algorithm},
+       {"--enable-eplb", parallel.enable_eplb ? "given" : "not given"},
        {"--dist-timeout", fmt::format("{:g}", parallel.collective_timeout)},
        {"--device", inputs.device.substr(0, inputs.device.find(':'))},
        {"--dtype", std::string(name_of(formats.dtype))},

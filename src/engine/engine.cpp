@@ -11,7 +11,6 @@
 #include "engine/admission.h"
 #include "engine/engine_core.h"
 #include "engine/inbox.h"
-#include "engine/stats.h"
 
 namespace chorale::engine {
 namespace {
@@ -54,7 +53,7 @@ class Engine::Impl {
 
 Engine::Impl::Impl(ModelRunner& runner, EngineOptions options, Clock clock)
     : core_(runner, std::move(options), clock, mask_threads()),
-      inbox_(core_.options(), initial_stats(core_.options(), runner.num_dp_groups()), std::move(clock)) {
+      inbox_(core_.options(), core_.stats(), std::move(clock)) {
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -77,7 +76,7 @@ std::optional<RequestError> Engine::Impl::submit(std::vector<Submission> submiss
 
 void Engine::Impl::loop() {
   for (;;) {
-    inbox_.take(commands_, core_.is_empty());
+    inbox_.take(commands_, core_.longest_sleep());
     const bool stopping = commands_.stop;
     apply_commands();
     if (stopping) break;
@@ -94,6 +93,7 @@ void Engine::Impl::loop() {
 void Engine::Impl::apply_commands() {
   for (std::unique_ptr<Sequence>& sequence : commands_.submitted) core_.add(std::move(sequence));
   for (const uint64_t arrival : commands_.aborted) core_.abort(arrival);
+  for (const auto& work : commands_.works) core_.do_work(work);
   for (SwitchCommand& command : commands_.switches) core_.switch_runner(std::move(command));
   for (const auto& callback : commands_.expert_load_callbacks) callback(core_.expert_load());
   for (RebalanceCallback& callback : commands_.rebalance_callbacks) core_.rebalance(std::move(callback));
@@ -137,6 +137,9 @@ void Engine::rebalance_experts(RebalanceCallback callback) {
 }
 void Engine::switch_runner(ModelRunner& next, int64_t max_total_tokens, SwitchCallback callback) {
   impl_->inbox().switch_runner({&next, max_total_tokens, std::move(callback)});
+}
+void Engine::between_steps(std::function<void()> work) {
+  impl_->inbox().between_steps(std::move(work));
 }
 void Engine::stop_accepting() {
   impl_->inbox().stop_accepting();

@@ -126,6 +126,11 @@ class Engine {
   // engine's thread, when it is in force, or when there is none that is better; as get_expert_load.
   void rebalance_experts(RebalanceCallback callback);
 
+  // Does the work on the engine's thread and between two steps, where the runner is not runs_ahead(). What it
+  // throws is a failure of the model runner. It is destroyed without having been done once the runner has
+  // failed or the engine is being destroyed.
+  void between_steps(std::function<void()> work);
+
   // Goes on with another runner of the same model from the next step that begins on: running and waiting
   // requests and the prefix cache go there, and what a request is told differs in nothing.
   // max_total_tokens: the capacity of each of its groups; at least that of one longest request. Running

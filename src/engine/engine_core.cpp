@@ -18,6 +18,8 @@ namespace {
 
 // How long the engine's thread makes masks before the next forward pass begins: some dozens of easy ones.
 constexpr std::chrono::microseconds kMaskHelp{500};
+constexpr std::chrono::milliseconds kIdleCheck{500};
+constexpr std::chrono::milliseconds kMovingCheck{2};
 
 }  // namespace
 
@@ -73,6 +75,15 @@ std::vector<int64_t> EngineCore::expert_load() {
 void EngineCore::rebalance(RebalanceCallback callback) {
   if (balancer_ == nullptr || failed_) return callback(nullptr);
   balancer_->ask(std::move(callback));
+}
+
+void EngineCore::do_work(const std::function<void()>& work) {
+  if (!failed_) run(work);
+}
+
+std::chrono::milliseconds EngineCore::longest_sleep() const {
+  if (!is_empty()) return std::chrono::milliseconds(0);
+  return !failed_ && balancer_ != nullptr && balancer_->is_moving() ? kMovingCheck : kIdleCheck;
 }
 
 void EngineCore::balance_experts(bool stepped) {

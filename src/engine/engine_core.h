@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,6 +55,8 @@ class EngineCore {
   // As Engine has them; deliver() calls back. A switch is made by make_switches().
   void rebalance(RebalanceCallback callback);
   void switch_runner(SwitchCommand command) { switches_.push_back(std::move(command)); }
+  // As Engine::between_steps().
+  void do_work(const std::function<void()>& work);
   // Between two steps. Not while a step that was planned ahead is under way: no other is planned ahead then
   // until the switch is made.
   void make_switches();
@@ -61,6 +64,9 @@ class EngineCore {
   // Whether no sequence is left whose last event was not delivered.
   bool is_empty() const { return sequences_.empty(); }
   bool has_work() const { return planner_->has_work(); }
+  // How long the thread that steps may wait for something to do: 0 while there is work. An idle engine looks
+  // now and then whether a rank has died, and goes on with experts that move.
+  std::chrono::milliseconds longest_sleep() const;
   // One step of the model; without work experts may still move. What came of it is told by deliver().
   void step();
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 
 namespace chorale::engine {
@@ -81,6 +82,7 @@ void ExpertBalancer::advance(bool stepped, bool has_work) {
   }
   if (next_ < layers_.size()) {
     do {
+      if (!prepare_layer()) return;
       move_layer();
     } while (!has_work && next_ < layers_.size());
     return;
@@ -119,6 +121,19 @@ void ExpertBalancer::take_proposal() {
   layers_ = std::move(proposal.layers);
   next_ = 0;
   if (layers_.empty()) finish();
+}
+
+// Whether the next layer can be moved. Where its weights cannot be had, no further layer is.
+bool ExpertBalancer::prepare_layer() {
+  try {
+    return runner_.prepare_experts(layers_[next_], next_placement_);
+  } catch (const Error& error) {
+    if (runner_.failure()) throw;
+    log::warn("the experts of {} layers stay where they are: {}", layers_.size() - next_, error.what());
+  }
+  next_ = layers_.size();
+  finish();
+  return false;
 }
 
 void ExpertBalancer::move_layer() {

@@ -2,8 +2,8 @@
 //
 // The load of every logical expert is kept in a window that decays: every so many steps what was there counts
 // half, and what came since then is added. Where a layer's balance is below the threshold, a new placement is
-// computed on a thread of its own, and applied one layer between two steps. No result differs by a bit, so
-// nobody else has to know.
+// computed on a thread of its own, and applied one layer between two steps, once the weights that it needs
+// are where they are needed. No result differs by a bit, so nobody else has to know.
 #pragma once
 
 #include <chrono>
@@ -41,6 +41,9 @@ class ExpertBalancer {
   // Throws what the runner throws.
   void advance(bool stepped, bool has_work);
 
+  // Whether something is under way that advance() goes on with.
+  bool is_moving() const { return proposal_.valid() || next_ < layers_.size(); }
+
   // Asks for a new placement now, whatever the balance and the interval. Called back by tell() when it is in
   // force, or when there is none that is better; several who ask meanwhile share one.
   void ask(RebalanceCallback callback);
@@ -56,6 +59,7 @@ class ExpertBalancer {
   void observe_load();
   void begin();
   void take_proposal();
+  bool prepare_layer();
   void move_layer();
   void finish();
   void publish();

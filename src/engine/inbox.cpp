@@ -15,8 +15,6 @@
 namespace chorale::engine {
 namespace {
 
-constexpr std::chrono::milliseconds kIdleCheck{500};
-
 uint64_t fresh_entropy() {
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
@@ -26,7 +24,7 @@ uint64_t fresh_entropy() {
 
 bool EngineCommands::empty() const {
   return submitted.empty() && aborted.empty() && expert_load_callbacks.empty() &&
-         rebalance_callbacks.empty() && switches.empty() && !flush_prefix_cache && !stop;
+         rebalance_callbacks.empty() && switches.empty() && works.empty() && !flush_prefix_cache && !stop;
 }
 
 void EngineCommands::clear() {
@@ -35,6 +33,7 @@ void EngineCommands::clear() {
   expert_load_callbacks.clear();
   rebalance_callbacks.clear();
   switches.clear();
+  works.clear();
   flush_prefix_cache = stop = false;
 }
 
@@ -126,6 +125,14 @@ void Inbox::switch_runner(SwitchCommand command) {
   wake_.notify_one();
 }
 
+void Inbox::between_steps(std::function<void()> work) {
+  {
+    const std::lock_guard lock(mutex_);
+    commands_.works.push_back(std::move(work));
+  }
+  wake_.notify_one();
+}
+
 void Inbox::stop_accepting() {
   const std::lock_guard lock(mutex_);
   accepting_ = false;
@@ -156,9 +163,9 @@ EngineStats Inbox::stats() const {
   return stats_;
 }
 
-void Inbox::take(EngineCommands& commands, bool may_sleep) {
+void Inbox::take(EngineCommands& commands, std::chrono::milliseconds longest_sleep) {
   std::unique_lock lock(mutex_);
-  if (may_sleep) wake_.wait_for(lock, kIdleCheck, [&] { return !commands_.empty(); });
+  if (longest_sleep.count() > 0) wake_.wait_for(lock, longest_sleep, [&] { return !commands_.empty(); });
   std::swap(commands, commands_);
   busy_ = true;
 }

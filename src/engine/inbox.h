@@ -2,6 +2,7 @@
 // what it has published.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -34,6 +35,7 @@ struct EngineCommands {
   std::vector<std::function<void(std::vector<int64_t>)>> expert_load_callbacks;
   std::vector<RebalanceCallback> rebalance_callbacks;
   std::vector<SwitchCommand> switches;
+  std::vector<std::function<void()>> works;
   bool flush_prefix_cache = false;
   bool stop = false;
 
@@ -54,6 +56,7 @@ class Inbox {
   void get_expert_load(std::function<void(std::vector<int64_t>)> callback);
   void rebalance_experts(RebalanceCallback callback);
   void switch_runner(SwitchCommand command);
+  void between_steps(std::function<void()> work);
   void stop_accepting();
   bool wait_idle(double timeout_seconds);
   EngineStats stats() const;
@@ -62,9 +65,9 @@ class Inbox {
 
   // For the engine's thread:
 
-  // Moves what was asked for into `commands`, which is empty. With `may_sleep` it first waits for something,
-  // but not for ever: an idle server notices when a rank has died.
-  void take(EngineCommands& commands, bool may_sleep);
+  // Moves what was asked for into `commands`, which is empty. Before that it waits for something, so long at
+  // most.
+  void take(EngineCommands& commands, std::chrono::milliseconds longest_sleep);
   // What others can see is up to date before a listener hears of it: `stats`, in which `waiting` counts what
   // the engine's thread has taken, and that requests whose last event is among these are no longer live.
   void publish(EngineStats stats, std::span<const Outbox::Entry> events);

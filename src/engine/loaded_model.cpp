@@ -15,12 +15,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory_info.h"
-#include "base/progress_bar.h"
-#include "base/tensor.h"
 #include "base/thread_pool.h"
 #include "engine/agreement.h"
+#include "engine/background_work.h"
 #include "engine/local_runner.h"
 #include "engine/memory_plan.h"
+#include "engine/mpi_channel.h"
+#include "engine/mpi_ranks.h"
 #include "engine/mpi_runner.h"
 #include "engine/rank_processes.h"
 #include "io/checkpoint.h"
@@ -30,7 +31,6 @@
 namespace chorale::engine {
 namespace {
 
-constexpr size_t kMaxNamedTensors = 8;  // in warnings
 constexpr std::chrono::milliseconds kFarewell{500};
 constexpr int kRankFailed = 70;
 constexpr int kThreadsPerCore = 2;  // more of them are warned of
@@ -119,14 +119,6 @@ Resolved resolve(const LoadOptions& options) {
 }
 
 // ---- plan: what every rank does, and what it takes of the machine ----
-
-struct LoadPlan {
-  model::StepLimits limits;
-  ParallelPlan parallel;
-  InstructionSet instruction_set = InstructionSet::portable;  // of all ranks
-  int threads_per_rank = 1;
-  MemoryPlan memory;
-};
 
 int num_threads(const LoadOptions& options, int sharers) {
   return options.threads > 0 ? options.threads : std::max(1, available_cores() / sharers);
@@ -241,115 +233,7 @@ ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
           .max_context_len = std::min(plan.memory.context_length, plan.memory.kv_tokens)};
 }
 
-// ---- fill: the weights that this process stores ----
-
-struct StoredWeights {
-  model::WeightShard shard;
-  Buffer memory;
-  model::ModelWeights weights;  // in `memory`
-};
-
-void warn_of_nan(const std::vector<std::string>& names) {
-  for (size_t i = 0; i < std::min(names.size(), kMaxNamedTensors); ++i)
-    log::warn("tensor {} has NaN values", names[i]);
-  if (names.size() > kMaxNamedTensors) {
-    log::warn("{} more tensors have NaN values", names.size() - kMaxNamedTensors);
-  }
-}
-
-StoredWeights fill(const Resolved& resolved, const ParallelPlan& parallel, const LoadOptions& options,
-                   const RankProcesses& processes) {
-  StoredWeights stored;
-  stored.shard = stored_shard(resolved.config, parallel, processes.ranks_here());
-  const model::WeightPlan plan = model::plan_weights(resolved.config, resolved.formats, stored.shard);
-  stored.memory = Buffer(plan.bytes, resolved.device());
-  ThreadPool pool(num_threads(options, processes.num_on_this_host()));
-  const bool loads = resolved.checkpoint.has_value();
-  const uint64_t bytes = loads ? model::bytes_to_load(*resolved.checkpoint, plan) : plan.bytes;
-  ProgressBar progress("Loading weights", bytes, options.show_progress && processes.is_driver());
-  if (loads) {
-    warn_of_nan(model::load_weights(*resolved.checkpoint, plan, stored.memory, pool, progress));
-  } else {
-    model::fill_random_weights(plan, options.dummy_seed, stored.memory, pool, progress);
-  }
-  const double seconds = progress.seconds();
-  if (processes.is_driver()) {
-    log::info("weights: {} in {:.2f} s ({:.2f} GB/s)", format_bytes(bytes), seconds,
-              static_cast<double>(bytes) / 1e9 / std::max(seconds, 1e-9));
-  }
-  stored.weights = model::bind_weights(resolved.config, resolved.formats, stored.shard, stored.memory);
-  return stored;
-}
-
 // ---- start: the ranks ----
-
-std::unique_ptr<ModelRunner> start(const RunnerParts& parts, comm::MpiWorld* mpi) {
-  if (mpi != nullptr) return std::make_unique<MpiRunner>(parts, *mpi);
-  return std::make_unique<LocalRunner>(parts);
-}
-
-}  // namespace
-
-// Each member uses those before it.
-struct LoadedModel::Impl {
-  std::unique_ptr<DeviceDriver> driver;  // of the device; null for the CPU
-  RankProcesses processes;
-  ModelInfo info;
-  StoredWeights stored;
-  LoadOptions options;                      // as they were given
-  std::unique_ptr<PreparedRunner> adopted;  // runs, where there is one
-
-  // `parallel` is the plan's, where it stays.
-  RunnerParts parts_of(const ParallelPlan& parallel, const LoadPlan& plan, Device device) const {
-    return {.config = info.config,
-            .plan = parallel,
-            .weights = stored.weights,
-            .stored = stored.shard,
-            .limits = plan.limits,
-            .num_blocks = plan.memory.kv_tokens / info.block_tokens() + plan.memory.spare_blocks,
-            .num_spare_blocks = plan.memory.spare_blocks,
-            .kv_dtype = plan.memory.kv_dtype,
-            .device = device,
-            .isa = plan.instruction_set,
-            .threads_per_rank = plan.threads_per_rank,
-            .collective_timeout = options.parallel.collective_timeout,
-            .records_steps = options.records_steps,
-            .fault = options.parallel.fault,
-            .profile = options.profile};
-  }
-  std::unique_ptr<ModelRunner> runner;
-};
-
-LoadedModel LoadedModel::load(const LoadOptions& options) {
-  Resolved resolved = resolve(options);
-  const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
-  if (strategy.world() > 1 && !backend_of(resolved.formats.device).has_ranks) {
-    throw_error("--device {}: one rank alone runs there, found strategy {}", options.device,
-                parallel::to_string(strategy));
-  }
-  RankProcesses processes(options.parallel, strategy);
-  if (options.parallel.enable_eplb && processes.mpi() != nullptr) {
-    throw_error("--enable-eplb: experts move between ranks of one process, found ranks over MPI");
-  }
-  require_agreement_of_ranks(resolved, options, strategy, processes);
-  const LoadPlan plan = plan_load(resolved, options, strategy, processes);
-  if (processes.is_driver() && options.before_weights) options.before_weights();
-  StoredWeights stored = fill(resolved, plan.parallel, options, processes);
-  const Device device = resolved.device();
-  auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver),
-                                          std::move(processes),
-                                          describe(resolved, plan),
-                                          std::move(stored),
-                                          {},
-                                          nullptr,
-                                          nullptr});
-  impl->options = options;
-  impl->options.before_weights = nullptr;
-  impl->runner = start(impl->parts_of(impl->info.parallel, plan, device), impl->processes.mpi());
-  return LoadedModel(std::move(impl));
-}
-
-namespace {
 
 // For another strategy; a placement that was made for the first one need not fit.
 LoadOptions options_with(const LoadOptions& given, const parallel::Strategy& strategy) {
@@ -361,48 +245,182 @@ LoadOptions options_with(const LoadOptions& given, const parallel::Strategy& str
   options.parallel.strategy.moe_tp_size = strategy.moe_tp_size;
   options.parallel.strategy.moe_dp_size = strategy.moe_dp_size;
   options.parallel.init_expert_location = "trivial";
+  // Experts stay where they are under a strategy in which they have nowhere to go.
+  options.parallel.enable_eplb &= strategy.ep_size > 1;
   return options;
 }
 
 }  // namespace
 
-std::unique_ptr<PreparedRunner> LoadedModel::prepare(const parallel::Strategy& strategy) const {
-  const ModelInfo& info = impl_->info;
-  if (impl_->processes.mpi() != nullptr) {
-    throw_error("the strategy of ranks that are processes cannot be switched while they run");
+// Each member uses those before it.
+struct LoadedModel::Impl {
+  std::unique_ptr<DeviceDriver> driver;  // of the device; null for the CPU
+  RankProcesses processes;
+  ModelInfo info;
+  LoadOptions options;  // as they were given
+  std::optional<io::Checkpoint>
+      checkpoint;                         // over MPI, where ranks of other strategies read it; absent: random
+  StoredWeights shared;                   // the whole model, where all ranks are in this process
+  std::unique_ptr<MpiChannel> channel;    // null there
+  std::unique_ptr<PreparedRunner> ranks;  // those that run
+  std::unique_ptr<MpiRanks> mpi_ranks;    // null without the channel
+
+  Device device() const { return driver == nullptr ? Device() : Device(*driver); }
+
+  WeightSource source() const {
+    return {.config = info.config,
+            .formats = info.formats,
+            .checkpoint = checkpoint ? &*checkpoint : nullptr,
+            .seed = options.dummy_seed,
+            .device = device()};
   }
-  LoadOptions options = options_with(impl_->options, strategy);
+
+  RunnerParts parts_of(const ParallelPlan& parallel, const StoredWeights& stored,
+                       const LoadPlan& plan) const {
+    return {.config = info.config,
+            .plan = parallel,
+            .weights = stored.weights,
+            .stored = stored.shard,
+            .limits = plan.limits,
+            .num_blocks = plan.memory.kv_tokens / info.block_tokens() + plan.memory.spare_blocks,
+            .num_spare_blocks = plan.memory.spare_blocks,
+            .kv_dtype = plan.memory.kv_dtype,
+            .device = device(),
+            .isa = plan.instruction_set,
+            .threads_per_rank = plan.threads_per_rank,
+            .collective_timeout = options.parallel.collective_timeout,
+            .records_steps = options.records_steps,
+            .fault = ranks == nullptr ? options.parallel.fault : std::nullopt,  // for the first ranks
+            .profile = options.profile};
+  }
+
+  std::unique_ptr<PreparedRunner> make_local(LoadPlan plan) const;
+  // The weights are what the rank stores.
+  std::unique_ptr<PreparedRunner> make_over_mpi(LoadPlan plan, StoredWeights stored, MpiGroups groups) const;
+  LoadPlan plan_for(const parallel::Strategy& strategy) const;
+  RankMaker maker() const;
+};
+
+std::unique_ptr<PreparedRunner> LoadedModel::Impl::make_local(LoadPlan plan) const {
+  auto made = std::make_unique<PreparedRunner>(
+      PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, {}, nullptr});
+  made->runner = std::make_unique<LocalRunner>(parts_of(made->plan, shared, plan));
+  return made;
+}
+
+std::unique_ptr<PreparedRunner> LoadedModel::Impl::make_over_mpi(LoadPlan plan, StoredWeights stored,
+                                                                 MpiGroups groups) const {
+  auto made = std::make_unique<PreparedRunner>(
+      PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, std::move(stored), nullptr});
+  made->runner = std::make_unique<MpiRunner>(MpiParts{.parts = parts_of(made->plan, made->stored, plan),
+                                                      .stored = made->stored,
+                                                      .source = source(),
+                                                      .channel = *channel,
+                                                      .groups = std::move(groups)});
+  return made;
+}
+
+// What runs keeps its memory until the switch is made. Ranks of one process have their weights already.
+LoadPlan LoadedModel::Impl::plan_for(const parallel::Strategy& strategy) const {
+  const LoadOptions wanted = options_with(options, strategy);
+  const bool over_mpi = channel != nullptr;
+  const auto world = static_cast<size_t>(strategy.world());
+  std::vector<int> here(world);
+  std::iota(here.begin(), here.end(), 0);
+  if (over_mpi) here = processes.ranks_here();
+  const std::vector<int> hosts = over_mpi ? processes.host_numbers() : std::vector<int>(world, 0);
+  const model::StepLimits limits = choose_limits(info.config, wanted, strategy.dp_size);
+  LoadPlan plan{.limits = limits,
+                .parallel = plan_parallel(info.config, wanted.parallel, limits, hosts),
+                .instruction_set = info.instruction_set,
+                .threads_per_rank = over_mpi ? info.num_threads : num_threads(options, strategy.world()),
+                .memory = {}};
+  const uint64_t free = driver == nullptr ? available_memory() : driver->free_memory();
+  const uint64_t available =
+      over_mpi ? free / static_cast<uint64_t>(processes.num_on_this_host()) : free + info.weight_bytes;
+  plan.memory = plan_memory(info.config, info.formats, wanted, plan.parallel, here, available);
+  return plan;
+}
+
+// Weights are read so that steps keep the cores; the rank's own threads are made by one that has its share.
+RankMaker LoadedModel::Impl::maker() const {
+  return {.plan = [this](const parallel::Strategy& strategy) { return plan_for(strategy); },
+          .make =
+              [this](LoadPlan plan, MpiGroups groups) {
+                model::WeightShard shard = stored_shard(info.config, plan.parallel, processes.ranks_here());
+                StoredWeights stored = in_background([this, shard = std::move(shard)]() mutable {
+                                         return read_weights(source(), std::move(shard), 1, {});
+                                       }).get();
+                return make_over_mpi(std::move(plan), std::move(stored), std::move(groups));
+              }};
+}
+
+LoadedModel LoadedModel::load(const LoadOptions& options) {
+  Resolved resolved = resolve(options);
+  const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
+  if (strategy.world() > 1 && !backend_of(resolved.formats.device).has_ranks) {
+    throw_error("--device {}: one rank alone runs there, found strategy {}", options.device,
+                parallel::to_string(strategy));
+  }
+  RankProcesses processes(options.parallel, strategy);
+  require_agreement_of_ranks(resolved, options, strategy, processes);
+  LoadPlan plan = plan_load(resolved, options, strategy, processes);
+  const bool is_driver = processes.is_driver();
+  if (is_driver && options.before_weights) options.before_weights();
+  model::WeightShard shard = stored_shard(resolved.config, plan.parallel, processes.ranks_here());
+  const int threads = num_threads(options, processes.num_on_this_host());
+  ModelInfo info = describe(resolved, plan);
+  auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver),
+                                          std::move(processes),
+                                          std::move(info),
+                                          options,
+                                          std::move(resolved.checkpoint),
+                                          {},
+                                          nullptr,
+                                          nullptr,
+                                          nullptr});
+  impl->options.before_weights = nullptr;
+  StoredWeights stored = read_weights(impl->source(), std::move(shard), threads,
+                                      {.bar = options.show_progress && is_driver, .log = is_driver});
+  if (comm::MpiWorld* const mpi = impl->processes.mpi(); mpi != nullptr) {
+    impl->channel = std::make_unique<MpiChannel>(*mpi);
+    const int rank = mpi->rank();
+    MpiGroups groups = impl->channel->groups_of(plan.parallel.ranks[static_cast<size_t>(rank)].topology);
+    impl->ranks = impl->make_over_mpi(std::move(plan), std::move(stored), std::move(groups));
+    impl->mpi_ranks = std::make_unique<MpiRanks>(*impl->channel, impl->maker());
+    if (rank == 0) impl->channel->begin();
+  } else {
+    impl->shared = std::move(stored);
+    impl->checkpoint.reset();
+    impl->ranks = impl->make_local(std::move(plan));
+  }
+  return LoadedModel(std::move(impl));
+}
+
+std::unique_ptr<PreparedRunner> LoadedModel::prepare(const parallel::Strategy& strategy,
+                                                     const BetweenSteps& between_steps) const {
+  const ModelInfo& info = impl_->info;
   parallel::check_strategy(strategy, model::sharded_sizes(info.config));
   if (strategy.world() > 1 && !backend_of(info.formats.device).has_ranks) {
     throw_error("device {}: one rank alone runs there, found strategy {}", info.device,
                 parallel::to_string(strategy));
   }
-  const auto world = static_cast<size_t>(strategy.world());
-  const model::StepLimits limits = choose_limits(info.config, options, strategy.dp_size);
-  // Experts stay where they are under a strategy in which they have nowhere to go.
-  options.parallel.enable_eplb &= strategy.ep_size > 1;
-  LoadPlan plan{.limits = limits,
-                .parallel = plan_parallel(info.config, options.parallel, limits, std::vector<int>(world, 0)),
-                .instruction_set = info.instruction_set,
-                .threads_per_rank = num_threads(options, strategy.world()),
-                .memory = {}};
-  std::vector<int> here(world);
-  std::iota(here.begin(), here.end(), 0);
-  // The weights are there already, and what runs keeps its memory until the switch is made.
-  const uint64_t free = impl_->driver == nullptr ? available_memory() : impl_->driver->free_memory();
-  plan.memory =
-      plan_memory(info.config, info.formats, options, plan.parallel, here, free + info.weight_bytes);
-  auto prepared = std::make_unique<PreparedRunner>(
-      PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, nullptr});
-  RunnerParts parts = impl_->parts_of(prepared->plan, plan, device());
-  parts.fault.reset();  // a test asked for it in a step of the first ranks
-  prepared->runner = std::make_unique<LocalRunner>(parts);
-  return prepared;
+  if (impl_->channel == nullptr) return impl_->make_local(impl_->plan_for(strategy));
+  const int processes = impl_->channel->world().size();
+  if (strategy.world() != processes) {
+    throw_error("ranks over MPI: expected a strategy of {} ranks, one for each process, found {} of {}",
+                processes, parallel::to_string(strategy), strategy.world());
+  }
+  return impl_->mpi_ranks->prepare(strategy, between_steps);
 }
 
 void LoadedModel::adopt(std::unique_ptr<PreparedRunner> prepared) {
-  impl_->runner.reset();
-  impl_->adopted = std::move(prepared);
+  impl_->ranks = std::move(prepared);
+}
+
+void LoadedModel::drop(std::unique_ptr<PreparedRunner> prepared, const BetweenSteps& between_steps) {
+  prepared.reset();
+  if (impl_->mpi_ranks != nullptr) impl_->mpi_ranks->drop(between_steps);
 }
 
 LoadedModel::LoadedModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -422,7 +440,7 @@ int LoadedModel::serve_steps() {
   comm::MpiWorld& mpi = *impl_->processes.mpi();
   std::string failure;
   try {
-    impl_->runner->serve_steps();
+    impl_->mpi_ranks->serve(impl_->ranks);
     return 0;
   } catch (const comm::CollectiveError& error) {
     failure = fmt::format("rank {} ends: {}", mpi.rank(), error.what());
@@ -438,16 +456,16 @@ int LoadedModel::serve_steps() {
 }
 
 ModelRunner& LoadedModel::runner() {
-  return impl_->adopted != nullptr ? *impl_->adopted->runner : *impl_->runner;
+  return *impl_->ranks->runner;
 }
 const ModelRunner& LoadedModel::runner() const {
-  return impl_->adopted != nullptr ? *impl_->adopted->runner : *impl_->runner;
+  return *impl_->ranks->runner;
 }
 const ModelInfo& LoadedModel::info() const {
   return impl_->info;
 }
 Device LoadedModel::device() const {
-  return impl_->driver == nullptr ? Device() : Device(*impl_->driver);
+  return impl_->device();
 }
 
 }  // namespace chorale::engine

@@ -7,6 +7,7 @@
 #include "engine/load_options.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
+#include "engine/prepared_runner.h"
 #include "io/model_config.h"
 #include "model/weights.h"
 
@@ -17,13 +18,6 @@ model::WeightFormats choose_formats(const io::ModelConfig& config, const LoadOpt
 
 // Tokens of a KV block where the options say that the model is to run. Throws Error that names the flag.
 int64_t block_tokens(const LoadOptions& options);
-
-// Ranks of this process, with what they were made from. The weights are the model's.
-struct PreparedRunner {
-  ParallelPlan plan;
-  int64_t max_total_tokens = 0;  // KV capacity of each data-parallel group
-  std::unique_ptr<ModelRunner> runner;
-};
 
 // Owns everything a running model needs. Movable, not copyable.
 class LoadedModel {
@@ -41,12 +35,16 @@ class LoadedModel {
   // the process when a rank fails.
   int serve_steps();
 
-  // Ranks for another strategy, of any world, beside those that run; to be used in their place
-  // (Engine::switch_runner) and then handed to adopt(). Throws Error that says what does not fit: the
-  // strategy, the memory for both, or ranks that are processes. May be called while steps run.
-  std::unique_ptr<PreparedRunner> prepare(const parallel::Strategy& strategy) const;
+  // Ranks for another strategy beside those that run; to be used in their place (Engine::switch_runner) and
+  // then handed to adopt(), or else to drop(). Ranks of one process may become more or fewer; those that are
+  // processes stay as many. Throws Error that says what does not fit: the strategy, or the memory for both.
+  // May be called while steps run, on another thread than theirs; over MPI, where the processes speak between
+  // steps, `between_steps` must be given, and whatever a process cannot make of its rank is an Error, too.
+  std::unique_ptr<PreparedRunner> prepare(const parallel::Strategy& strategy,
+                                          const BetweenSteps& between_steps = nullptr) const;
   // The ranks that ran before are destroyed. info() stays what it was.
   void adopt(std::unique_ptr<PreparedRunner> prepared);
+  void drop(std::unique_ptr<PreparedRunner> prepared, const BetweenSteps& between_steps = nullptr);
 
   ModelRunner& runner();
   const ModelRunner& runner() const;

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/kv_cache.h"
+#include "engine/kv_moves.h"
 
 namespace chorale::engine {
 namespace {
@@ -176,8 +176,7 @@ std::vector<int64_t> LocalRunner::expert_load() {
 }
 
 const parallel::ExpertPlacement* LocalRunner::movable_experts() const {
-  const bool own_different_ones = parts_.plan.tokens_travel() && parts_.plan.strategy.ep_size > 1;
-  return own_different_ones ? &parts_.plan.placement : nullptr;
+  return parts_.plan.experts_can_move() ? &parts_.plan.placement : nullptr;
 }
 
 // All ranks share the weights, so a rank's experts are other views of them.
@@ -198,16 +197,6 @@ uint64_t LocalRunner::place_experts(int layer, const parallel::ExpertPlacement& 
   return 0;
 }
 
-namespace {
-
-// KV heads of the model that a rank has.
-parallel::Range kv_heads_of(const RunnerParts& parts, size_t rank) {
-  const parallel::ShardedSizes sizes = model::sharded_sizes(parts.config);
-  return parallel::elements_of_chunks(parts.plan.ranks[rank].shard.kv, sizes.kv_heads, sizes);
-}
-
-}  // namespace
-
 uint64_t LocalRunner::copy_kv(ModelRunner& from, std::span<const KvBlockMove> moves) {
   auto* const source = dynamic_cast<LocalRunner*>(&from);
   CHORALE_CHECK(source != nullptr && source != this, "caches of ranks of another kind");
@@ -215,39 +204,14 @@ uint64_t LocalRunner::copy_kv(ModelRunner& from, std::span<const KvBlockMove> mo
   const KvTransfer transfer{source, moves};
   give({.forward = {}, .sample = {}, .transfer = &transfer, .step = num_steps_});
   wait_for_ranks(num_given_);
-  uint64_t bytes = 0;
-  for (size_t rank = 0; rank < runners_.size(); ++rank) {
-    const auto group = static_cast<int32_t>(rank) / tp_size_;
-    const auto blocks = std::ranges::count(moves, group, &KvBlockMove::to_group);
-    bytes += static_cast<uint64_t>(
-        blocks * model::KvCache::block_bytes(parts_.config, kv_heads_of(parts_, rank).size(), parts_.kv_dtype,
-                                             parts_.device.kind()));
-  }
-  return bytes;
+  return bytes_of_moves(parts_.config, parts_.plan, parts_.kv_dtype, parts_.device.kind(), moves);
 }
 
-// Each rank takes its heads from ranks that have them; of several that have the same, from the first.
 void LocalRunner::copy_to_rank(int rank, const KvTransfer& transfer) {
   const LocalRunner& from = *transfer.from;
-  const parallel::Range mine = kv_heads_of(parts_, static_cast<size_t>(rank));
   std::vector<RankRunner::KvPiece> pieces;
-  for (const KvBlockMove& move : transfer.moves) {
-    if (move.to_group != rank / tp_size_) continue;
-    const int first = move.from_group * from.tp_size_;
-    int64_t head = mine.begin;
-    for (int r = first; r < first + from.tp_size_ && head < mine.end; ++r) {
-      const parallel::Range theirs = kv_heads_of(from.parts_, static_cast<size_t>(r));
-      if (head < theirs.begin || head >= theirs.end) continue;
-      const int64_t end = std::min(mine.end, theirs.end);
-      pieces.push_back({.from = from.runners_[static_cast<size_t>(r)].get(),
-                        .from_block = move.from_block,
-                        .from_head = head - theirs.begin,
-                        .to_block = move.to_block,
-                        .to_head = head - mine.begin,
-                        .num_heads = end - head});
-      head = end;
-    }
-    CHORALE_CHECK(head == mine.end, "no rank has KV head {}", head);
+  for (const KvHeads& heads : heads_for(rank, parts_.config, from.parts_.plan, parts_.plan, transfer.moves)) {
+    pieces.push_back({from.runners_[static_cast<size_t>(heads.from_rank)].get(), heads});
   }
   runners_[static_cast<size_t>(rank)]->copy_kv(pieces);
 }

@@ -97,12 +97,17 @@ class ModelRunner {
   virtual std::vector<std::vector<int64_t>> expert_load_by_rank() const { return {}; }
   virtual std::vector<comm::Traffic> traffic() const { return {}; }
 
-  // Where experts lie, where they may move while requests run: tokens travel to them, and this process has
-  // all weights. Else null.
+  // Where experts lay at first, where they may move while requests run: tokens travel to ranks that own
+  // different ones. Else null.
   virtual const parallel::ExpertPlacement* movable_experts() const { return nullptr; }
+  // Between steps, before place_experts(): whether that can be done at once with the same arguments. The
+  // first call begins to bring the weights that it needs to where they are needed, while steps run on;
+  // further calls ask how that stands. Throws Error where they cannot be had; the experts then lie as they
+  // lay, and the runner goes on unless failure() tells otherwise.
+  virtual bool prepare_experts(int /*layer*/, const parallel::ExpertPlacement& /*placement*/) { return true; }
   // Between steps, of which one may be under way: in those that begin later the experts of a sparse layer
   // lie as in `placement`, which has the shape of movable_experts(). No result differs by a bit. Returns how
-  // many bytes of weights were moved for it.
+  // many bytes of weights were moved for it. Waits for what prepare_experts() was not called for.
   virtual uint64_t place_experts(int /*layer*/, const parallel::ExpertPlacement& /*placement*/) {
     CHORALE_CHECK(false, "no expert can move here");
   }
@@ -116,9 +121,6 @@ class ModelRunner {
 
   // Why no further step can be run, where that is known between steps: a rank has died. Thread-safe.
   virtual std::optional<std::string> failure() const { return std::nullopt; }
-
-  // In a process that does not drive: takes part in the steps of the one that does, until that stops.
-  virtual void serve_steps() { CHORALE_CHECK(false, "this process drives"); }
 };
 
 }  // namespace chorale::engine

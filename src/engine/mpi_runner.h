@@ -1,8 +1,9 @@
 // Ranks as processes that an MPI launcher has started. Rank 0 drives: requests enter there, it sends every
 // step to all ranks, and the tokens of all data-parallel groups, sampled by their first ranks, come to it.
-// The others run steps until they are told to stop.
+// The others do what they are told (mpi_ranks.h).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -11,7 +12,8 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "comm/mpi/mpi_world.h"
+#include "engine/expert_store.h"
+#include "engine/mpi_channel.h"
 #include "engine/parallel_runner.h"
 #include "engine/rank_runner.h"
 #include "engine/runner_parts.h"
@@ -19,14 +21,19 @@
 
 namespace chorale::engine {
 
+// What `parts` refers to, `stored` and the channel must outlive the runner.
+struct MpiParts {
+  RunnerParts parts;
+  StoredWeights& stored;  // what `parts` has; changes as experts move
+  WeightSource source;    // of those
+  MpiChannel& channel;
+  MpiGroups groups;  // of the plan's strategy
+};
+
 class MpiRunner : public ParallelRunner {
  public:
-  // Collective. The world must outlive the runner.
-  MpiRunner(const RunnerParts& parts, comm::MpiWorld& world);
-  // On rank 0, tells the others to stop, unless something has failed.
-  ~MpiRunner() override;
-  MpiRunner(const MpiRunner&) = delete;
-  MpiRunner& operator=(const MpiRunner&) = delete;
+  // Tells the other ranks nothing.
+  explicit MpiRunner(const MpiParts& parts);
 
   // On rank 0. Each call is done when it returns, and nothing runs ahead: to tell the others of a step while
   // one runs would take a thread of its own on every rank.
@@ -36,39 +43,38 @@ class MpiRunner : public ParallelRunner {
   std::span<const float> logits() override;
   std::vector<int64_t> expert_load() override;
   std::optional<std::string> failure() const override;
+  const parallel::ExpertPlacement* movable_experts() const override;
+  bool prepare_experts(int layer, const parallel::ExpertPlacement& placement) override;
+  uint64_t place_experts(int layer, const parallel::ExpertPlacement& placement) override;
+  // `from` must be an MpiRunner of the same channel; its ranks do no further step.
+  uint64_t copy_kv(ModelRunner& from, std::span<const KvBlockMove> moves) override;
 
-  // On the other ranks: runs steps until rank 0 stops. Throws comm::CollectiveError that names the rank when
-  // one fails.
-  void serve_steps() override;
+  // On the other ranks: does what rank 0 has told. Throws comm::CollectiveError that names the rank when one
+  // fails.
+  void serve(const Announcement& announcement);
+  // This rank's part of copy_kv(), whose moves are four numbers each.
+  void take_kv(MpiRunner& from, std::span<const int32_t> moves);
 
   // This rank's alone.
-  std::vector<comm::Traffic> traffic() const override { return {traffic_}; }
+  std::vector<comm::Traffic> traffic() const override { return {channel_.traffic()}; }
 
  private:
-  // What rank 0 tells all ranks to do next, with so many bytes that follow.
-  enum class Work : int64_t { stop, forward, sample, expert_load };
-  struct Announcement {
-    Work work = Work::stop;
-    int64_t bytes = 0;
-  };
-
-  template <typename Drive>
-  void drive(const Drive& drive);
-  void announce(const Announcement& announcement);
-  void broadcast_message(const comm::Communicator& group);
   std::vector<int64_t> sum_expert_load();
   void forward_own(const StepPlan& plan);
   void sample_own(std::span<const SamplePlan* const> plans);
+  void write_layer(int layer, const parallel::ExpertPlacement& placement);
+  void fetch_own(std::span<const int32_t> layer_and_slots);
+  Outcome fetched_own();
+  void place_own(std::span<const int32_t> layer_and_slots);
+  void exchange_kv(MpiRunner& from, std::span<const KvBlockMove> moves);
 
-  const int dp_group_;  // this rank's
+  const RunnerParts parts_;
+  MpiChannel& channel_;
   const int rank_;
-  comm::MpiWorld& mpi_;
-  ThreadPool pool_{1};
-  Stream stream_;  // for collectives, which compute nothing
-  comm::Traffic traffic_;
-  comm::Communicator world_;
-  comm::Communicator leaders_;  // the first ranks of all groups; another one of all other ranks
-  bool is_leader_;
+  const int dp_group_;  // this rank's
+  const comm::Communicator leaders_;
+  const bool is_leader_;
+  ExpertStore experts_;
   std::unique_ptr<RankRunner> runner_;
   std::vector<int32_t> message_;  // a step, or its sampling, as it is sent
   // As they were received; [dp_size].
@@ -81,7 +87,13 @@ class MpiRunner : public ParallelRunner {
   std::vector<int64_t> num_rows_;
   std::vector<SampledValues> sampled_;
   int64_t num_steps_ = 0;  // that were begun
-  bool failed_ = false;
+  // Where experts lie, and why what is needed for another placement cannot be read.
+  parallel::ExpertPlacement placement_;
+  std::optional<std::string> fetch_failure_;
+  std::vector<int32_t> layer_message_;  // a layer, and the experts in its slots
+  // On rank 0: what is fetched, as it was told, and its bytes once that is done.
+  std::vector<int32_t> fetching_;
+  std::optional<uint64_t> fetched_bytes_;
 };
 
 }  // namespace chorale::engine

@@ -90,7 +90,7 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
                           model::rank_extent(config, topology, plan.placement, limits),
                           model::expert_slots(config, topology, plan.placement, plan.dispatch)});
   }
-  if (options.enable_eplb && (!plan.tokens_travel() || strategy.ep_size == 1)) {
+  if (options.enable_eplb && !plan.experts_can_move()) {
     throw_error(
         "--enable-eplb: expected a strategy in which ranks own different experts, such as --ep-size 2, found "
         "{}",

@@ -56,6 +56,8 @@ struct ParallelPlan {
   model::DispatchOptions dispatch;  // of all ranks
 
   bool tokens_travel() const { return ranks.front().extent.dispatches; }
+  // Whether ranks own different experts.
+  bool experts_can_move() const { return tokens_travel() && strategy.ep_size > 1; }
 };
 
 // Throws Error that names the flag or the file, what was found and what works. host_of [world]: a number per

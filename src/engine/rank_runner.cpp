@@ -113,17 +113,58 @@ void RankRunner::place_experts(int64_t layer, const model::FeedForwardWeights& e
   model_.place_experts(stream_, layer, experts, slots);
 }
 
-void RankRunner::copy_kv(std::span<const KvPiece> pieces) {
-  const auto copy_piece = [&](const KvPiece& piece) {
-    copy(stream_, piece.from->cache_.heads(piece.from_block, piece.from_head, piece.num_heads),
-         cache_.heads(piece.to_block, piece.to_head, piece.num_heads));
-  };
+template <typename Copy>
+void RankRunner::copy_pieces(size_t count, const Copy& copy_piece) {
   if (stream_.device().is_cpu()) {
-    pool_.parallel(std::ssize(pieces), [&](int64_t i) { copy_piece(pieces[static_cast<size_t>(i)]); });
+    pool_.parallel(static_cast<int64_t>(count), [&](int64_t i) { copy_piece(static_cast<size_t>(i)); });
     return;
   }
-  for (const KvPiece& piece : pieces) copy_piece(piece);
+  for (size_t i = 0; i < count; ++i) copy_piece(i);
   stream_.synchronize();
+}
+
+void RankRunner::copy_kv(std::span<const KvPiece> pieces) {
+  copy_pieces(pieces.size(), [&](size_t i) {
+    const KvHeads& heads = pieces[i].heads;
+    copy(stream_, pieces[i].from->cache_.heads(heads.from_block, heads.from_head, heads.num_heads),
+         cache_.heads(heads.to_block, heads.to_head, heads.num_heads));
+  });
+}
+
+namespace {
+
+// Where each piece begins in the rows.
+std::vector<int64_t> starts_of(std::span<const KvHeads> pieces, int64_t head_bytes) {
+  std::vector<int64_t> starts;
+  int64_t start = 0;
+  for (const KvHeads& heads : pieces) {
+    starts.push_back(start);
+    start += heads.num_heads * head_bytes;
+  }
+  return starts;
+}
+
+// Memory of the host in the shape of some heads of a block.
+Tensor without_gaps(std::byte* memory, const Tensor& heads) {
+  return {memory, heads.dtype(), heads.rows(), heads.columns(), heads.columns()};
+}
+
+}  // namespace
+
+void RankRunner::export_kv(std::span<const KvHeads> pieces, std::byte* rows) {
+  const std::vector<int64_t> starts = starts_of(pieces, cache_.heads(0, 0, 1).size());
+  copy_pieces(pieces.size(), [&](size_t i) {
+    const Tensor heads = cache_.heads(pieces[i].from_block, pieces[i].from_head, pieces[i].num_heads);
+    copy(stream_, heads, without_gaps(rows + starts[i], heads));
+  });
+}
+
+void RankRunner::import_kv(std::span<const KvHeads> pieces, std::byte* rows) {
+  const std::vector<int64_t> starts = starts_of(pieces, cache_.heads(0, 0, 1).size());
+  copy_pieces(pieces.size(), [&](size_t i) {
+    const Tensor heads = cache_.heads(pieces[i].to_block, pieces[i].to_head, pieces[i].num_heads);
+    copy(stream_, without_gaps(rows + starts[i], heads), heads);
+  });
 }
 
 void RankRunner::inject(DeviceFault fault) {

@@ -1,13 +1,16 @@
 // One rank: its memory, its threads, and its part of the model.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/stream.h"
 #include "base/thread_pool.h"
+#include "engine/kv_moves.h"
 #include "engine/model_runner.h"
 #include "engine/parallel_plan.h"
 #include "engine/rank_sampler.h"
@@ -56,17 +59,20 @@ class RankRunner {
                      const model::ExpertSlots& slots);
   int64_t num_slot_variants(int64_t layer) const { return model_.num_slot_variants(layer); }
 
-  // Some heads of a block that are copied here from another rank's cache.
+  // Some heads of a block that are copied here from the cache of another rank of this process.
   struct KvPiece {
     const RankRunner* from = nullptr;
-    int64_t from_block = 0;
-    int64_t from_head = 0;  // counted on that rank
-    int64_t to_block = 0;
-    int64_t to_head = 0;  // counted on this one
-    int64_t num_heads = 0;
+    KvHeads heads;
   };
   // In all layers. Nothing may be under way on the other ranks. Returns when it is done.
   void copy_kv(std::span<const KvPiece> pieces);
+  // Heads on their way between processes, in memory of the host: [rows, kv_row_bytes()], one row for each
+  // head of each layer, piece after piece. export_kv() reads `from_block` and `from_head` of this rank's
+  // cache, import_kv() writes `to_block` and `to_head`. Return when it is done.
+  int64_t kv_row_bytes() const { return cache_.heads(0, 0, 1).columns(); }
+  int64_t kv_rows(const KvHeads& heads) const { return heads.num_heads * cache_.heads(0, 0, 1).rows(); }
+  void export_kv(std::span<const KvHeads> pieces, std::byte* rows);
+  void import_kv(std::span<const KvHeads> pieces, std::byte* rows);
 
   // For tests: breaks the device, at the start of the next step at the earliest.
   void inject(DeviceFault fault);
@@ -79,6 +85,8 @@ class RankRunner {
   // Then each op is given by itself.
   bool is_profiled() const { return stream_.profile() != nullptr && stream_.profile()->is_on(); }
   void place_sampled(const model::StepInputs& in);
+  template <typename Copy>
+  void copy_pieces(size_t count, const Copy& copy_piece);
   Tensor run_recorded(const StepShape& shape, const model::StepInputs& in);
 
   ThreadPool pool_;               // the CPU's

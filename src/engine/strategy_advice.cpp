@@ -106,13 +106,17 @@ Candidate plan_candidate(const AdviceRequest& request, const Strategy& strategy)
   return candidate;
 }
 
+parallel::CostModel cost_of(const AdviceRequest& request, const Candidate& candidate) {
+  const model::WeightFormats formats = choose_formats(request.config, request.load);
+  const DType kv_dtype = choose_kv_dtype(request.config, formats.dtype, request.load);
+  return {request.machine, model_shape(request.config, formats, kv_dtype), candidate.ranked.strategy,
+          *candidate.placement};
+}
+
 // Throws Error when it cannot serve the workload.
 RankedStrategy predict_candidate(const AdviceRequest& request, const Candidate& candidate) {
   RankedStrategy ranked = candidate.ranked;
-  const model::WeightFormats formats = choose_formats(request.config, request.load);
-  const DType kv_dtype = choose_kv_dtype(request.config, formats.dtype, request.load);
-  const parallel::CostModel cost(request.machine, model_shape(request.config, formats, kv_dtype),
-                                 ranked.strategy, *candidate.placement);
+  const parallel::CostModel cost = cost_of(request, candidate);
   ranked.predicted = parallel::predict(cost, request.workload,
                                        {.prompt_tokens_per_step = request.load.chunked_prefill_size,
                                         .running_requests = candidate.running_requests,
@@ -301,6 +305,14 @@ Advice advise(const AdviceRequest& request) {
 
 RankedStrategy predict_strategy(const AdviceRequest& request, const Strategy& strategy) {
   return predict_candidate(request, plan_candidate(request, strategy));
+}
+
+StrategyModel model_strategy(const AdviceRequest& request, const Strategy& strategy) {
+  const Candidate candidate = plan_candidate(request, strategy);
+  return {.cost = cost_of(request, candidate),
+          .prompt_tokens_per_step = request.load.chunked_prefill_size,
+          .running_requests = candidate.running_requests,
+          .kv_tokens = candidate.ranked.kv_tokens};
 }
 
 }  // namespace chorale::engine

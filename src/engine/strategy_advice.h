@@ -66,6 +66,17 @@ struct Advice {
   std::vector<Alternative> alternatives;  // changes that would put another one first
 };
 
+// A strategy whose steps are to be predicted again and again, with what bounds them.
+struct StrategyModel {
+  parallel::CostModel cost;
+  int64_t prompt_tokens_per_step = 0;  // of each group, at most, as are the two below
+  int64_t running_requests = 0;
+  int64_t kv_tokens = 0;
+};
+
+// The request's workload, objective and number of ranks do not matter. Throws Error when it cannot serve.
+StrategyModel model_strategy(const AdviceRequest& request, const parallel::Strategy& strategy);
+
 // Memory is the machine's: a node's for ranks that share one, a device's each else. Throws Error for what
 // would make every strategy fail, such as a number of ranks that no strategy of the model has.
 Advice advise(const AdviceRequest& request);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "base/memory_info.h"
 #include "parallel/strategy.h"
@@ -43,20 +44,39 @@ bool StrategySwitch::start(std::string_view strategy, StrategyCallback callback)
   return true;
 }
 
+// The engine drops what it does not do, and a promise with it.
+void StrategySwitch::between_steps(const std::function<void()>& work) {
+  auto promise = std::make_shared<std::promise<void>>();
+  std::future<void> done = promise->get_future();
+  engine_.between_steps([work, promise = std::move(promise)] {
+    work();
+    promise->set_value();
+  });
+  try {
+    done.get();
+  } catch (const std::future_error&) {
+    throw Error("the model runner has failed, or the server ends");
+  }
+}
+
 StrategyChange StrategySwitch::change(const parallel::Strategy& strategy) {
   const std::string name = parallel::to_string(strategy);
   StrategyChange made;
   try {
     const auto start = std::chrono::steady_clock::now();
-    std::unique_ptr<PreparedRunner> prepared = model_.prepare(strategy);
+    const BetweenSteps between = [this](const std::function<void()>& work) { between_steps(work); };
+    std::unique_ptr<PreparedRunner> prepared = model_.prepare(strategy, between);
     made.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     // The engine may still hold it when its value has been taken.
     const auto told = std::make_shared<std::promise<SwitchResult>>();
     engine_.switch_runner(*prepared->runner, prepared->max_total_tokens,
                           [told](const SwitchResult& result) { told->set_value(result); });
     made.result = told->get_future().get();
-    if (!made.result.error) model_.adopt(std::move(prepared));
-    prepared.reset();
+    if (made.result.error) {
+      model_.drop(std::move(prepared), between);
+    } else {
+      model_.adopt(std::move(prepared));
+    }
     return_free_memory();
   } catch (const std::exception& error) {
     made.result.error = error.what();

@@ -39,6 +39,7 @@ class StrategySwitch {
 
  private:
   StrategyChange change(const parallel::Strategy& strategy);
+  void between_steps(const std::function<void()>& work);
 
   LoadedModel& model_;
   Engine& engine_;

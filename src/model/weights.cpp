@@ -204,6 +204,10 @@ void place_expert(Placer& placer, const std::string& prefix, int64_t intermediat
   w.down.push_back(down.data);
 }
 
+std::string expert_prefix(const std::string& mlp, int32_t expert) {
+  return fmt::format("{}experts.{}.", mlp, expert);
+}
+
 FeedForwardWeights place_feed_forward(Placer& placer, const io::ModelConfig& config,
                                       const std::vector<int32_t>& experts, const std::string& prefix) {
   FeedForwardWeights w;
@@ -213,8 +217,7 @@ FeedForwardWeights place_feed_forward(Placer& placer, const io::ModelConfig& con
   }
   w.router = placer.matrix(prefix + "gate.weight", config.num_experts, config.hidden_size);
   for (const int32_t e : experts) {
-    place_expert(placer, fmt::format("{}experts.{}.", prefix, e), config.moe_intermediate_size,
-                 config.hidden_size, w);
+    place_expert(placer, expert_prefix(prefix, e), config.moe_intermediate_size, config.hidden_size, w);
   }
   return w;
 }
@@ -282,6 +285,15 @@ ModelWeights bind_weights(const io::ModelConfig& config, const WeightFormats& fo
                           const WeightShard& stored, const Buffer& memory) {
   Placer placer(config, formats, stored, &memory);
   return place_all(placer, config, stored);
+}
+
+WeightPlan plan_expert(const io::ModelConfig& config, const WeightFormats& formats, const WeightShard& shard,
+                       int64_t layer, int32_t expert) {
+  Placer placer(config, formats, shard, nullptr);
+  FeedForwardWeights w;
+  place_expert(placer, expert_prefix(fmt::format("model.layers.{}.mlp.", layer), expert),
+               config.moe_intermediate_size, config.hidden_size, w);
+  return placer.finish();
 }
 
 WeightPlan plan_part(const io::ModelConfig& config, const WeightFormats& formats, ModelPart part) {

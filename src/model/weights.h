@@ -108,6 +108,11 @@ WeightPlan plan_weights(const io::ModelConfig& config, const WeightFormats& form
 ModelWeights bind_weights(const io::ModelConfig& config, const WeightFormats& formats,
                           const WeightShard& stored, const Buffer& memory);
 
+// One expert of a sparse layer alone, as the shard cuts it: its gate and its up projection, which lie at 0,
+// then its down projection, each in one piece.
+WeightPlan plan_expert(const io::ModelConfig& config, const WeightFormats& formats, const WeightShard& shard,
+                       int64_t layer, int32_t expert);
+
 // A part of a whole model, for work that has room for one at a time.
 struct ModelPart {
   enum class Kind { embedding, layer, head };  // head: the last norm and lm_head

@@ -168,16 +168,30 @@ ExpertPlacement ExpertPlacement::balanced(const PlacementShape& shape, const Loa
   return {shape, std::move(best)};
 }
 
-ExpertPlacement ExpertPlacement::with_layer(int layer, const ExpertPlacement& other) const {
-  CHORALE_CHECK(shape_ == other.shape_ && layer >= 0 && layer < num_layers(), "layer {}", layer);
+void ExpertPlacement::replace_layer(int layer, const ExpertPlacement& other, int other_layer) {
   const auto replace = [&](std::vector<int32_t>& ours, const std::vector<int32_t>& theirs) {
     const auto row = std::ssize(ours) / num_layers();
-    std::copy_n(theirs.begin() + layer * row, row, ours.begin() + layer * row);
+    std::copy_n(theirs.begin() + other_layer * row, row, ours.begin() + layer * row);
   };
+  replace(map_, other.map_);
+  replace(replicas_, other.replicas_);
+  replace(first_, other.first_);
+}
+
+ExpertPlacement ExpertPlacement::with_layer(int layer, const ExpertPlacement& other) const {
+  CHORALE_CHECK(shape_ == other.shape_ && layer >= 0 && layer < num_layers(), "layer {}", layer);
   ExpertPlacement result = *this;
-  replace(result.map_, other.map_);
-  replace(result.replicas_, other.replicas_);
-  replace(result.first_, other.first_);
+  result.replace_layer(layer, other, layer);
+  return result;
+}
+
+ExpertPlacement ExpertPlacement::with_slots(int layer, std::span<const int32_t> slots) const {
+  CHORALE_CHECK(layer >= 0 && layer < num_layers() && static_cast<int>(slots.size()) == num_slots(),
+                "{} slots for layer {}", slots.size(), layer);
+  PlacementShape shape = shape_;
+  shape.num_layers = 1;
+  ExpertPlacement result = *this;
+  result.replace_layer(layer, ExpertPlacement(shape, {slots.begin(), slots.end()}), 0);
   return result;
 }
 

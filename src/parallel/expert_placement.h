@@ -65,6 +65,8 @@ class ExpertPlacement {
 
   // This, with one layer as `other`, of the same shape, has it.
   ExpertPlacement with_layer(int layer, const ExpertPlacement& other) const;
+  // This, with other experts in the slots of one layer: [num_slots], each expert at least once.
+  ExpertPlacement with_slots(int layer, std::span<const int32_t> slots) const;
 
   // {"physical_to_logical_map": [...]}, a line per layer.
   std::string to_json() const;
@@ -104,6 +106,8 @@ class ExpertPlacement {
  private:
   // map: [num_layers * num_slots], valid.
   ExpertPlacement(const PlacementShape& shape, std::vector<int32_t> map);
+
+  void replace_layer(int layer, const ExpertPlacement& other, int other_layer);
 
   PlacementShape shape_;
   int slots_per_rank_ = 1;

@@ -1,4 +1,4 @@
-// Reading and writing expert placements as JSON.
+// Reading and writing expert placements as JSON, and reading the load of experts.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "parallel/expert_load.h"
 #include "parallel/expert_placement.h"
 
 namespace chorale::parallel {
@@ -65,6 +66,22 @@ LoadRows read_count(const json& object) {
   return load;
 }
 
+LoadRows read_load(std::string_view text, int num_layers, int num_experts) {
+  const json object = json::parse(text, nullptr, false);
+  if (object.is_discarded()) throw_error("this is not JSON");
+  if (!object.is_object() || !object.contains(kCount))
+    throw_error("it must be an object with the field {}", kCount);
+  LoadRows load = read_count(object);
+  if (static_cast<int>(load.size()) != num_layers)
+    throw_error("{} has {} layers; the model has {}", kCount, load.size(), num_layers);
+  for (size_t layer = 0; layer < load.size(); ++layer) {
+    if (static_cast<int>(load[layer].size()) != num_experts)
+      throw_error("{} has {} experts in layer {}; the model has {}", kCount, load[layer].size(), layer,
+                  num_experts);
+  }
+  return load;
+}
+
 ExpertPlacement read(std::string_view text, const PlacementShape& shape, const EplbOptions& options) {
   const json object = json::parse(text, nullptr, false);
   if (object.is_discarded()) throw_error("this is not JSON");
@@ -81,6 +98,14 @@ ExpertPlacement ExpertPlacement::from_json(std::string_view text, std::string_vi
   shape.slots_per_rank();  // the flags' faults are not the file's
   try {
     return read(text, shape, options);
+  } catch (const Error& error) {
+    throw_error("{}: {}", source, error.what());
+  }
+}
+
+LoadRows read_expert_load(std::string_view text, std::string_view source, int num_layers, int num_experts) {
+  try {
+    return read_load(text, num_layers, num_experts);
   } catch (const Error& error) {
     throw_error("{}: {}", source, error.what());
   }

@@ -89,7 +89,7 @@ HttpResponse method_refused(const HttpRequest& request, std::string_view allowed
 
 }  // namespace
 
-Api::Api(const ServerOptions& options, const ServerModel& model)
+Api::Api(const ServerOptions& options, const ServerModel& model, const engine::StrategyController* controller)
     : state_(request_context(options, model), metrics_options(options, model, served_name(options, model)),
              options.max_answer_bytes),
       work_(std::max(options.http.io_threads, kLeastWorkThreads),
@@ -97,6 +97,7 @@ Api::Api(const ServerOptions& options, const ServerModel& model)
             {model.engine, model.tokenizer, state_.metrics, state_.live, state_.answer_budget,
              options.log_requests},
             model) {
+  state_.strategy_controller = controller;
   state_.isolate_keys = options.isolate_keys;
   state_.divides_responses = options.isolate_keys || !options.http.api_keys.empty();
   state_.health_check_timeout_seconds = options.health_check_timeout_seconds;
@@ -112,11 +113,8 @@ void Api::handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange)
 }
 
 void Api::dispatch(HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
+  request.path.resize(served_path(request.path).size());
   const Route* route = find_route(request.path);
-  if (route == nullptr && request.path.size() > 1 && request.path.ends_with('/')) {
-    request.path.pop_back();
-    route = find_route(request.path);
-  }
   if (route == nullptr) {
     throw BadRequest(ErrorAnswer{
         .status = 404,

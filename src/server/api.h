@@ -14,7 +14,8 @@ namespace chorale::server {
 // Thread-safe; outlives all exchanges it was given.
 class Api {
  public:
-  Api(const ServerOptions& options, const ServerModel& model);
+  // controller: null, where nobody changes the strategy by the load.
+  Api(const ServerOptions& options, const ServerModel& model, const engine::StrategyController* controller);
 
   // Runs on the exchange's strand; does not throw.
   void handle(HttpRequest request, const std::shared_ptr<Exchange>& exchange);

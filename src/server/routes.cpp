@@ -61,15 +61,15 @@ std::span<const Route> routes() {
       {"/v1/messages/count_tokens", Methods::post, &count_message_tokens},
       {"/generate", Methods::post, Generate{"gen-", &plan_generate}},
       {"/abort_request", Methods::post, &abort_request},
-      {"/flush_cache", Methods::get_and_post, &flush_cache},
+      {"/flush_cache", Methods::get_and_post, &flush_cache, Door::admin},
       {"/tokenize", Methods::post, &tokenize},
       {"/detokenize", Methods::post, &detokenize},
-      {"/start_expert_distribution_record", Methods::get_and_post, &start_recording_experts},
-      {"/stop_expert_distribution_record", Methods::get_and_post, &stop_recording_experts},
-      {"/dump_expert_distribution_record", Methods::get_and_post, &dump_recorded_experts},
+      {"/start_expert_distribution_record", Methods::get_and_post, &start_recording_experts, Door::admin},
+      {"/stop_expert_distribution_record", Methods::get_and_post, &stop_recording_experts, Door::admin},
+      {"/dump_expert_distribution_record", Methods::get_and_post, &dump_recorded_experts, Door::admin},
       {"/expert_placement", Methods::get, &expert_placement},
-      {"/rebalance_experts", Methods::post, &rebalance_experts},
-      {"/switch_strategy", Methods::post, &switch_strategy},
+      {"/rebalance_experts", Methods::post, &rebalance_experts, Door::admin},
+      {"/switch_strategy", Methods::post, &switch_strategy, Door::admin},
   });
   return kRoutes;
 }
@@ -77,6 +77,17 @@ std::span<const Route> routes() {
 const Route* find_route(std::string_view path) {
   const auto found = std::ranges::find_if(routes(), [&](const Route& route) { return matches(route, path); });
   return found == routes().end() ? nullptr : &*found;
+}
+
+std::string_view served_path(std::string_view path) {
+  if (path.size() < 2 || !path.ends_with('/') || find_route(path) != nullptr) return path;
+  const std::string_view shorter = path.substr(0, path.size() - 1);
+  return find_route(shorter) != nullptr ? shorter : path;
+}
+
+bool is_admin_door(std::string_view path) {
+  const Route* route = find_route(served_path(path));
+  return route != nullptr && route->door == Door::admin;
 }
 
 }  // namespace chorale::server

@@ -33,10 +33,14 @@ struct Generate {
   AnswerPlan (*plan)(const Json& body, AnswerHead head, const RequestContext&);
 };
 
+// Doors for administrators want an administrator's key, where there is one.
+enum class Door { client, admin };
+
 struct Route {
   std::string_view path;  // "{name}" in it takes any text in its place
   Methods methods;
   std::variant<RespondNow, RespondLater, RespondToBody, Generate> work;
+  Door door = Door::client;
 
   bool takes_get() const { return methods != Methods::post; }
   bool takes_post() const { return methods == Methods::post || methods == Methods::get_and_post; }
@@ -48,5 +52,12 @@ std::span<const Route> routes();
 
 // The first that matches. nullptr: there is no such path.
 const Route* find_route(std::string_view path);
+
+// The path that is served for one that a client sent: without a slash at its end, where only that one is
+// there.
+std::string_view served_path(std::string_view path);
+
+// Whether the path that a client sent leads to a door for administrators.
+bool is_admin_door(std::string_view path);
 
 }  // namespace chorale::server

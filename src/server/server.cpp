@@ -14,6 +14,7 @@
 #include "server/api.h"
 #include "server/http/authorization.h"
 #include "server/http/http_server.h"
+#include "server/routes.h"
 #include "server/wire/error_answer.h"
 
 namespace chorale::server {
@@ -35,7 +36,7 @@ class Server::Impl {
  public:
   explicit Impl(const ServerOptions& options)
       : options_(options),
-        authorization_(options.http.api_keys),
+        authorization_(options.http.api_keys, options.http.admin_api_keys, &is_admin_door),
         http_(
             options.http,
             [this](HttpRequest request, const std::shared_ptr<Exchange>& exchange) {
@@ -60,9 +61,9 @@ class Server::Impl {
     end();
   }
 
-  void set_model(const ServerModel& model) {
+  void set_model(const ServerModel& model, const engine::StrategyController* controller) {
     engine_ = &model.engine;
-    api_.emplace(options_, model);
+    api_.emplace(options_, model, controller);
     ready_ = &*api_;
   }
 
@@ -216,8 +217,8 @@ Server::Server(ServerOptions options, ServerModel model) : Server(std::move(opti
   set_model(std::move(model));
 }
 Server::~Server() = default;
-void Server::set_model(ServerModel model) {
-  impl_->set_model(model);
+void Server::set_model(ServerModel model, const engine::StrategyController* controller) {
+  impl_->set_model(model, controller);
 }
 void Server::begin() {
   impl_->begin();

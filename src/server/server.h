@@ -16,6 +16,10 @@
 #include "server/generation/server_model.h"
 #include "server/http/options.h"
 
+namespace chorale::engine {
+class StrategyController;
+}
+
 namespace chorale::server {
 
 struct ServerOptions {
@@ -49,8 +53,8 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Once.
-  void set_model(ServerModel model);
+  // Once. controller: whose decisions /metrics tells, where there is one; must outlive the server.
+  void set_model(ServerModel model, const engine::StrategyController* controller = nullptr);
 
   // Binds the listening socket. Throws Error that names --host or --port when it cannot. run() does it when
   // it was not done before.

@@ -118,6 +118,35 @@ def test_the_placement_is_one_that_can_be_loaded(chorale, tmp_path):
     assert "experts are those of the first layer" in text
 
 
+def test_a_placement_is_explained_by_a_load(chorale, tmp_path):
+    """Half of the work of layer 2 is that of expert 0; that of the others is even."""
+    load = [[1] * 16 for _ in range(6)]
+    load[2] = [15] + [1] * 15
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps({"recording": False, "logical_count": load}), encoding="utf-8")
+    flags = ("--dp-size", 4, "--ep-size", 4, "--ep-num-redundant-experts", 4, "--expert-load", file)
+    explained = plan(chorale, *flags)["placement"]
+    assert explained["layer"] == 2
+    for layer in (0, 1, 3, 4, 5):
+        assert explained["max_over_mean"][layer] >= explained["balanced_max_over_mean"][layer]
+    now, then = explained["max_over_mean"][2], explained["balanced_max_over_mean"][2]
+    assert now > 1.3 > then >= 1
+    ranks = explained["ranks"]
+    assert sum(rank["share"] for rank in ranks) == pytest.approx(1)
+    assert max(rank["share"] for rank in ranks) * 4 == pytest.approx(now)
+    assert max(rank["balanced_share"] for rank in ranks) * 4 == pytest.approx(then)
+    assert set().union(*(rank["balanced_experts"] for rank in ranks)) == set(range(16))
+    assert plan(chorale, *flags, "--layer", 0)["placement"]["layer"] == 0
+    text = chorale("plan", "--model-path", MODEL, *flags).stdout
+    assert "experts of layer 2, and their share of its work" in text
+    even = plan(chorale, "--dp-size", 4, "--ep-size", 4)["placement"]
+    assert even["max_over_mean"] == [1] * 6
+    for wrong, message in (({"logical_count": load[:5]}, "5 layers"), ({}, "logical_count")):
+        file.write_text(json.dumps(wrong), encoding="utf-8")
+        result = chorale("plan", "--model-path", MODEL, *flags)
+        assert result.returncode != 0 and f"--expert-load {file}" in result.stderr and message in result.stderr
+
+
 def test_processes_store_their_part_alone(chorale):
     threads = plan(chorale, *EXPERT_PARALLEL, "--communicator", "local")
     processes = plan(chorale, *EXPERT_PARALLEL, "--communicator", "mpi")

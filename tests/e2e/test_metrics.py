@@ -339,7 +339,9 @@ def test_every_metric_is_described_and_documented(server):
     where_experts_move = {name for name in documented
                           if re.match("chorale_expert_(rebalance|layers_moved|slots_moved|moved?_)", name)}
     assert len(where_experts_move) == 7
-    assert set(metrics.types) | balance | on_a_gpu | where_experts_move == documented
+    with_a_policy = {f"chorale_strategy_{name}" for name in
+                     ("decisions_total", "refused_switches_total", "saving_ratio", "switches_left")}
+    assert set(metrics.types) | balance | on_a_gpu | where_experts_move | with_a_policy == documented
     for (name, _), value in metrics.samples.items():
         assert value >= 0, name
 

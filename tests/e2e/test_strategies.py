@@ -76,6 +76,25 @@ def test_all_strategies_give_the_same_answers_under_load(serve, tmp_path, model)
             assert mine == theirs, (strategy, number)
 
 
+def test_a_policy_changes_the_strategy_by_the_load(serve, tmp_path):
+    """With the figures of a machine on which two ranks are far too many for a model so small."""
+    policy = tmp_path / "policy.json"
+    strategies = [f"tp={size},dp=1,ep=1,moe_tp={size},moe_dp=1" for size in (1, 2)]
+    policy.write_text(json.dumps({"strategies": strategies, "interval": 0.1, "max_switches_per_hour": 1}))
+    machine = MODEL.parent.parent / "machines" / "h200-x8.json"
+    server = serve("--strategy", "tp=2", "--strategy-policy", policy, "--machine", machine)
+    expected = server.ask("/generate", request(1))["output_ids"]
+    deadline = time.monotonic() + 60
+    while server.metrics()["chorale_strategy_switches_total"] == 0:
+        assert server.ask("/generate", request(1))["output_ids"] == expected
+        assert time.monotonic() < deadline, server.log[-20:]
+    metrics = server.metrics()
+    assert metrics['chorale_strategy_decisions_total{outcome="switching"}'] == 1
+    assert metrics["chorale_strategy_switches_left"] == 0
+    assert server.ask("/generate", request(1))["output_ids"] == expected
+    assert logged(server, f"strategy policy: {strategies[1]} gives way to {strategies[0]}")
+
+
 def test_another_device_serves_under_strategies(serve, small_model):
     """The reference device, which is slow, with a model that is small; or the device that all tests run on."""
     device, name = ((), "cuda:0") if "--device" in MORE_ARGUMENTS else (("--device", "ref"), "ref")

@@ -97,7 +97,8 @@ chorale_kv_cache_capacity_tokens{model_name="stub"} 1024
 
 // A server that says what a test wants. Its handlers are by path; what they return is sent as JSON.
 //   answer: async (send, request, response) => ..., where send(frame) sends one frame of the stream
-export async function startStub({ info = { served_model_name: "stub" }, apiKey = "", answer }) {
+//   switchStrategy: (body, key) => [status, value], of /switch_strategy
+export async function startStub({ info = { served_model_name: "stub" }, apiKey = "", answer, switchStrategy }) {
   const requests = [];
   const json = (response, status, value) => {
     response.writeHead(status, { "Content-Type": "application/json" });
@@ -113,6 +114,9 @@ export async function startStub({ info = { served_model_name: "stub" }, apiKey =
     if (request.url === "/metrics") return response.end(metrics);
     if (request.url === "/get_server_info") return json(response, 200, info);
     if (request.url === "/v1/models") return json(response, 200, { data: [{ id: "stub", max_model_len: 99 }] });
+    if (request.url === "/switch_strategy" && switchStrategy !== undefined) {
+      return json(response, ...switchStrategy(JSON.parse(Buffer.concat(chunks)), request.headers.authorization));
+    }
     if (request.url !== "/v1/chat/completions") return json(response, 404, { error: { message: "not there" } });
     const body = JSON.parse(Buffer.concat(chunks));
     requests.push({ body, headers: request.headers });

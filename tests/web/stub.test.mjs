@@ -286,3 +286,31 @@ test("the reader who scrolls up is left there, and can return to the end", async
     await eventually("the end is shown", async () => (await place()).left < 2);
   });
 });
+
+test("an administrator changes the strategy, and an error is shown", async () => {
+  const asked = [];
+  const switchStrategy = (body, key) => {
+    asked.push([body, key]);
+    if (key !== "Bearer secret") return [403, { error: { message: "this takes an administrator's key" } }];
+    return [200, { status: "ok", strategy: "tp=2,dp=1,ep=1,moe_tp=2,moe_dp=1", pause_seconds: 0.004 }];
+  };
+  const expected = (line) => /status of 403/.test(line);
+  await withStub({ info: aServersInfo, switchStrategy }, { expected }, async (tab) => {
+    const form = tab.locator(".strategy-form");
+    await form.getByText("Change the strategy").click();
+    assert.equal(await form.getByRole("button").isDisabled(), true);
+    await form.getByLabel("Strategy", { exact: true }).fill(" tp=2 ");
+    await form.getByRole("button").click();
+    await form.getByRole("alert").waitFor();
+    assert.equal(await form.getByRole("alert").textContent(), "this takes an administrator's key");
+    await form.getByLabel("Administrator's key").fill("secret");
+    await form.getByRole("button").click();
+    await form.getByRole("status").waitFor();
+    assert.match(await form.getByRole("status").textContent(), /^The strategy is tp=2,dp=1,ep=1,moe_tp=2,moe_dp=1, after a pause of 4/);
+    assert.equal(await form.getByRole("alert").count(), 0);
+    assert.deepEqual(asked, [
+      [{ strategy: "tp=2" }, undefined],
+      [{ strategy: "tp=2" }, "Bearer secret"],
+    ]);
+  });
+});

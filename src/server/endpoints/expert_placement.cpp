@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/expert_report.h"
+#include "server/endpoints/placement_in_force.h"
 #include "server/wire/bad_request.h"
 #include "server/wire/error_answer.h"
 #include "server/wire/json_body.h"
@@ -36,8 +37,9 @@ Json to_json(const engine::RebalanceResult& result) {
 
 HttpResponse expert_placement(ServerState& state, const HttpRequest& /*request*/) {
   require_experts(state);
-  const std::shared_ptr<const engine::ExpertReport> report = state.context.model.engine.stats().experts;
-  const auto& placement = report != nullptr ? report->placement : *state.context.model.placement;
+  const engine::EngineStats stats = state.context.model.engine.stats();
+  const std::shared_ptr<const engine::ExpertReport>& report = stats.experts;
+  const parallel::ExpertPlacement placement = placement_in_force(state.context.model, stats);
   Json body = Json::parse(placement.to_json());
   body["movable"] = report != nullptr;
   body["slots_per_rank"] = placement.slots_per_rank();
@@ -61,8 +63,7 @@ void rebalance_experts(ServerState& state, const HttpRequest& /*request*/,
     if (result == nullptr) {
       response = error_response(
           {.status = 400,
-           .message =
-               "experts cannot move here: that takes ranks of one process that own different experts"});
+           .message = "experts cannot move here: that takes ranks that own different experts"});
     } else {
       Json body = to_json(*result);
       body["status"] = "ok";

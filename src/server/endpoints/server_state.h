@@ -17,6 +17,10 @@
 #include "server/metrics/metrics.h"
 #include "server/wire/json_body.h"
 
+namespace chorale::engine {
+class StrategyController;
+}
+
 namespace chorale::server {
 
 // How many tokens went to each expert.
@@ -42,8 +46,9 @@ struct ServerState {
   double health_check_timeout_seconds = 20;  // in which /health_generate wants a token
   bool isolate_keys = false;                 // no key's requests are seen or ended by another's holder
   bool divides_responses = false;            // what is stored for one key is not found by another's holder
-  std::atomic<bool> draining{false};         // /health and new requests get 503
-  const int64_t created;                     // Unix time
+  const engine::StrategyController* strategy_controller = nullptr;  // null: nobody changes the strategy
+  std::atomic<bool> draining{false};                                // /health and new requests get 503
+  const int64_t created;                                            // Unix time
   Metrics metrics;
   Activity activity;
   LiveRequests live;

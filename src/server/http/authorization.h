@@ -1,6 +1,7 @@
 // Who may use the server: whoever presents one of its keys. Without keys, everybody.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,7 +18,11 @@ std::string key_holder(const std::vector<std::string>& keys);
 // Thread-safe. Keeps digests of the keys, not the keys.
 class Authorization {
  public:
-  explicit Authorization(const std::vector<std::string>& keys);
+  // admin_keys, where there are some, are what administrators' doors want, and open all others, too.
+  // is_admin_door: by the path as it was sent; thread-safe, does not throw.
+  explicit Authorization(const std::vector<std::string>& keys,
+                         const std::vector<std::string>& admin_keys = {},
+                         std::function<bool(std::string_view path)> is_admin_door = nullptr);
 
   // The refusal, or nothing when the request may be read and answered. The time it takes tells neither a key
   // nor its length.
@@ -32,6 +37,8 @@ class Authorization {
 
  private:
   std::vector<std::string> digests_;
+  std::vector<std::string> admin_digests_;
+  std::function<bool(std::string_view)> is_admin_door_;
 };
 
 }  // namespace chorale::server

@@ -17,6 +17,10 @@ struct HttpOptions {
   // Empty: no key is needed. Else every path but /, /health and /metrics wants one of these.
   std::vector<std::string> api_keys;
 
+  // Empty: what api_keys let in may do everything. Else administrators' doors want one of these, which open
+  // all others, too.
+  std::vector<std::string> admin_api_keys;
+
   // Of web pages of other sites that may use the server, see CorsPolicy.
   std::vector<std::string> cors_origins;
 

@@ -212,6 +212,7 @@ TEST(ExpertBalancer, MovesWhenAskedThoughNothingRuns) {
   LoadedModel model = LoadedModel::load(load);
   Recorder recorder;
   Engine engine(model.runner(), engine_options_of(model, load));
+  EXPECT_NE(engine.stats().experts, nullptr);  // from the beginning
   const auto ask = [&] {
     const auto told = std::make_shared<std::promise<RebalanceResult>>();
     engine.rebalance_experts([told](const RebalanceResult* result) { told->set_value(*result); });
@@ -226,6 +227,74 @@ TEST(ExpertBalancer, MovesWhenAskedThoughNothingRuns) {
   EXPECT_LT(std::accumulate(moved.after.begin(), moved.after.end(), 0.0),
             std::accumulate(moved.before.begin(), moved.before.end(), 0.0));
   EXPECT_EQ(engine.stats().experts->moves.rebalances, 1U);
+}
+
+// As ranks whose weights must come from somewhere: they are there when it was asked for three times, or
+// cannot be had from some layer on.
+class SlowToPrepare : public ModelRunner {
+ public:
+  SlowToPrepare(ModelRunner& inner, bool has_weights) : inner_(inner), has_weights_(has_weights) {}
+
+  int64_t vocab_size() const override { return inner_.vocab_size(); }
+  int64_t block_tokens() const override { return inner_.block_tokens(); }
+  int64_t num_dp_groups() const override { return inner_.num_dp_groups(); }
+  void forward(std::span<const StepPlan* const> plans) override { inner_.forward(plans); }
+  void start_sampling(std::span<const SamplePlan* const> plans) override { inner_.start_sampling(plans); }
+  void collect(std::span<SampledStep> sampled) override { inner_.collect(sampled); }
+  std::span<const float> logits() override { return inner_.logits(); }
+  std::vector<int64_t> expert_load() override { return inner_.expert_load(); }
+  const parallel::ExpertPlacement* movable_experts() const override { return inner_.movable_experts(); }
+
+  bool prepare_experts(int /*layer*/, const parallel::ExpertPlacement& /*placement*/) override {
+    if (!has_weights_) throw Error("rank 1: the file is gone");
+    return ++asked_ % 3 == 0;
+  }
+  uint64_t place_experts(int layer, const parallel::ExpertPlacement& placement) override {
+    EXPECT_EQ(asked_ % 3, 0);
+    placed.push_back(layer);
+    inner_.place_experts(layer, placement);
+    return 1000;
+  }
+
+  std::vector<int> placed;  // layers
+
+ private:
+  ModelRunner& inner_;
+  const bool has_weights_;
+  int asked_ = 0;
+};
+
+// What comes of it when it is asked for; requests are served afterwards.
+RebalanceResult move_experts(bool has_weights, std::vector<int>& placed) {
+  const LoadOptions load = small_model("dp=4,ep=4");
+  LoadedModel model = LoadedModel::load(load);
+  SlowToPrepare runner(model.runner(), has_weights);
+  Recorder recorder;
+  Engine engine(runner, engine_options_of(model, load));
+  run_skewed(engine, recorder, 4, 11);
+  const auto told = std::make_shared<std::promise<RebalanceResult>>();
+  engine.rebalance_experts([told](const RebalanceResult* result) { told->set_value(*result); });
+  const RebalanceResult result = told->get_future().get();
+  run_skewed(engine, recorder, 1, 12);
+  EXPECT_NE(recorder.wait(skewed_request(0, 12).id).answer.finish, FinishReason::error);
+  placed = runner.placed;
+  return result;
+}
+
+TEST(ExpertBalancer, MovesALayerWhenItsWeightsAreThere) {
+  std::vector<int> placed;
+  const RebalanceResult result = move_experts(true, placed);
+  EXPECT_GT(placed.size(), 0U);
+  EXPECT_EQ(result.moves.layers, placed.size());
+  EXPECT_EQ(result.moves.bytes, 1000 * placed.size());
+}
+
+TEST(ExpertBalancer, LeavesExpertsWhereTheyAreWhenWeightsCannotBeHad) {
+  std::vector<int> placed;
+  const RebalanceResult result = move_experts(false, placed);
+  EXPECT_EQ(placed, std::vector<int>());
+  EXPECT_EQ(result.moves.layers, 0U);
+  EXPECT_EQ(result.after, result.before);
 }
 
 TEST(ExpertBalancer, TellsThatExpertsCannotMove) {

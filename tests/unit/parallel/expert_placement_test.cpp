@@ -52,6 +52,13 @@ TEST(ExpertPlacement, TrivialGoesRoundRobin) {
   EXPECT_EQ(experts_of_rank(placement, 0, 1), "0,2");
 }
 
+TEST(ExpertPlacement, OtherExpertsInTheSlotsOfOneLayer) {
+  const PlacementShape shape{.num_layers = 3, .num_experts = 3, .ep_size = 2, .num_redundant = 1};
+  const std::vector<int32_t> slots{2, 1, 2, 0};
+  const auto placement = ExpertPlacement::trivial(shape).with_slots(1, slots);
+  EXPECT_EQ(placement, ExpertPlacement::from_map(shape, {{0, 1, 2, 0}, {2, 1, 2, 0}, {0, 1, 2, 0}}));
+}
+
 TEST(ExpertPlacement, ExpertsOfARankAsText) {
   const auto placement =
       ExpertPlacement::from_map({.num_layers = 1, .num_experts = 8, .ep_size = 2, .num_redundant = 4},

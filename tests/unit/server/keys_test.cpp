@@ -143,6 +143,34 @@ TEST_F(KeysTest, WithoutKeysWhoeverKnowsItsIdFindsAStoredResponse) {
   EXPECT_EQ(ask_as("alice", "GET", "/v1/responses/" + own).status, 200);
 }
 
+// What they answer beyond the door is not looked at here: that this model has no experts, for example.
+TEST_F(KeysTest, AdministratorsDoorsOpenForTheirKeyAlone) {
+  options.http.api_keys = {"client"};
+  options.http.admin_api_keys = {"admin"};
+  start();
+  for (const std::string path : {"/switch_strategy", "/switch_strategy/", "/rebalance_experts",
+                                 "/flush_cache", "/flush_cache/", "/start_expert_distribution_record",
+                                 "/stop_expert_distribution_record", "/dump_expert_distribution_record"}) {
+    EXPECT_EQ(ask_as("", "POST", path).status, 401) << path;
+    EXPECT_EQ(ask_as("other", "POST", path).status, 401) << path;
+    const RawResponse refused = ask_as("client", "POST", path);
+    EXPECT_EQ(refused.status, 403) << path;
+    EXPECT_EQ(Json::parse(refused.body)["error"]["message"],
+              "this takes an administrator's key (--admin-api-key)");
+    const int answered = ask_as("admin", "POST", path).status;
+    EXPECT_TRUE(answered == 200 || answered == 400) << path << " " << answered;
+  }
+  EXPECT_EQ(ask_as("client", "GET", "/flush_cache").status, 403);
+  EXPECT_EQ(ask_as("client", "GET", "/get_server_info").status, 200);
+  EXPECT_EQ(ask_as("admin", "GET", "/get_server_info").status, 200);
+  EXPECT_EQ(ask_as("", "GET", "/get_server_info").status, 401);
+  EXPECT_EQ(ask_as("", "GET", "/health").status, 200);
+  stop();
+  options.http.admin_api_keys.clear();
+  start();
+  EXPECT_EQ(ask_as("client", "POST", "/flush_cache").status, 200);
+}
+
 TEST_F(KeysTest, IdsHaveNothingInCommon) {
   start();
   std::set<std::string> beginnings;

@@ -46,5 +46,29 @@ TEST(Routes, EachIsFoundByItsPathAndNoOtherIs) {
   }
 }
 
+// As they are sent, also with a slash at the end, as the table of endpoints takes them.
+TEST(Routes, AdministratorsDoorsAreThoseThatChangeTheServer) {
+  std::set<std::string> doors;
+  for (const Route& route : routes()) {
+    if (!is_admin_door(route.path)) continue;
+    doors.insert(std::string(route.path));
+    EXPECT_TRUE(is_admin_door(fmt::format("{}/", route.path)));
+    EXPECT_FALSE(is_admin_door(fmt::format("{}//", route.path)));
+  }
+  EXPECT_THAT(doors, ::testing::UnorderedElementsAre("/flush_cache", "/rebalance_experts", "/switch_strategy",
+                                                     "/start_expert_distribution_record",
+                                                     "/stop_expert_distribution_record",
+                                                     "/dump_expert_distribution_record"));
+  for (const char* path : {"", "/", "//", "/generate", "/expert_placement", "/switch_strategy/x", "/none"})
+    EXPECT_FALSE(is_admin_door(path)) << path;
+}
+
+TEST(Routes, ASlashAtTheEndIsLeftOutWhereThereIsNoSuchPath) {
+  EXPECT_EQ(served_path("/health/"), "/health");
+  EXPECT_EQ(served_path("/v1/models/"), "/v1/models/");
+  EXPECT_EQ(served_path("//"), "/");
+  for (const char* path : {"", "/", "/health", "/health//", "/none/"}) EXPECT_EQ(served_path(path), path);
+}
+
 }  // namespace
 }  // namespace chorale::server

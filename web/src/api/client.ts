@@ -108,6 +108,33 @@ export async function fetchServerInfo(apiKey: string): Promise<ServerInfo> {
   return out;
 }
 
+export interface StrategyChange {
+  strategy: string; // that is in force
+  pauseSeconds: number | null; // in which no request went on
+}
+
+// Answers when the strategy is in force, which takes as long as it takes.
+export async function switchStrategy(strategy: string, apiKey: string): Promise<StrategyChange> {
+  let response: Response;
+  try {
+    response = await fetch("switch_strategy", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers(apiKey) },
+      body: JSON.stringify({ strategy }),
+    });
+  } catch {
+    throw new ApiError("The server cannot be reached.");
+  }
+  if (!response.ok) throw await failure(response);
+  let fields: Record<string, unknown>;
+  try {
+    fields = asFields(await response.json());
+  } catch {
+    throw new ApiError("The server's answer to switch_strategy cannot be read.");
+  }
+  return { strategy: asText(fields["strategy"]) || strategy, pauseSeconds: asNumber(fields["pause_seconds"]) ?? null };
+}
+
 export interface ChatRequest {
   body: Record<string, unknown>;
   apiKey: string;

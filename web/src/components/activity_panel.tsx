@@ -4,6 +4,7 @@ import { monitor } from "../state/monitor.ts";
 import { useStore } from "../state/store.ts";
 import { formatCount, formatPercent, formatRate, formatSeconds, formatShort } from "../text/format.ts";
 import { Chart } from "./chart.tsx";
+import { StrategyForm } from "./strategy_form.tsx";
 
 function ServerFacts({ info }: { info: ServerInfo }) {
   const count = (value: number | null, unit: string): string | null =>
@@ -53,6 +54,7 @@ export function ActivityPanel() {
   return (
     <>
       {info !== null && <ServerFacts info={info} />}
+      {info !== null && info.strategy !== null && <StrategyForm />}
       <Chart
         title="Tokens/s"
         ages={ages}

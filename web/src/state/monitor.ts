@@ -24,6 +24,7 @@ export const monitor = new Store<Monitor>({ link: "connecting", problem: "", inf
 
 let last: Reading | null = null;
 let failures = 0;
+let switches = 0; // of the strategy, when the server's info was read
 let timer: ReturnType<typeof setTimeout> | undefined;
 let polling = false;
 
@@ -62,8 +63,12 @@ async function poll(): Promise<void> {
   try {
     const wasUp = monitor.get().link === "up" && failures === 0;
     const text = await readMetrics(apiKey);
-    // After a loss it may be another server.
-    if (!wasUp || monitor.get().info === null) monitor.set({ info: await fetchServerInfo(apiKey) });
+    const changes = parseMetrics(text).get("chorale_strategy_switches_total") ?? 0;
+    // After a loss it may be another server, and after a change of the strategy it has other facts.
+    if (!wasUp || monitor.get().info === null || changes !== switches) {
+      monitor.set({ info: await fetchServerInfo(apiKey) });
+      switches = changes;
+    }
     succeed(text);
   } catch (error) {
     fail(error);

@@ -52,6 +52,33 @@ TEST(Authorization, HoldersAreToldApartByTheirKeysNotByHowTheySendThem) {
   }
 }
 
+TEST(Authorization, AdministratorsDoorsWantAnAdministratorsKeyWhereThereIsOne) {
+  const auto is_door = [](std::string_view path) { return path == "/door"; };
+  const auto status = [&](const std::vector<std::string>& keys, const std::vector<std::string>& admin_keys,
+                          const std::string& path, const std::string& key) {
+    HttpRequest request;
+    request.path = path;
+    if (!key.empty()) request.keys = {key};
+    const auto refusal = Authorization(keys, admin_keys, is_door).check(request);
+    return refusal ? refusal->status : 200;
+  };
+  const std::vector<std::string> none, client = {"client"}, admin = {"admin"};
+  EXPECT_EQ(status(client, admin, "/door", ""), 401);
+  EXPECT_EQ(status(client, admin, "/door", "other"), 401);
+  EXPECT_EQ(status(client, admin, "/door", "client"), 403);
+  EXPECT_EQ(status(client, admin, "/door", "admin"), 200);
+  EXPECT_EQ(status(client, admin, "/generate", ""), 401);
+  EXPECT_EQ(status(client, admin, "/generate", "client"), 200);
+  EXPECT_EQ(status(client, admin, "/generate", "admin"), 200) << "it opens all doors";
+  EXPECT_EQ(status(none, admin, "/door", ""), 401);
+  EXPECT_EQ(status(none, admin, "/door", "client"), 401);
+  EXPECT_EQ(status(none, admin, "/door", "admin"), 200);
+  EXPECT_EQ(status(none, admin, "/generate", ""), 200) << "clients need no key";
+  EXPECT_EQ(status(client, none, "/door", "client"), 200) << "there is no other key";
+  EXPECT_EQ(status(client, none, "/door", ""), 401);
+  EXPECT_EQ(status(none, none, "/door", ""), 200);
+}
+
 TEST(Authorization, WithoutKeysLetsEverybodyIn) {
   EXPECT_EQ(status_for(Authorization({}), "/generate", {}), 200);
   EXPECT_EQ(status_for(Authorization({}), "/generate", {"any"}), 200);

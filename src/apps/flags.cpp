@@ -19,6 +19,7 @@ constexpr const char* kModel = "Model";
 constexpr const char* kModelDescription =
     "Folder of a Hugging Face checkpoint, or the name of a model that the Hugging Face cache here has";
 constexpr const char* kExecution = "Execution";
+constexpr const char* kParallel = "Parallel strategy";
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
 
 engine::InjectedFault parse_fault(const std::string& text) {
@@ -119,11 +120,39 @@ void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
       ->group(kExecution);
 }
 
+namespace {
+
+void add_gpu_flags(CLI::App& app, engine::LoadOptions& options) {
+  app.add_option("--gpus", options.parallel.gpus,
+                 "With --device cuda: the GPUs that ranks have, by number, in this order; those that "
+                 "CUDA_VISIBLE_DEVICES "
+                 "leaves unless given")
+      ->option_text("N,N,...")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1023))
+      ->group(kParallel);
+  app.add_option(
+         "--ranks-per-gpu", options.parallel.ranks_per_gpu,
+         "Ranks that share each GPU (1); more than one to try a strategy that there are too few GPUs for")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1024))
+      ->group(kParallel);
+  app.add_option("--collectives", options.parallel.collectives,
+                 "How GPUs exchange data: peer: kernels read each other's memory; nccl: NCCL, from "
+                 "CHORALE_NCCL or where "
+                 "libraries are; host: through the host's memory, slow; auto: the first that works. It never "
+                 "changes a result")
+      ->option_text("auto|peer|nccl|host")
+      ->check(CLI::IsMember({"auto", "peer", "nccl", "host"}))
+      ->group(kParallel);
+}
+
+}  // namespace
+
 void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
-  constexpr const char* kGroup = "Parallel strategy";
   parallel::StrategyFlags& strategy = options.parallel.strategy;
   const auto add_size = [&](const char* name, std::optional<int>& value, const char* text) {
-    app.add_option(name, value, text)->option_text("N")->group(kGroup);
+    app.add_option(name, value, text)->option_text("N")->group(kParallel);
   };
   add_size("--tp-size,--tensor-parallel-size", strategy.tp_size,
            "Ranks that share a batch and split heads (1)");
@@ -132,7 +161,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
   add_size("--ep-size,--expert-parallel-size", strategy.ep_size, "Ranks that own different experts (1)");
   app.add_flag("--enable-ep-moe", strategy.enable_ep_moe,
                "Expert parallel; without --ep-size over --tp-size ranks")
-      ->group(kGroup);
+      ->group(kParallel);
   add_size("--moe-tp-size", strategy.moe_tp_size,
            "Ranks that split each expert; default: those that are left");
   add_size("--moe-dp-size", strategy.moe_dp_size,
@@ -142,40 +171,41 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
                  "For a one-expert model: dp gives every rank the expert, tp splits it")
       ->option_text("dp|tp")
       ->envname("SINGLE_EXPERT_MODE")
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_flag(
          "--enable-dp-attention", strategy.enable_dp_attention,
          "Sizes as in SGLang: --tp-size is all ranks, attention is split over tp_size / dp_size of them")
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--ep-num-redundant-experts", options.parallel.num_redundant_experts,
                  "Slots for replicas of experts, beyond one for each (0)")
       ->option_text("N")
       ->check(CLI::Range(0, 65536))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--ep-dispatch-algorithm", options.parallel.dispatch_algorithm,
                  "Which replica gets a token: static: the nearest; dynamic: all in turn")
       ->option_text("static|dynamic")
       ->check(CLI::IsMember({"static", "dynamic"}))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--init-expert-location", options.parallel.init_expert_location,
                  "trivial, or a JSON file with physical_to_logical_map or logical_count")
       ->option_text("trivial|FILE")
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--eplb-algorithm", options.parallel.eplb_algorithm,
                  "How logical_count becomes a placement (auto)")
       ->option_text("auto|hierarchical|global")
       ->check(CLI::IsMember({"auto", "hierarchical", "global"}))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option("--communicator", options.parallel.communicator,
                  "local: ranks are threads; mpi: ranks are processes; auto: mpi under an MPI launcher")
       ->option_text("auto|local|mpi")
       ->check(CLI::IsMember({"auto", "local", "mpi"}))
-      ->group(kGroup);
+      ->group(kParallel);
+  add_gpu_flags(app, options);
   app.add_option("--dist-timeout", options.parallel.collective_timeout,
                  "Seconds that a rank may keep the others waiting before the server ends (10); 0: for ever")
       ->option_text("SECONDS")
       ->check(number_in(0, 86400))
-      ->group(kGroup);
+      ->group(kParallel);
   app.add_option_function<std::string>(
          "--inject-fault",
          [&options](const std::string& text) { options.parallel.fault = parse_fault(text); },

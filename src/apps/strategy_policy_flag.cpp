@@ -84,10 +84,8 @@ void require_ranks_that_change(const engine::LoadOptions& load, const io::ModelC
   if (communicator == "mpi" || (communicator != "local" && comm::MpiWorld::launch())) {
     throw_error("{}: the strategy of ranks that are processes cannot be changed while they run", kFlag);
   }
-  if (!backend_of(engine::choose_formats(config, load).device).has_ranks) {
-    throw_error("{}: --device {} runs one rank alone, so that there is no other strategy", kFlag,
-                load.device);
-  }
+  if (engine::choose_formats(config, load).device == DeviceKind::cuda)
+    throw_error("--device {}: what steps take is predicted ({}) on the CPU alone", load.device, kFlag);
 }
 
 // As the server makes ranks for another strategy.

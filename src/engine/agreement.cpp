@@ -99,6 +99,7 @@ std::vector<Given> what_was_given(const RankInputs& inputs, int threads) {
        {"--eplb-algorithm", parallel.eplb_algorithm},
        {"--enable-eplb", parallel.enable_eplb ? "given" : "not given"},
        {"--dist-timeout", fmt::format("{:g}", parallel.collective_timeout)},
+       {"--collectives", parallel.collectives},
        {"--device", inputs.device.substr(0, inputs.device.find(':'))},
        {"--dtype", std::string(name_of(formats.dtype))},
        {"--quantization", std::string(formats.quantization())},

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 bundle=${1:-out/gpu}
 readonly build=build-cuda max_kib=$((120 * 1024))
 read -ra python_versions <<<"${PYTHON_VERSIONS:-3.12}"
-programs=(chorale gpu_tests gpu_bench gpu_light_bench)
+programs=(chorale gpu_tests gpu_comm_tests gpu_bench gpu_light_bench gpu_comm_bench)
 
 [[ -f $build/build.ninja ]] || cmake --preset cuda
 cmake --build "$build" --target "${programs[@]}"
@@ -30,7 +30,7 @@ cp scripts/gpu_tests.sh "$bundle/"
 
 mkdir -p "$bundle/tests/gpu" "$bundle/docs" "$bundle/wheels"
 cp tests/program.py "$bundle/tests/"
-cp tests/gpu/numerics.py "$bundle/tests/gpu/"
+cp tests/gpu/numerics.py tests/gpu/strategies.py "$bundle/tests/gpu/"
 tar -cf - --exclude=__pycache__ models tests/e2e tests/golden docs/metrics.md | tar -xf - -C "$bundle"
 for version in "${python_versions[@]}"; do
   python3 -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version "$version" \

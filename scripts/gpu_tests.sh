@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Runs the tests on a GPU, from a bundle (scripts/gpu_bundle.sh) or from a checkout that was built with CUDA:
-#   gpu_tests.sh [--ops] [--numerics] [--e2e] [--bench] [--sanitizers] [--filter PATTERN] [--device DEVICE] [--results FOLDER]
-# All but the sanitizers by default.
+#   gpu_tests.sh [--ops] [--comm] [--numerics] [--strategies] [--e2e] [--bench] [--comm-bench] [--sanitizers]
+#                [--filter PATTERN] [--device DEVICE] [--only WORD] [--results FOLDER]
+# --ops, --numerics, --e2e and --bench by default.
 #   --ops         every op against its reference
+#   --comm        collectives of ranks on one GPU, and on two where there are; NCCL's where CHORALE_NCCL names it, or Python has it
+#   --strategies  bits of every strategy on two GPUs, or with all ranks on one (tests/gpu/strategies.py); --only: as it has it
+#   --comm-bench  what collectives take
 #   --numerics    the numerics contract and the accuracy of served models (tests/gpu/numerics.py)
 #   --e2e         the end-to-end tests, their servers with --device DEVICE; needs the Python packages of
 #                 tests/e2e/requirements.txt, of which those that are missing are installed from the bundle's wheels into the results
@@ -18,16 +22,18 @@ cd "$(dirname "$0")" || exit
 readonly limit_s=240  # of one program; a kernel that hangs is a failure
 modes=()
 filter='*'
+only=()
 device=cuda
 results=$PWD/gpu-results
 while (($#)); do
   case $1 in
-    --ops | --numerics | --e2e | --bench | --sanitizers) modes+=("${1#--}") ;;
+    --ops | --comm | --numerics | --strategies | --e2e | --bench | --comm-bench | --sanitizers) modes+=("${1#--}") ;;
+    --only) only+=(--only "${2:?}") && shift ;;
     --device) device=${2:?} && shift ;;
     --filter) filter=${2:?} && shift ;;
     --results) results=$(realpath -m "${2:?}") && shift ;;
     *)
-      sed -n '3,15s/^# *//p' "$0" >&2
+      sed -n '3,20s/^# *//p' "$0" >&2
       exit 2
       ;;
   esac
@@ -48,11 +54,21 @@ failed=0
 
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>/dev/null
 
-run_ops() {  # NAME COMMAND...: the op tests under a command
+if [[ -z ${CHORALE_NCCL:-} ]]; then  # as pip installs it
+  CHORALE_NCCL=$(python3 -c '
+import sys
+from pathlib import Path
+found = [file for folder in sys.path for file in Path(folder).glob("nvidia/nccl/lib/libnccl.so.2")]
+print(found[0] if found else "")
+' 2>/dev/null)
+  if [[ -n $CHORALE_NCCL ]]; then export CHORALE_NCCL; else unset CHORALE_NCCL; fi
+fi
+
+run_ops() {  # NAME COMMAND...: the op tests, or those of $program, under a command
   local name=$1 start=$SECONDS counts
   shift
   echo "== $name"
-  timeout "$limit_s" "$@" "$programs/gpu_tests" --gtest_filter="$filter" --gtest_brief=1 \
+  timeout "$limit_s" "$@" "$programs/${program:-gpu_tests}" --gtest_filter="$filter" --gtest_brief=1 \
     --gtest_output="json:$results/$name.json" >"$results/$name.log" 2>&1
   local status=$?
   # A program that crashed, or was stopped, has no report, or one that says less than its exit status.
@@ -90,8 +106,20 @@ run_numerics() {
   add_counts "$results/numerics.log"
 }
 
-# What such a machine cannot have: the clients of tests/conformance come from npm. Tests that need MPI, or ranks where a device
-# has none, are skipped by themselves and named in the log.
+run_strategies() {
+  local more=() gpus
+  gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+  case $device in
+    cpu | ref) more=(--small) ;;
+    *) more=(--gpus "$((gpus > 1 ? 2 : 1))") ;;
+  esac
+  timeout 1200 python3 "$root/tests/gpu/strategies.py" --binary "$programs/chorale" --models "$root/models" \
+    --device "$device" --results "$results" "${more[@]}" "${only[@]}" 2>&1 | tee "$results/strategies.log"
+  add_counts "$results/strategies.log"
+}
+
+# What such a machine cannot have: the clients of tests/conformance come from npm. Tests that need MPI, or what the CPU alone can
+# do, are skipped by themselves and named in the log.
 readonly e2e_without=(test_conformance.py)
 
 run_e2e() {
@@ -110,7 +138,9 @@ run_e2e() {
   for name in "${e2e_without[@]}"; do more+=(--ignore "$root/tests/e2e/$name"); done
   rm -f "$report"
   echo "without ${e2e_without[*]}"
-  CHORALE_BINARY=$programs/chorale CHORALE_E2E_ARGS="--device $device" PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1 \
+  local where="--device $device"
+  [[ $device != cuda* ]] || where+=" --ranks-per-gpu 8"  # strategies of several ranks on one GPU
+  CHORALE_BINARY=$programs/chorale CHORALE_E2E_ARGS=$where PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1 \
     timeout 1200 python3 -m pytest -v -rs -p no:cacheprovider -o junit_family=xunit2 --junitxml "$report" "${more[@]}" \
     "$root/tests/e2e" >"$results/e2e.log" 2>&1
   local status=$?
@@ -138,13 +168,25 @@ EOF
 
 for mode in "${modes[@]}"; do
   case $mode in
-    numerics | e2e)
+    numerics | e2e | strategies)
       echo "== $mode"
       "run_$mode"
       ;;
     ops)
       rm -f "$results/ops.json"
       run_ops ops env
+      ;;
+    comm)
+      rm -f "$results/comm.json"
+      program=gpu_comm_tests run_ops comm env
+      ;;
+    comm-bench)
+      echo "== gpu_comm_bench"
+      if timeout "$limit_s" "$programs/gpu_comm_bench" 2>&1 | tee "$results/gpu_comm_bench.log"; then
+        passed=$((passed + 1))
+      else
+        failed=$((failed + 1))
+      fi
       ;;
     sanitizers)
       if ! command -v compute-sanitizer >/dev/null; then

@@ -18,8 +18,8 @@ namespace {
 constexpr const char* kModel = "Model";
 constexpr const char* kModelDescription =
     "Folder of a Hugging Face checkpoint, or the name of a model that the Hugging Face cache here has";
-constexpr const char* kParallel = "Parallel strategy";
 constexpr const char* kExecution = "Execution";
+constexpr const char* kParallel = "Parallel strategy";
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
 
 engine::InjectedFault parse_fault(const std::string& text) {
@@ -140,6 +140,35 @@ void add_execution_flags(CLI::App& app, engine::LoadOptions& options) {
       ->group(kExecution);
 }
 
+namespace {
+
+void add_gpu_flags(CLI::App& app, engine::LoadOptions& options) {
+  app.add_option("--gpus", options.parallel.gpus,
+                 "With --device cuda: the GPUs that ranks have, by number, in this order; those that "
+                 "CUDA_VISIBLE_DEVICES "
+                 "leaves unless given")
+      ->option_text("N,N,...")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1023))
+      ->group(kParallel);
+  app.add_option(
+         "--ranks-per-gpu", options.parallel.ranks_per_gpu,
+         "Ranks that share each GPU (1); more than one to try a strategy that there are too few GPUs for")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1024))
+      ->group(kParallel);
+  app.add_option("--collectives", options.parallel.collectives,
+                 "How GPUs exchange data: peer: kernels read each other's memory; nccl: NCCL, from "
+                 "CHORALE_NCCL or where "
+                 "libraries are; host: through the host's memory, slow; auto: the first that works. It never "
+                 "changes a result")
+      ->option_text("auto|peer|nccl|host")
+      ->check(CLI::IsMember({"auto", "peer", "nccl", "host"}))
+      ->group(kParallel);
+}
+
+}  // namespace
+
 void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
   parallel::StrategyFlags& strategy = options.parallel.strategy;
   add_strategy_sizes(app, strategy);
@@ -183,6 +212,7 @@ void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
       ->option_text("auto|local|mpi")
       ->check(CLI::IsMember({"auto", "local", "mpi"}))
       ->group(kParallel);
+  add_gpu_flags(app, options);
   app.add_option("--dist-timeout", options.parallel.collective_timeout,
                  "Seconds that a rank may keep the others waiting before the server ends (10); 0: for ever")
       ->option_text("SECONDS")

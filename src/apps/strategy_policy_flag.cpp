@@ -90,10 +90,8 @@ void require_ranks_that_change(const StrategyFlag& flag, const engine::LoadOptio
   if (ranks_are_processes(load) && flag.machine.empty() && !flag.profile) {
     throw_error("{}: over MPI every process plans for itself, so that --machine is needed", kFlag);
   }
-  if (!backend_of(engine::choose_formats(config, load).device).has_ranks) {
-    throw_error("{}: --device {} runs one rank alone, so that there is no other strategy", kFlag,
-                load.device);
-  }
+  if (engine::choose_formats(config, load).device == DeviceKind::cuda)
+    throw_error("--device {}: what steps take is predicted ({}) on the CPU alone", load.device, kFlag);
 }
 
 // As the server makes ranks for another strategy.

@@ -10,7 +10,7 @@ void copy(const Stream& stream, const Tensor& source, const Tensor& target) {
                 "{} [{}, {}] to {} [{}, {}]", name_of(source.dtype()), source.rows(), source.columns(),
                 name_of(target.dtype()), target.rows(), target.columns());
   for (const Tensor* tensor : {&source, &target}) {
-    CHORALE_CHECK(tensor->device().is_host_memory() || tensor->device() == stream.device(),
+    CHORALE_CHECK(tensor->device().is_host_memory() || tensor->device().kind() == stream.device().kind(),
                   "memory of {} on a stream of {}", tensor->device().name(), stream.device().name());
   }
   if (source.empty()) return;

@@ -12,8 +12,8 @@
 namespace chorale {
 
 // target = source, of one shape and dtype; the padding between rows stays as it is. Each lies on the stream's
-// device or on the host. Takes effect in the stream's order; host memory must live, and stay as it is, until
-// the stream is synchronized. The two do not overlap.
+// device, on another one of its kind in this process, or on the host. Takes effect in the stream's order;
+// host memory must live, and stay as it is, until the stream is synchronized. The two do not overlap.
 void copy(const Stream& stream, const Tensor& source, const Tensor& target);
 
 // A vector of the host as a tensor [1, n].

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ class DeviceDriver {
   // As flags and messages name it, such as "cuda:0", and what it is, such as "NVIDIA H200".
   virtual std::string name() const = 0;
   virtual std::string description() const { return name(); }
+  // Which of the devices of its kind it is, as its libraries count them.
+  virtual int index() const { return 0; }
   // Bytes that can still be allocated, as far as is known.
   virtual uint64_t free_memory() const = 0;
   virtual std::unique_ptr<Queue> make_queue() = 0;
@@ -112,6 +115,11 @@ class Queue {
   virtual void wait(const Event& event) = 0;
   // 0: none, as in the beginning.
   virtual void set_time_limit(std::chrono::duration<double>) {}
+  // Is called now and then while the host waits for work that may itself wait for other devices, and once
+  // more when that has ended; what it throws ends the wait. Nothing: none, as in the beginning.
+  virtual void set_watch(std::function<void()>) {}
+  // What the device's own libraries know the queue by, such as a cudaStream_t; null where there are none.
+  virtual void* native_handle() const { return nullptr; }
 
   // Between the two, what is given is kept and not done; copies are not among it. Only where can_record().
   virtual bool can_record() const { return false; }

@@ -9,6 +9,7 @@
 
 #include "base/copy.h"
 #include "base/error.h"
+#include "comm/device_collectives.h"
 
 namespace chorale::comm {
 namespace {
@@ -62,6 +63,33 @@ int64_t row_bytes(const Tensor& t) {
   return t.row_stride() * static_cast<int64_t>(size_of(t.dtype()));
 }
 
+void check_room(const Tensor& all, int64_t rows, const Tensor& mine, int64_t own_rows) {
+  CHORALE_CHECK(all.rows() >= rows && mine.rows() >= own_rows, "{} and {} rows in {} and {}", rows, own_rows,
+                all.rows(), mine.rows());
+}
+
+struct Place {
+  int rank = 0;
+  int size = 1;
+};
+
+// In two halves: each rank adds up its part where it lies, then gets the others'.
+void all_reduce(const Stream& stream, DeviceCollectives& device, const Tensor& sums, const Place& place) {
+  const int64_t values = sums.rows() * sums.row_stride();
+  int64_t counts[kMaxRanks], sizes[kMaxRanks];
+  const auto first_of = [&](int r) { return values * r / place.size; };
+  for (int r = 0; r < place.size; ++r) {
+    counts[r] = first_of(r + 1) - first_of(r);
+    sizes[r] = counts[r] * static_cast<int64_t>(sizeof(int64_t));
+  }
+  auto* const all = sums.device_data<int64_t>();
+  int64_t* const part = all + first_of(place.rank);
+  const auto ranks = static_cast<size_t>(place.size);
+  device.reduce_scatter_sum(stream, all, {counts, ranks}, part);
+  device.all_gather(stream, reinterpret_cast<const std::byte*>(part), {sizes, ranks},
+                    reinterpret_cast<std::byte*>(all));
+}
+
 // A tensor of the same shape and distance of rows, in memory that grows to the largest asked for.
 Tensor room_for(const Tensor& tensor, Buffer& memory) {
   const auto bytes = static_cast<size_t>(tensor.rows() * row_bytes(tensor));
@@ -78,6 +106,16 @@ struct Communicator::Staging {
 
 Communicator::Communicator(std::shared_ptr<Transport> transport, Traffic* traffic)
     : transport_(std::move(transport)), staging_(std::make_shared<Staging>()), traffic_(traffic) {}
+
+// What moves the tensor; null where that is the transport itself.
+DeviceCollectives* Communicator::device_of(const Tensor& tensor) const {
+  return tensor.device().is_host_memory() ? nullptr : transport_->device();
+}
+
+bool Communicator::can_be_recorded() const {
+  if (size() == 1) return true;
+  return transport_->device() != nullptr && transport_->device()->can_be_recorded();
+}
 
 bool Communicator::stages(const Tensor& tensor) const {
   return !tensor.device().is_host_memory() && transport_->needs_host_memory();
@@ -165,6 +203,10 @@ void Communicator::await_broadcast(const Stream&, std::span<std::byte> data, int
 
 void Communicator::all_reduce_sum(const Stream& stream, const Tensor& sums, Purpose purpose) const {
   if (size() == 1) return;
+  if (DeviceCollectives* const device = device_of(sums); device != nullptr) {
+    all_reduce(stream, *device, sums, {rank(), size()});
+    return count(purpose, 2 * sums.rows() * row_bytes(sums) * (size() - 1) / size());
+  }
   const Tensor staged = staged_input(stream, sums, sums.rows());
   const std::span<int64_t> values = values_of(staged, sums.rows());
   transport_->all_reduce_sum(values);
@@ -182,6 +224,12 @@ void Communicator::reduce_scatter_sum(const Stream& stream, const Tensor& sums,
   const auto me = static_cast<size_t>(rank());
   if (size() == 1) return copy_rows(stream, sums, mine, rows_of[me]);
   Sizes sizes(rows_of, sums.row_stride());
+  if (DeviceCollectives* const device = device_of(sums); device != nullptr) {
+    check_room(sums, total(rows_of), mine, rows_of[me]);
+    device->reduce_scatter_sum(stream, sums.device_data<int64_t>(), sizes.span(),
+                               mine.device_data<int64_t>());
+    return count(purpose, (total(rows_of) - rows_of[me]) * row_bytes(sums));
+  }
   const Tensor input = staged_input(stream, sums, total(rows_of));
   const Tensor output = staged_output(mine);
   const std::span<int64_t> values = values_of(input, total(rows_of));
@@ -196,6 +244,11 @@ void Communicator::all_gather_rows(const Stream& stream, const Tensor& mine, std
   const auto me = static_cast<size_t>(rank());
   if (size() == 1) return copy_rows(stream, mine, all, rows_of[me]);
   Sizes sizes(rows_of, row_bytes(mine));
+  if (DeviceCollectives* const device = device_of(mine); device != nullptr) {
+    check_room(all, total(rows_of), mine, rows_of[me]);
+    device->all_gather(stream, mine.device_bytes(), sizes.span(), all.device_bytes());
+    return count(purpose, sizes[me] * (size() - 1));
+  }
   const Tensor input = staged_input(stream, mine, rows_of[me]);
   const Tensor output = staged_output(all);
   transport_->all_gather(bytes_of(input, rows_of[me]), sizes.span(), bytes_of(output, total(rows_of)));
@@ -210,6 +263,11 @@ void Communicator::gather_rows(const Stream& stream, const Tensor& mine, std::sp
   const bool is_root = rank() == root;
   if (is_root) check_alike(mine, all);
   Sizes sizes(rows_of, row_bytes(mine));
+  if (DeviceCollectives* const device = device_of(mine); device != nullptr) {
+    if (is_root) check_room(all, total(rows_of), mine, rows_of[me]);
+    device->gather(stream, mine.device_bytes(), sizes.span(), all.device_bytes(), root);
+    return count(purpose, is_root ? 0 : sizes[me]);
+  }
   const Tensor input = staged_input(stream, mine, rows_of[me]);
   const Tensor output = is_root ? staged_output(all) : Tensor();
   transport_->gather(bytes_of(input, rows_of[me]), sizes.span(),
@@ -240,6 +298,17 @@ int64_t Communicator::all_to_all_rows(const Stream& stream, const Tensor& send, 
     const int64_t rows = is_known ? *sent_rows.data<int64_t>() : std::min(send.rows(), receive.rows());
     copy_rows(stream, send, receive, rows);
     return rows;
+  }
+  if (DeviceCollectives* const device = device_of(send); device != nullptr) {
+    device->all_to_all(stream, {.send = send.device_bytes(),
+                                .sent_rows = sent_rows.device_data<int64_t>(),
+                                .send_room = send.rows(),
+                                .receive = receive.device_bytes(),
+                                .received_rows = received_rows.device_data<int64_t>(),
+                                .receive_room = receive.rows(),
+                                .row_bytes = row_bytes(send)});
+    count(purpose, 0);  // how many rows there are, the devices alone know
+    return receive.rows();
   }
   const std::span<const int64_t> rows_to = staged_counts(stream, sent_rows);
   const int64_t num_sent = total(rows_to);

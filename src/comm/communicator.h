@@ -7,7 +7,9 @@
 //
 // Tensors lie on the stream's device, or on the host. Outputs on a device are there in the stream's order.
 // Where the transport needs memory of the host, the operation waits for the stream, and goes through buffers
-// there, which grow to the largest operation and are kept.
+// there, which grow to the largest operation and are kept. Where devices reach each other by themselves, the
+// host waits for nothing (device_collectives.h), and a rank's failure is found by whoever waits for its queue
+// (Queue::set_watch).
 //
 // A rank that has failed, or does not answer within the group's time limit, ends the operation on all others
 // with CollectiveError, which names the rank. After that the group is of no further use.
@@ -57,6 +59,8 @@ struct Traffic {
   uint64_t operations[kNumPurposes] = {};
 };
 
+class DeviceCollectives;
+
 // What a transport implements. All data is contiguous bytes or int64 values; counts are per rank of the
 // group.
 class Transport {
@@ -67,6 +71,9 @@ class Transport {
   virtual int world_rank() const = 0;
   // Whether it can only move memory of the host; tensors of other devices are then staged there.
   virtual bool needs_host_memory() const = 0;
+  // What moves memory of the ranks' devices; null where there is nothing of that sort. The rest is for memory
+  // of the host.
+  virtual DeviceCollectives* device() const { return nullptr; }
 
   virtual void barrier() = 0;
   // `data` of the root becomes everyone's.
@@ -100,6 +107,8 @@ class Communicator {
 
   int size() const { return transport_ ? transport_->size() : 1; }
   int rank() const { return transport_ ? transport_->rank() : 0; }
+  // Whether a queue of a device may record operations on its memory, which then wait for nothing on the host.
+  bool can_be_recorded() const;
   Communicator split(int color, int key) const;
 
   void barrier(const Stream& stream) const;
@@ -139,6 +148,7 @@ class Communicator {
   struct Staging;
 
   void count(Purpose purpose, int64_t bytes) const;
+  DeviceCollectives* device_of(const Tensor& tensor) const;
   bool stages(const Tensor& tensor) const;
   Tensor staged_input(const Stream& stream, const Tensor& tensor, int64_t rows) const;
   Tensor staged_output(const Tensor& tensor) const;

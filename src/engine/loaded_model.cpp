@@ -23,6 +23,7 @@
 #include "engine/mpi_channel.h"
 #include "engine/mpi_ranks.h"
 #include "engine/mpi_runner.h"
+#include "engine/rank_devices.h"
 #include "engine/rank_processes.h"
 #include "io/checkpoint.h"
 #include "kernels/backend.h"
@@ -95,10 +96,7 @@ struct Resolved {
   io::GenerationDefaults defaults;
   model::WeightFormats formats;
   InstructionSet instruction_set = InstructionSet::portable;
-  std::unique_ptr<DeviceDriver> driver;      // of the device; null for the CPU
   std::optional<io::Checkpoint> checkpoint;  // absent: random weights
-
-  Device device() const { return driver == nullptr ? Device() : Device(*driver); }
 };
 
 Resolved resolve(const LoadOptions& options) {
@@ -109,7 +107,6 @@ Resolved resolve(const LoadOptions& options) {
   resolved.config = options.config ? *options.config : io::load_model_config(options.model_path);
   resolved.config.max_tp_size = options.parallel.max_tp_size;
   resolved.formats = choose_formats(resolved.config, options);
-  resolved.driver = open_device(options.device);
   if (!options.config) resolved.defaults = io::load_generation_defaults(options.model_path);
   if (!dummy) {
     resolved.checkpoint = io::Checkpoint::open(options.model_path);
@@ -124,7 +121,8 @@ int num_threads(const LoadOptions& options, int sharers) {
   return options.threads > 0 ? options.threads : std::max(1, available_cores() / sharers);
 }
 
-void log_model(const Resolved& resolved, const LoadPlan& plan, const LoadOptions& options) {
+void log_model(const Resolved& resolved, const LoadPlan& plan, const LoadOptions& options,
+               const std::vector<Device>& devices) {
   const io::ModelConfig& config = resolved.config;
   log::info("{}: {}, {} layers, hidden size {}, {} experts, {} per token, {} attention heads, {} KV heads",
             options.config ? "no files" : options.model_path.string(), config.architecture,
@@ -132,9 +130,8 @@ void log_model(const Resolved& resolved, const LoadPlan& plan, const LoadOptions
             config.num_attention_heads, config.num_key_value_heads);
   const std::string weights =
       resolved.formats.quantizes() ? fmt::format(" with {} weights", resolved.formats.quantization()) : "";
-  if (resolved.driver != nullptr) {
-    log::info("computing in {} on {}, {}", name_of(resolved.formats.dtype), resolved.driver->name(),
-              resolved.driver->description());
+  if (!devices[0].is_cpu()) {
+    log::info("computing in {} on {}", name_of(resolved.formats.dtype), describe_devices(devices));
     return;
   }
   log::info("computing in {}{} with {} instructions on {} thread{}{}", name_of(resolved.formats.dtype),
@@ -154,7 +151,7 @@ void log_limits(int threads) {
       threads, cores, cores == 1 ? "" : "s");
 }
 
-void log_plan(const Resolved& resolved, const LoadPlan& plan, bool over_mpi) {
+void log_plan(const Resolved& resolved, const LoadPlan& plan, const Device& device, bool over_mpi) {
   const parallel::Strategy& strategy = plan.parallel.strategy;
   if (strategy.world() > 1) {
     log::info("strategy {}: {} ranks{}, {}", parallel::to_string(strategy), strategy.world(),
@@ -165,25 +162,26 @@ void log_plan(const Resolved& resolved, const LoadPlan& plan, bool over_mpi) {
       log::info("{}", line);
     }
   }
-  log::info("memory{}{}:", over_mpi ? " of rank 0" : "",
-            resolved.driver == nullptr ? "" : " of " + resolved.driver->name());
+  log::info("memory{}{}:", over_mpi ? " of rank 0" : "", device.is_cpu() ? "" : " of " + device.name());
   for (const std::string& line : plan.memory.table()) log::info("{}", line);
 }
 
-uint64_t free_memory(const Resolved& resolved) {
-  return resolved.driver == nullptr ? available_memory() : resolved.driver->free_memory();
+void refuse_moving_experts(const LoadOptions& options, const ParallelPlan& plan) {
+  if (options.parallel.enable_eplb && plan.ranks_store_apart)
+    throw_error("--device {}: experts move (--enable-eplb) on the CPU alone", options.device);
 }
 
 // Collective.
 void require_agreement_of_ranks(const Resolved& resolved, const LoadOptions& options,
-                                const parallel::Strategy& strategy, const RankProcesses& processes) {
+                                const parallel::Strategy& strategy, const RankProcesses& processes,
+                                const Device& device) {
   if (processes.mpi() != nullptr) {
     const RankInputs inputs{.options = options,
                             .config = resolved.config,
                             .formats = resolved.formats,
                             .strategy = strategy,
                             .checkpoint = resolved.checkpoint ? &*resolved.checkpoint : nullptr,
-                            .device = resolved.device().name()};
+                            .device = device.name()};
     require_agreement(*processes.mpi(),
                       what_was_given(inputs, num_threads(options, processes.num_on_this_host())));
   }
@@ -192,30 +190,34 @@ void require_agreement_of_ranks(const Resolved& resolved, const LoadOptions& opt
 
 // Collective.
 LoadPlan plan_load(const Resolved& resolved, const LoadOptions& options, const parallel::Strategy& strategy,
-                   const RankProcesses& processes) {
+                   const RankProcesses& processes, RankDevices& rank_devices) {
+  const std::vector<Device> devices = rank_devices.of_ranks(strategy.world());
+  const int sharers = devices[0].is_cpu() ? processes.num_on_this_host() : rank_devices.sharers();
   // Ranks on different processors would compute different bits; the sets are in order of what they need.
   const auto instruction_set =
       static_cast<InstructionSet>(processes.least_of_all(static_cast<int64_t>(resolved.instruction_set)));
-  const int sharers = static_cast<int>(processes.ranks_here().size()) * processes.num_on_this_host();
+  const int sharing_cores = static_cast<int>(processes.ranks_here().size()) * processes.num_on_this_host();
   const model::StepLimits limits = choose_limits(resolved.config, options, strategy.dp_size);
   LoadPlan plan{
       .limits = limits,
       .parallel = plan_parallel(resolved.config, options.parallel, limits, processes.host_numbers()),
       .instruction_set = instruction_set,
-      .threads_per_rank = num_threads(options, sharers),
+      .threads_per_rank = num_threads(options, sharing_cores),
       .memory = {}};
+  plan.parallel.ranks_store_apart = store_apart(strategy, devices);
+  refuse_moving_experts(options, plan.parallel);
   if (processes.is_driver()) {
-    log_limits(options.threads * sharers);
-    log_model(resolved, plan, options);
+    log_limits(options.threads * sharing_cores);
+    log_model(resolved, plan, options, devices);
   }
-  plan.memory = plan_memory(resolved.config, resolved.formats, options, plan.parallel, processes.ranks_here(),
-                            free_memory(resolved) / static_cast<uint64_t>(processes.num_on_this_host()));
+  plan.memory = plan_of_devices(resolved.config, resolved.formats, options, plan.parallel,
+                                processes.ranks_here(), {devices, sharers});
   plan.memory.kv_tokens = processes.least_of_all(plan.memory.kv_tokens);
-  if (processes.is_driver()) log_plan(resolved, plan, processes.mpi() != nullptr);
+  if (processes.is_driver()) log_plan(resolved, plan, devices[0], processes.mpi() != nullptr);
   return plan;
 }
 
-ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
+ModelInfo describe(const Resolved& resolved, const LoadPlan& plan, const Device& device) {
   const std::vector<int64_t>& eos = resolved.defaults.eos_token_ids.empty() ? resolved.config.eos_token_ids
                                                                             : resolved.defaults.eos_token_ids;
   return {.config = resolved.config,
@@ -223,8 +225,8 @@ ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
           .eos_token_ids = {eos.begin(), eos.end()},
           .formats = resolved.formats,
           .kv_dtype = plan.memory.kv_dtype,
-          .device = resolved.device().name(),
-          .device_description = resolved.driver == nullptr ? "" : resolved.driver->description(),
+          .device = device.name(),
+          .device_description = device.is_cpu() ? "" : device.description(),
           .instruction_set = plan.instruction_set,
           .num_threads = plan.threads_per_rank,
           .parallel = plan.parallel,
@@ -233,29 +235,12 @@ ModelInfo describe(const Resolved& resolved, const LoadPlan& plan) {
           .max_context_len = std::min(plan.memory.context_length, plan.memory.kv_tokens)};
 }
 
-// ---- start: the ranks ----
-
-// For another strategy; a placement that was made for the first one need not fit.
-LoadOptions options_with(const LoadOptions& given, const parallel::Strategy& strategy) {
-  LoadOptions options = given;
-  options.parallel.strategy = {};
-  options.parallel.strategy.tp_size = strategy.tp_size;
-  options.parallel.strategy.dp_size = strategy.dp_size;
-  options.parallel.strategy.ep_size = strategy.ep_size;
-  options.parallel.strategy.moe_tp_size = strategy.moe_tp_size;
-  options.parallel.strategy.moe_dp_size = strategy.moe_dp_size;
-  options.parallel.init_expert_location = "trivial";
-  // Experts stay where they are under a strategy in which they have nowhere to go.
-  options.parallel.enable_eplb &= strategy.ep_size > 1;
-  return options;
-}
-
 }  // namespace
 
 // Each member uses those before it.
 struct LoadedModel::Impl {
-  std::unique_ptr<DeviceDriver> driver;  // of the device; null for the CPU
   RankProcesses processes;
+  mutable RankDevices devices;  // of this process's ranks; more as other strategies need them
   ModelInfo info;
   LoadOptions options;  // as they were given
   std::optional<io::Checkpoint>
@@ -265,27 +250,27 @@ struct LoadedModel::Impl {
   std::unique_ptr<PreparedRunner> ranks;  // those that run
   std::unique_ptr<MpiRanks> mpi_ranks;    // null without the channel
 
-  Device device() const { return driver == nullptr ? Device() : Device(*driver); }
+  Device device() const { return devices.first(); }
 
-  WeightSource source() const {
+  WeightSource source(const Device& device) const {
     return {.config = info.config,
             .formats = info.formats,
             .checkpoint = checkpoint ? &*checkpoint : nullptr,
             .seed = options.dummy_seed,
-            .device = device()};
+            .device = device};
   }
 
-  RunnerParts parts_of(const ParallelPlan& parallel, const StoredWeights& stored,
-                       const LoadPlan& plan) const {
+  RunnerParts parts_of(const ParallelPlan& parallel, std::vector<const StoredWeights*> stored,
+                       const LoadPlan& plan, std::vector<Device> on) const {
     return {.config = info.config,
             .plan = parallel,
-            .weights = stored.weights,
-            .stored = stored.shard,
+            .stored = std::move(stored),
             .limits = plan.limits,
             .num_blocks = plan.memory.kv_tokens / info.block_tokens() + plan.memory.spare_blocks,
             .num_spare_blocks = plan.memory.spare_blocks,
             .kv_dtype = plan.memory.kv_dtype,
-            .device = device(),
+            .devices = std::move(on),
+            .collectives = parse_collectives(options.parallel.collectives),
             .isa = plan.instruction_set,
             .threads_per_rank = plan.threads_per_rank,
             .collective_timeout = options.parallel.collective_timeout,
@@ -294,35 +279,66 @@ struct LoadedModel::Impl {
             .profile = options.profile};
   }
 
-  std::unique_ptr<PreparedRunner> make_local(LoadPlan plan) const;
+  std::unique_ptr<PreparedRunner> make_local(LoadPlan plan, int threads, ReadingNews news) const;
   // The weights are what the rank stores.
   std::unique_ptr<PreparedRunner> make_over_mpi(LoadPlan plan, StoredWeights stored, MpiGroups groups) const;
+  model::WeightShard own_shard(const ParallelPlan& plan) const;
   LoadPlan plan_for(const parallel::Strategy& strategy) const;
+  bool has_shared() const { return shared.memory.size() > 0; }
+  // Processes that share this one's device, or the host.
+  int sharers() const { return device().is_cpu() ? processes.num_on_this_host() : devices.sharers(); }
   RankMaker maker() const;
+  void start_process(LoadPlan plan, int threads, ReadingNews news);
 };
 
-std::unique_ptr<PreparedRunner> LoadedModel::Impl::make_local(LoadPlan plan) const {
+std::unique_ptr<PreparedRunner> LoadedModel::Impl::make_local(LoadPlan plan, int threads,
+                                                              ReadingNews news) const {
   auto made = std::make_unique<PreparedRunner>(
       PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, {}, nullptr});
-  made->runner = std::make_unique<LocalRunner>(parts_of(made->plan, shared, plan));
+  const auto world = static_cast<int>(made->plan.ranks.size());
+  std::vector<Device> on = devices.of_ranks(world);
+  std::vector<const StoredWeights*> used;
+  if (!made->plan.ranks_store_apart && has_shared()) {
+    used.push_back(&shared);
+  } else if (!made->plan.ranks_store_apart) {
+    made->stored.push_back(read_weights(source(on[0]), model::whole_model(info.config), threads, news));
+  } else {
+    for (int rank = 0; rank < world; ++rank) {
+      const Device& device = on.size() == 1 ? on[0] : on[static_cast<size_t>(rank)];
+      made->stored.push_back(
+          read_weights(source(device), shard_of_rank(info.config, made->plan, rank), threads, news));
+    }
+  }
+  for (const StoredWeights& own : made->stored) used.push_back(&own);
+  made->runner = std::make_unique<LocalRunner>(parts_of(made->plan, std::move(used), plan, std::move(on)));
   return made;
 }
 
 std::unique_ptr<PreparedRunner> LoadedModel::Impl::make_over_mpi(LoadPlan plan, StoredWeights stored,
                                                                  MpiGroups groups) const {
   auto made = std::make_unique<PreparedRunner>(
-      PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, std::move(stored), nullptr});
-  made->runner = std::make_unique<MpiRunner>(MpiParts{.parts = parts_of(made->plan, made->stored, plan),
-                                                      .stored = made->stored,
-                                                      .source = source(),
+      PreparedRunner{std::move(plan.parallel), plan.memory.kv_tokens, {}, nullptr});
+  made->stored.push_back(std::move(stored));
+  StoredWeights& own = made->stored[0];
+  made->runner = std::make_unique<MpiRunner>(MpiParts{.parts = parts_of(made->plan, {&own}, plan, {device()}),
+                                                      .stored = own,
+                                                      .source = source(device()),
                                                       .channel = *channel,
                                                       .groups = std::move(groups)});
   return made;
 }
 
+// What the one rank of this process stores.
+model::WeightShard LoadedModel::Impl::own_shard(const ParallelPlan& plan) const {
+  const std::vector<int>& here = processes.ranks_here();
+  return plan.ranks_store_apart ? shard_of_rank(info.config, plan, here[0])
+                                : stored_shard(info.config, plan, here);
+}
+
 // What runs keeps its memory until the switch is made. Ranks of one process have their weights already.
 LoadPlan LoadedModel::Impl::plan_for(const parallel::Strategy& strategy) const {
-  const LoadOptions wanted = options_with(options, strategy);
+  LoadOptions wanted = options;
+  wanted.parallel = options_for(options.parallel, strategy);
   const bool over_mpi = channel != nullptr;
   const auto world = static_cast<size_t>(strategy.world());
   std::vector<int> here(world);
@@ -335,10 +351,12 @@ LoadPlan LoadedModel::Impl::plan_for(const parallel::Strategy& strategy) const {
                 .instruction_set = info.instruction_set,
                 .threads_per_rank = over_mpi ? info.num_threads : num_threads(options, strategy.world()),
                 .memory = {}};
-  const uint64_t free = driver == nullptr ? available_memory() : driver->free_memory();
-  const uint64_t available =
-      over_mpi ? free / static_cast<uint64_t>(processes.num_on_this_host()) : free + info.weight_bytes;
-  plan.memory = plan_memory(info.config, info.formats, wanted, plan.parallel, here, available);
+  const std::vector<Device> on = devices.of_ranks(strategy.world());
+  plan.parallel.ranks_store_apart = store_apart(strategy, on);
+  refuse_moving_experts(wanted, plan.parallel);
+  const bool shares = !over_mpi && !plan.parallel.ranks_store_apart && has_shared();
+  plan.memory = plan_of_devices(info.config, info.formats, wanted, plan.parallel, here,
+                                {on, sharers(), shares ? info.weight_bytes : 0});
   return plan;
 }
 
@@ -347,9 +365,9 @@ RankMaker LoadedModel::Impl::maker() const {
   return {.plan = [this](const parallel::Strategy& strategy) { return plan_for(strategy); },
           .make =
               [this](LoadPlan plan, MpiGroups groups) {
-                model::WeightShard shard = stored_shard(info.config, plan.parallel, processes.ranks_here());
+                model::WeightShard shard = own_shard(plan.parallel);
                 StoredWeights stored = in_background([this, shard = std::move(shard)]() mutable {
-                                         return read_weights(source(), std::move(shard), 1, {});
+                                         return read_weights(source(device()), std::move(shard), 1, {});
                                        }).get();
                 return make_over_mpi(std::move(plan), std::move(stored), std::move(groups));
               }};
@@ -358,20 +376,17 @@ RankMaker LoadedModel::Impl::maker() const {
 LoadedModel LoadedModel::load(const LoadOptions& options) {
   Resolved resolved = resolve(options);
   const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
-  if (strategy.world() > 1 && !backend_of(resolved.formats.device).has_ranks) {
-    throw_error("--device {}: one rank alone runs there, found strategy {}", options.device,
-                parallel::to_string(strategy));
-  }
   RankProcesses processes(options.parallel, strategy);
-  require_agreement_of_ranks(resolved, options, strategy, processes);
-  LoadPlan plan = plan_load(resolved, options, strategy, processes);
+  RankDevices devices(options, strategy.world(), processes);
+  parse_collectives(options.parallel.collectives);
+  require_agreement_of_ranks(resolved, options, strategy, processes, devices.first());
+  LoadPlan plan = plan_load(resolved, options, strategy, processes, devices);
   const bool is_driver = processes.is_driver();
   if (is_driver && options.before_weights) options.before_weights();
-  model::WeightShard shard = stored_shard(resolved.config, plan.parallel, processes.ranks_here());
   const int threads = num_threads(options, processes.num_on_this_host());
-  ModelInfo info = describe(resolved, plan);
-  auto impl = std::make_unique<Impl>(Impl{std::move(resolved.driver),
-                                          std::move(processes),
+  ModelInfo info = describe(resolved, plan, devices.first());
+  auto impl = std::make_unique<Impl>(Impl{std::move(processes),
+                                          std::move(devices),
                                           std::move(info),
                                           options,
                                           std::move(resolved.checkpoint),
@@ -380,32 +395,40 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
                                           nullptr,
                                           nullptr});
   impl->options.before_weights = nullptr;
-  StoredWeights stored = read_weights(impl->source(), std::move(shard), threads,
-                                      {.bar = options.show_progress && is_driver, .log = is_driver});
-  if (comm::MpiWorld* const mpi = impl->processes.mpi(); mpi != nullptr) {
-    impl->channel = std::make_unique<MpiChannel>(*mpi);
-    const int rank = mpi->rank();
-    MpiGroups groups = impl->channel->groups_of(plan.parallel.ranks[static_cast<size_t>(rank)].topology);
-    impl->ranks = impl->make_over_mpi(std::move(plan), std::move(stored), std::move(groups));
-    impl->mpi_ranks = std::make_unique<MpiRanks>(*impl->channel, impl->maker());
-    if (rank == 0) impl->channel->begin();
+  const ReadingNews news{.bar = options.show_progress && is_driver, .log = is_driver};
+  if (impl->processes.mpi() != nullptr) {
+    impl->start_process(std::move(plan), threads, news);
   } else {
-    impl->shared = std::move(stored);
-    impl->checkpoint.reset();
-    impl->ranks = impl->make_local(std::move(plan));
+    if (!plan.parallel.ranks_store_apart) {
+      impl->shared =
+          read_weights(impl->source(impl->device()), model::whole_model(impl->info.config), threads, news);
+    }
+    impl->ranks = impl->make_local(std::move(plan), threads, news);
+    // Ranks of another strategy may store other parts.
+    if (impl->device().is_host_memory()) impl->checkpoint.reset();
   }
   return LoadedModel(std::move(impl));
+}
+
+// Over MPI.
+void LoadedModel::Impl::start_process(LoadPlan plan, int threads, ReadingNews news) {
+  comm::MpiWorld& mpi = *processes.mpi();
+  StoredWeights stored = read_weights(source(device()), own_shard(plan.parallel), threads, news);
+  channel = std::make_unique<MpiChannel>(
+      mpi, link_process(mpi.transport(), device(), parse_collectives(options.parallel.collectives),
+                        [&mpi] { return mpi.failure(); }));
+  MpiGroups groups = channel->groups_of(plan.parallel.ranks[static_cast<size_t>(mpi.rank())].topology);
+  ranks = make_over_mpi(std::move(plan), std::move(stored), std::move(groups));
+  mpi_ranks = std::make_unique<MpiRanks>(*channel, maker());
+  if (mpi.rank() == 0) channel->begin();
 }
 
 std::unique_ptr<PreparedRunner> LoadedModel::prepare(const parallel::Strategy& strategy,
                                                      const BetweenSteps& between_steps) const {
   const ModelInfo& info = impl_->info;
   parallel::check_strategy(strategy, model::sharded_sizes(info.config));
-  if (strategy.world() > 1 && !backend_of(info.formats.device).has_ranks) {
-    throw_error("device {}: one rank alone runs there, found strategy {}", info.device,
-                parallel::to_string(strategy));
-  }
-  if (impl_->channel == nullptr) return impl_->make_local(impl_->plan_for(strategy));
+  if (impl_->channel == nullptr)
+    return impl_->make_local(impl_->plan_for(strategy), num_threads(impl_->options, 1), {});
   const int processes = impl_->channel->world().size();
   if (strategy.world() != processes) {
     throw_error("ranks over MPI: expected a strategy of {} ranks, one for each process, found {} of {}",

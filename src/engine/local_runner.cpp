@@ -21,7 +21,7 @@ LocalRunner::LocalRunner(const RunnerParts& parts)
     : ParallelRunner(parts),
       parts_(parts),
       timeout_(parts.collective_timeout),
-      runs_ahead_(parts.device.is_asynchronous()),
+      runs_ahead_(parts.devices[0].is_asynchronous()),
       traffic_(parts.plan.ranks.size()),
       runners_(parts.plan.ranks.size()),
       sampled_(static_cast<size_t>(dp_size_)),
@@ -32,6 +32,7 @@ LocalRunner::LocalRunner(const RunnerParts& parts)
     return;
   }
   world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
+  links_ = std::make_unique<DeviceLinks>(parts_, *world_, to_milliseconds(timeout_));
   for (int rank = 0; rank < world; ++rank) {
     threads_.emplace_back([this, rank] { rank_loop(rank); });
   }
@@ -108,6 +109,7 @@ void LocalRunner::wait_for_ranks(int64_t works) {
 }
 
 void LocalRunner::record_failure(int rank, bool is_cause, const char* what) {
+  links_->end();  // whoever waits for this rank on a device
   const std::lock_guard lock(mutex_);
   if (!failure_ || (is_cause && !failure_->is_cause)) failure_ = Failure{rank, is_cause, what};
 }
@@ -117,7 +119,7 @@ void LocalRunner::run_rank(int rank, const Work& work) {
   RankRunner& runner = *runners_[static_cast<size_t>(rank)];
   if (!work.forward.empty()) {
     inject_fault(rank, work.step, runner);
-    runner.forward(*work.forward[dp_group]);
+    runner.forward(*work.forward[dp_group], most_tokens(work.forward));
     return;
   }
   if (work.transfer != nullptr) return copy_to_rank(rank, *work.transfer);
@@ -142,10 +144,13 @@ void LocalRunner::rank_loop(int rank) {
     done_.notify_all();
   };
   guarded([&] {
-    const comm::Communicator world(world_->transport(rank), &traffic_[static_cast<size_t>(rank)]);
+    DeviceLink link = links_->make(rank);
+    const comm::Communicator world(std::move(link.transport), &traffic_[static_cast<size_t>(rank)]);
     const parallel::Topology& topology = parts_.plan.ranks[static_cast<size_t>(rank)].topology;
-    runners_[static_cast<size_t>(rank)] =
-        std::make_unique<RankRunner>(parts_of(parts_, rank, split_groups(world, topology)));
+    RankRunner::Parts parts = parts_of(parts_, rank, split_groups(world, topology));
+    parts.watch = std::move(link.watch);
+    parts.traffic = &traffic_[static_cast<size_t>(rank)];
+    runners_[static_cast<size_t>(rank)] = std::make_unique<RankRunner>(std::move(parts));
   });
   for (;;) {
     std::optional<Work> work;
@@ -184,6 +189,7 @@ uint64_t LocalRunner::place_experts(int layer, const parallel::ExpertPlacement& 
   CHORALE_CHECK(parts_.plan.tokens_travel() && placement.shape() == parts_.plan.placement.shape());
   wait_for_ranks(num_given_);  // the streams are theirs until then
   const auto slots = static_cast<size_t>(placement.slots_per_rank());
+  const StoredWeights& stored = parts_.stored_of(0);
   for (size_t rank = 0; rank < runners_.size(); ++rank) {
     const RankPart& part = parts_.plan.ranks[rank];
     const auto owner = static_cast<size_t>(part.topology.moe_expert_parallel_rank());
@@ -191,7 +197,7 @@ uint64_t LocalRunner::place_experts(int layer, const parallel::ExpertPlacement& 
     model::DispatchOptions dispatch = parts_.plan.dispatch;
     dispatch.num_variants = runners_[rank]->num_slot_variants(layer);
     runners_[rank]->place_experts(
-        layer, model::select_layer_experts(parts_.weights, parts_.stored, part.shard, layer, experts),
+        layer, model::select_layer_experts(stored.weights, stored.shard, part.shard, layer, experts),
         model::expert_slots_of(part.topology, placement, layer, dispatch));
   }
   return 0;
@@ -204,7 +210,7 @@ uint64_t LocalRunner::copy_kv(ModelRunner& from, std::span<const KvBlockMove> mo
   const KvTransfer transfer{source, moves};
   give({.forward = {}, .sample = {}, .transfer = &transfer, .step = num_steps_});
   wait_for_ranks(num_given_);
-  return bytes_of_moves(parts_.config, parts_.plan, parts_.kv_dtype, parts_.device.kind(), moves);
+  return bytes_of_moves(parts_.config, parts_.plan, parts_.kv_dtype, parts_.device_kind(), moves);
 }
 
 void LocalRunner::copy_to_rank(int rank, const KvTransfer& transfer) {

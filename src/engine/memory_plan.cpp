@@ -43,6 +43,7 @@ std::string smaller_weights(const io::ModelConfig& config, const model::WeightFo
                             const ParallelPlan& parallel, std::span<const int> here, uint64_t others,
                             uint64_t available) {
   const bool made_int8 = formats.quantization() == "int8";
+  if (!backend_of(formats.device).has_quantized_weights) return "";
   if (formats.dtype != DType::bf16 || (formats.quantizes() && !made_int8)) return "";
   std::string advice;
   for (const auto& [name, format] :
@@ -50,8 +51,7 @@ std::string smaller_weights(const io::ModelConfig& config, const model::WeightFo
     if (made_int8 && format == WeightFormat::int8) continue;
     model::WeightFormats smaller = formats;
     smaller.linear = smaller.head = format;
-    const uint64_t needed =
-        others + model::plan_weights(config, smaller, stored_shard(config, parallel, here)).bytes;
+    const uint64_t needed = others + stored_bytes(config, smaller, parallel, here);
     if (needed > available) continue;
     advice += fmt::format("{}--quantization {} ({} in all)", advice.empty() ? "use " : " or ", name,
                           format_bytes(needed));
@@ -123,7 +123,7 @@ MemoryPlan plan_memory(const io::ModelConfig& config, const model::WeightFormats
   plan.kv_dtype = choose_kv_dtype(config, formats.dtype, options);
   const model::StepLimits limits = choose_limits(config, options, plan.num_dp_groups);
   plan.step_tokens = limits.max_tokens;
-  plan.weights = model::plan_weights(config, formats, stored_shard(config, parallel, here)).bytes;
+  plan.weights = stored_bytes(config, formats, parallel, here);
   uint64_t block_bytes = 0;  // of one block on every rank
   for (const int rank : here) {
     const model::RankExtent& extent = parallel.ranks[static_cast<size_t>(rank)].extent;

@@ -27,8 +27,11 @@ bool any_pending(std::span<const Outcome> outcomes) {
   return false;
 }
 
-MpiChannel::MpiChannel(comm::MpiWorld& mpi)
-    : mpi_(mpi), stream_(pool_, InstructionSet::portable), world_(mpi.transport(), &traffic_) {}
+MpiChannel::MpiChannel(comm::MpiWorld& mpi, DeviceLink link)
+    : mpi_(mpi),
+      watch_(std::move(link.watch)),
+      stream_(pool_, InstructionSet::portable),
+      world_(std::move(link.transport), &traffic_) {}
 
 MpiChannel::~MpiChannel() {
   if (!is_begun_ || failed_) return;

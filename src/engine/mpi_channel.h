@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <map>
 #include <span>
 #include <string_view>
@@ -15,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "comm/communicator.h"
 #include "comm/mpi/mpi_world.h"
+#include "engine/device_links.h"
 #include "model/rank_plan.h"
 #include "parallel/topology.h"
 
@@ -65,8 +67,8 @@ struct MpiGroups {
 // Used by one thread at a time.
 class MpiChannel {
  public:
-  // The world must outlive it.
-  explicit MpiChannel(comm::MpiWorld& mpi);
+  // The world must outlive it. link: what ranks exchange goes through, as link_process() gives it.
+  MpiChannel(comm::MpiWorld& mpi, DeviceLink link);
   // On rank 0 after begin(), tells the others to stop, unless something has failed.
   ~MpiChannel();
   MpiChannel(const MpiChannel&) = delete;
@@ -77,9 +79,11 @@ class MpiChannel {
 
   int rank() const { return world_.rank(); }
   comm::MpiWorld& mpi() const { return mpi_; }
+  const std::function<void()>& watch() const { return watch_; }  // of this rank's queues; may be empty
   const comm::Communicator& world() const { return world_; }
   const Stream& stream() const { return stream_; }           // for collectives, which compute nothing
   const comm::Traffic& traffic() const { return traffic_; }  // this rank's
+  comm::Traffic& traffic() { return traffic_; }
 
   // What rank 0 does with the others. A failure of it is the world's: throws Error.
   template <typename Drive>
@@ -105,6 +109,7 @@ class MpiChannel {
 
  private:
   comm::MpiWorld& mpi_;
+  const std::function<void()> watch_;
   ThreadPool pool_{1};
   Stream stream_;
   comm::Traffic traffic_;

@@ -18,6 +18,17 @@ constexpr std::chrono::milliseconds kPause{1};
 
 }  // namespace
 
+namespace {
+
+std::unique_ptr<RankRunner> make_rank(const RunnerParts& own, const MpiParts& parts) {
+  RankRunner::Parts rank = parts_of(own, parts.channel.rank(), parts.groups.ranks);
+  rank.watch = parts.channel.watch();
+  rank.traffic = &parts.channel.traffic();
+  return std::make_unique<RankRunner>(std::move(rank));
+}
+
+}  // namespace
+
 MpiRunner::MpiRunner(const MpiParts& parts)
     : ParallelRunner(parts.parts),
       parts_(parts.parts),
@@ -27,12 +38,13 @@ MpiRunner::MpiRunner(const MpiParts& parts)
       leaders_(parts.groups.leaders),
       is_leader_(rank_ % tp_size_ == 0),
       experts_(parts.stored, parts.source),
-      runner_(std::make_unique<RankRunner>(parts_of(parts_, rank_, parts.groups.ranks))),
+      runner_(make_rank(parts_, parts)),
       plans_(static_cast<size_t>(dp_size_)),
       sample_plans_(plans_.size()),
       num_rows_(plans_.size()),
       sampled_(plans_.size()),
       placement_(parts_.plan.placement) {
+  for (const StepPlan& plan : plans_) plan_pointers_.push_back(&plan);
   for (const SamplePlan& plan : sample_plans_) sample_pointers_.push_back(&plan);
 }
 
@@ -41,7 +53,7 @@ void MpiRunner::forward(std::span<const StepPlan* const> plans) {
   channel_.drive([&] {
     write_step(plans, message_);
     channel_.tell(RankWork::forward, message_);
-    forward_own(*plans[0]);
+    forward_own(*plans[0], most_tokens(plans));
   });
 }
 
@@ -93,9 +105,9 @@ std::vector<int64_t> MpiRunner::sum_expert_load() {
   return load;
 }
 
-void MpiRunner::forward_own(const StepPlan& plan) {
+void MpiRunner::forward_own(const StepPlan& plan, int64_t most_tokens) {
   inject_fault(rank_, ++num_steps_, *runner_);
-  runner_->forward(plan);
+  runner_->forward(plan, most_tokens);
 }
 
 // On the first ranks of all groups: samples the group's rows, and brings what came of all to rank 0.
@@ -130,7 +142,7 @@ void MpiRunner::serve(const Announcement& announcement) {
     case RankWork::forward:
       channel_.receive(announcement, message_);
       read_step(message_, plans_);
-      return forward_own(plans_[static_cast<size_t>(dp_group_)]);
+      return forward_own(plans_[static_cast<size_t>(dp_group_)], most_tokens(plan_pointers_));
     case RankWork::sample:
       if (!is_leader_) return;
       channel_.receive(announcement, message_, leaders_);
@@ -247,10 +259,11 @@ void MpiRunner::place_own(std::span<const int32_t> layer_and_slots) {
   placement_ = placement_.with_slots(layer, all);
   model::DispatchOptions dispatch = parts_.plan.dispatch;
   dispatch.num_variants = runner_->num_slot_variants(layer);
-  runner_->place_experts(layer,
-                         model::select_layer_experts(parts_.weights, parts_.stored, part.shard, layer,
-                                                     slots_of(part, placement_, all)),
-                         model::expert_slots_of(part.topology, placement_, layer, dispatch));
+  runner_->place_experts(
+      layer,
+      model::select_layer_experts(parts_.stored_of(rank_).weights, parts_.stored_of(rank_).shard, part.shard,
+                                  layer, slots_of(part, placement_, all)),
+      model::expert_slots_of(part.topology, placement_, layer, dispatch));
 }
 
 // ---- the caches of other ranks ----
@@ -266,7 +279,7 @@ uint64_t MpiRunner::copy_kv(ModelRunner& from, std::span<const KvBlockMove> move
     channel_.tell(RankWork::take_over, message_);
     take_kv(*source, message_);
   });
-  return bytes_of_moves(parts_.config, parts_.plan, parts_.kv_dtype, parts_.device.kind(), moves);
+  return bytes_of_moves(parts_.config, parts_.plan, parts_.kv_dtype, parts_.device_kind(), moves);
 }
 
 void MpiRunner::take_kv(MpiRunner& from, std::span<const int32_t> numbers) {
@@ -275,7 +288,7 @@ void MpiRunner::take_kv(MpiRunner& from, std::span<const int32_t> numbers) {
     moves.push_back({numbers[0], numbers[1], numbers[2], numbers[3]});
   }
   const int64_t block_bytes = model::KvCache::block_bytes(parts_.config, parts_.config.num_key_value_heads,
-                                                          parts_.kv_dtype, parts_.device.kind());
+                                                          parts_.kv_dtype, parts_.device_kind());
   const auto at_once = static_cast<size_t>(std::max<int64_t>(kMovedBytes / block_bytes, 1));
   for (std::span<const KvBlockMove> rest = moves; !rest.empty();) {
     const size_t count = std::min(rest.size(), at_once);

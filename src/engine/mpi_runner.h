@@ -60,7 +60,7 @@ class MpiRunner : public ParallelRunner {
 
  private:
   std::vector<int64_t> sum_expert_load();
-  void forward_own(const StepPlan& plan);
+  void forward_own(const StepPlan& plan, int64_t most_tokens);
   void sample_own(std::span<const SamplePlan* const> plans);
   void write_layer(int layer, const parallel::ExpertPlacement& placement);
   void fetch_own(std::span<const int32_t> layer_and_slots);
@@ -79,6 +79,7 @@ class MpiRunner : public ParallelRunner {
   std::vector<int32_t> message_;  // a step, or its sampling, as it is sent
   // As they were received; [dp_size].
   std::vector<StepPlan> plans_;
+  std::vector<const StepPlan*> plan_pointers_;
   std::vector<SamplePlan> sample_plans_;
   std::vector<const SamplePlan*> sample_pointers_;
   // What came of sampling: this group's rows as they are sent; of all groups, on rank 0.

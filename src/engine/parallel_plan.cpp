@@ -99,11 +99,51 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
   return plan;
 }
 
+ParallelOptions options_for(const ParallelOptions& given, const parallel::Strategy& strategy) {
+  ParallelOptions options = given;
+  options.strategy = {};
+  options.strategy.tp_size = strategy.tp_size;
+  options.strategy.dp_size = strategy.dp_size;
+  options.strategy.ep_size = strategy.ep_size;
+  options.strategy.moe_tp_size = strategy.moe_tp_size;
+  options.strategy.moe_dp_size = strategy.moe_dp_size;
+  options.init_expert_location = "trivial";
+  // Experts stay where they are under a strategy in which they have nowhere to go.
+  options.enable_eplb &= strategy.ep_size > 1;
+  return options;
+}
+
 model::WeightShard stored_shard(const io::ModelConfig& config, const ParallelPlan& plan,
                                 std::span<const int> here) {
   return here.size() == plan.ranks.size()
              ? model::whole_model(config)
              : model::storage_for(plan.ranks[static_cast<size_t>(here[0])].shard);
+}
+
+model::WeightShard shard_of_rank(const io::ModelConfig& config, const ParallelPlan& plan, int rank) {
+  model::WeightShard shard = plan.ranks[static_cast<size_t>(rank)].shard;
+  shard.vocab_rows = {0, config.vocab_size};
+  for (size_t layer = 0; layer < shard.experts.size(); ++layer) {
+    std::vector<int32_t> experts = shard.experts[layer];
+    std::ranges::sort(experts);
+    const auto twice = std::ranges::adjacent_find(experts);
+    if (twice == experts.end()) continue;
+    throw_error(
+        "rank {} on a GPU: expected each expert in one slot of it at most, found expert {} of layer {} in "
+        "several; lower --ep-num-redundant-experts or change --init-expert-location",
+        rank, *twice, layer);
+  }
+  return shard;
+}
+
+uint64_t stored_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
+                      const ParallelPlan& plan, std::span<const int> here) {
+  if (!plan.ranks_store_apart)
+    return model::plan_weights(config, formats, stored_shard(config, plan, here)).bytes;
+  uint64_t bytes = 0;
+  for (const int rank : here)
+    bytes += model::plan_weights(config, formats, shard_of_rank(config, plan, rank)).bytes;
+  return bytes;
 }
 
 uint64_t weight_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,

@@ -37,6 +37,9 @@ struct ParallelOptions {
   std::string eplb_algorithm = "auto";
   bool enable_eplb = false;           // experts move between ranks while requests run
   std::string communicator = "auto";  // "local", "mpi"; auto: mpi when started by an MPI launcher
+  std::vector<int> gpus;              // the devices of ranks, by number; empty: those that there are
+  int ranks_per_gpu = 0;              // 0: one
+  std::string collectives = "auto";   // "peer", "nccl", "host": how GPUs exchange data
   double collective_timeout = 10;     // seconds that a rank may keep the others waiting; 0: for ever
   std::optional<InjectedFault> fault;
 };
@@ -54,10 +57,13 @@ struct ParallelPlan {
   parallel::ExpertPlacement placement;
   std::vector<RankPart> ranks;      // [world]
   model::DispatchOptions dispatch;  // of all ranks
+  // Each rank stores its own part, also where it shares its process with others; else those of a process
+  // share the whole model.
+  bool ranks_store_apart = false;
 
   bool tokens_travel() const { return ranks.front().extent.dispatches; }
   // Whether ranks own different experts.
-  bool experts_can_move() const { return tokens_travel() && strategy.ep_size > 1; }
+  bool experts_can_move() const { return tokens_travel() && strategy.ep_size > 1 && !ranks_store_apart; }
 };
 
 // Throws Error that names the flag or the file, what was found and what works. host_of [world]: a number per
@@ -68,10 +74,21 @@ ParallelPlan plan_parallel(const io::ModelConfig& config, const ParallelOptions&
 // The strategy alone, before anything is planned for it.
 parallel::Strategy choose_strategy(const io::ModelConfig& config, const ParallelOptions& options);
 
+// The options for another strategy; a placement that was made for the first one need not fit.
+ParallelOptions options_for(const ParallelOptions& given, const parallel::Strategy& strategy);
+
 // What the process of the ranks `here` stores: ranks that share one have the whole model in common, a process
 // of its own has its part.
 model::WeightShard stored_shard(const io::ModelConfig& config, const ParallelPlan& plan,
                                 std::span<const int> here);
+
+// What a rank stores that stores apart: its part, its experts in the order of its slots, and the whole
+// embedding. Throws Error where a rank has an expert twice.
+model::WeightShard shard_of_rank(const io::ModelConfig& config, const ParallelPlan& plan, int rank);
+
+// Bytes of the weights that the ranks `here` store together.
+uint64_t stored_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,
+                      const ParallelPlan& plan, std::span<const int> here);
 
 // Bytes of the weights that a rank computes with. Ranks of one process share them.
 uint64_t weight_bytes(const io::ModelConfig& config, const model::WeightFormats& formats,

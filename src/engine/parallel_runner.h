@@ -23,6 +23,8 @@ class ParallelRunner : public ModelRunner {
 
   // Throws Error when a failure of this rank was asked for at this step, the first of which is 1.
   void inject_fault(int rank, int64_t step, RankRunner& runner) const;
+  // In one group.
+  static int64_t most_tokens(std::span<const StepPlan* const> plans);
   // A matrix of logits without gaps between its rows.
   static std::span<const float> as_span(const Tensor& logits);
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "base/instruction_set.h"
 #include "engine/memory_plan.h"
@@ -27,7 +28,8 @@ struct LoadPlan {
 struct PreparedRunner {
   ParallelPlan plan;
   int64_t max_total_tokens = 0;  // KV capacity of each data-parallel group
-  StoredWeights stored;          // theirs alone; nothing where all ranks of a process share the model's
+  // Each one's own, where they do not share the model's.
+  std::vector<StoredWeights> stored = {};
   std::unique_ptr<ModelRunner> runner;
 };
 

@@ -16,7 +16,8 @@ RankRunner::RankRunner(Parts parts)
       queue_(parts.device.is_cpu() ? nullptr : parts.device.driver()->make_queue()),
       stream_(queue_ == nullptr ? Stream(pool_, parts.isa, parts.profile) : Stream(*queue_, parts.profile)),
       max_table_blocks_(parts.limits.max_table_blocks),
-      records_steps_(parts.records_steps && queue_ != nullptr && queue_->can_record()),
+      records_steps_(parts.records_steps && queue_ != nullptr && queue_->can_record() &&
+                     parts.groups.attention.can_be_recorded() && parts.groups.experts.can_be_recorded()),
       inputs_(parts.limits, parts.part.extent.tp_size, parts.part.extent.tp_rank, stream_.device()),
       attention_group_(parts.groups.attention),
       cache_(parts.config, parts.part.extent.kv_heads, parts.kv_dtype, parts.num_blocks, stream_.device()),
@@ -25,9 +26,15 @@ RankRunner::RankRunner(Parts parts)
                        .limits = parts.limits,
                        .extent = parts.part.extent,
                        .groups = std::move(parts.groups),
-                       .expert_slots = parts.part.expert_slots}) {
+                       .expert_slots = parts.part.expert_slots}),
+      traffic_(parts.traffic) {
   if (parts.profile != nullptr) parts.profile->set_queue(queue_.get());
-  if (queue_ != nullptr) queue_->set_time_limit(std::chrono::duration<double>(parts.step_timeout));
+  if (queue_ != nullptr) {
+    // Where ranks wait for each other on their devices, those that wait for this one are to tell first.
+    const double patience = parts.watch ? 1.5 : 1.0;
+    queue_->set_time_limit(std::chrono::duration<double>(parts.step_timeout * patience));
+    queue_->set_watch(std::move(parts.watch));
+  }
   segments_.reserve(static_cast<size_t>(parts.limits.max_segments));
   if (parts.part.extent.tp_rank != 0) return;
   sampler_.emplace(sample_limits(parts.config, parts.limits, stream_.device().kind()), stream_.device());
@@ -42,7 +49,7 @@ RankRunner::RankRunner(Parts parts)
   host_logits_ = host_memory_->dense_matrix(DType::f32, rows, vocab);
 }
 
-void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
+void RankRunner::forward(const StepPlan& plan, int64_t most_tokens, model::StepObserver* observer) {
   segments_.clear();
   for (const SequenceChunk& chunk : plan.chunks) {
     segments_.push_back({.first_token = chunk.first_token,
@@ -51,14 +58,15 @@ void RankRunner::forward(const StepPlan& plan, model::StepObserver* observer) {
                          .first_block = chunk.first_block_index});
   }
   const std::optional<StepShape> shape = records_steps_ && observer == nullptr && !is_profiled()
-                                             ? decode_shape(plan, max_table_blocks_)
+                                             ? decode_shape(plan, max_table_blocks_, most_tokens)
                                              : std::nullopt;
   const model::StepInputs in = inputs_.upload(stream_, {.token_ids = plan.token_ids,
                                                         .sampled_rows = plan.sampled_rows,
                                                         .segments = segments_,
                                                         .block_tables = plan.block_tables,
                                                         .logits_tokens = plan.logits_tokens,
-                                                        .min_table_blocks = shape ? shape->table_blocks : 0});
+                                                        .min_table_blocks = shape ? shape->table_blocks : 0,
+                                                        .most_tokens = round_up_tokens(most_tokens)});
   if (!in.sampled_rows.empty()) place_sampled(in);
   logits_ = shape ? run_recorded(*shape, in) : model_.forward(stream_, in, cache_, observer);
 }
@@ -74,6 +82,26 @@ void RankRunner::place_sampled(const model::StepInputs& in) {
   attention_group_.all_gather_rows(stream_, mine, std::span(rows).first(ranks), all, comm::Purpose::control);
 }
 
+namespace {
+
+comm::Traffic sum(comm::Traffic a, const comm::Traffic& b) {
+  for (size_t p = 0; p < comm::kNumPurposes; ++p) {
+    a.bytes[p] += b.bytes[p];
+    a.operations[p] += b.operations[p];
+  }
+  return a;
+}
+
+comm::Traffic difference(comm::Traffic a, const comm::Traffic& b) {
+  for (size_t p = 0; p < comm::kNumPurposes; ++p) {
+    a.bytes[p] -= b.bytes[p];
+    a.operations[p] -= b.operations[p];
+  }
+  return a;
+}
+
+}  // namespace
+
 // The first step of a shape runs op by op, the second is recorded.
 Tensor RankRunner::run_recorded(const StepShape& shape, const model::StepInputs& in) {
   const StepRecordings::Step* step = recordings_.find(shape);
@@ -82,9 +110,14 @@ Tensor RankRunner::run_recorded(const StepShape& shape, const model::StepInputs&
     return model_.forward(stream_, in, cache_);
   }
   if (step == nullptr) {
+    const comm::Traffic before = traffic_ != nullptr ? *traffic_ : comm::Traffic();
     queue_->begin_recording();
     const Tensor logits = model_.forward(stream_, in, cache_);
-    step = &recordings_.add(shape, {queue_->end_recording(), logits});
+    std::unique_ptr<Recording> work = queue_->end_recording();
+    const comm::Traffic traffic = traffic_ != nullptr ? difference(*traffic_, before) : comm::Traffic();
+    step = &recordings_.add(shape, {std::move(work), logits, traffic});
+  } else if (traffic_ != nullptr) {
+    *traffic_ = sum(*traffic_, step->traffic);
   }
   queue_->replay(*step->work);
   return step->logits;

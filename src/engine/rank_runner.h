@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -37,14 +38,17 @@ class RankRunner {
     Device device;
     InstructionSet isa = InstructionSet::portable;  // the CPU's alone, as are threads
     int num_threads = 1;
-    bool records_steps = true;  // where the device can
-    double step_timeout = 0;    // seconds that a device may take for a step; 0: any
+    bool records_steps = true;              // where the device can
+    double step_timeout = 0;                // seconds that a device may take for a step; 0: any
+    std::function<void()> watch = nullptr;  // while the host waits for the device, as Queue::set_watch has it
     OpProfile* profile = nullptr;
+    comm::Traffic* traffic = nullptr;  // what the groups count into, also when recorded steps are given again
   };
   explicit RankRunner(Parts parts);
 
-  // One step of this rank's data-parallel group. Returns before another device than the CPU has done it.
-  void forward(const StepPlan& plan, model::StepObserver* observer = nullptr);
+  // One step of this rank's data-parallel group; no group has more than `most_tokens`. Returns before another
+  // device than the CPU has done it.
+  void forward(const StepPlan& plan, int64_t most_tokens, model::StepObserver* observer = nullptr);
   // On the group's first rank, of the logits of the last step; as RankSampler has them.
   void start_sampling(const SamplePlan& plan);
   SampledStep collect();
@@ -105,6 +109,7 @@ class RankRunner {
   std::optional<Arena> host_memory_;          // absent where the host may read the device's memory
   Tensor host_logits_;                        // float32 [L, V], in it
   std::vector<model::HostSegment> segments_;  // with room for every step
+  comm::Traffic* const traffic_;
   StepRecordings recordings_;
 };
 

@@ -2,19 +2,30 @@
 
 #include <utility>
 
+#include "base/error.h"
+
 namespace chorale::engine {
 namespace {
 
 // The rank's view of what is stored. With the whole embedding at hand it is used as it is.
-model::ModelWeights weights_of(const RunnerParts& parts, const RankPart& part) {
-  model::WeightShard wanted = part.shard;
-  if (parts.stored.vocab_rows == parallel::Range{0, parts.config.vocab_size}) {
-    wanted.vocab_rows = parts.stored.vocab_rows;
+model::ModelWeights weights_of(const RunnerParts& parts, int rank) {
+  const StoredWeights& stored = parts.stored_of(rank);
+  model::WeightShard wanted = parts.plan.ranks[static_cast<size_t>(rank)].shard;
+  if (stored.shard.vocab_rows == parallel::Range{0, parts.config.vocab_size}) {
+    wanted.vocab_rows = stored.shard.vocab_rows;
   }
-  return model::select_weights(parts.weights, parts.stored, wanted);
+  return model::select_weights(stored.weights, stored.shard, wanted);
 }
 
 }  // namespace
+
+Collectives parse_collectives(const std::string& name) {
+  if (name == "auto") return Collectives::automatic;
+  if (name == "host") return Collectives::host;
+  if (name == "peer") return Collectives::peer;
+  if (name == "nccl") return Collectives::nccl;
+  throw_error("--collectives: expected auto, peer, nccl or host, found \"{}\"", name);
+}
 
 model::RankGroups split_groups(const comm::Communicator& world, const parallel::Topology& topology) {
   const auto split = [&](parallel::GroupKind kind) {
@@ -31,12 +42,12 @@ RankRunner::Parts parts_of(const RunnerParts& parts, int rank, model::RankGroups
   const RankPart& part = parts.plan.ranks[static_cast<size_t>(rank)];
   return {.config = parts.config,
           .part = part,
-          .weights = weights_of(parts, part),
+          .weights = weights_of(parts, rank),
           .groups = std::move(groups),
           .limits = parts.limits,
           .num_blocks = parts.num_blocks,
           .kv_dtype = parts.kv_dtype,
-          .device = parts.device,
+          .device = parts.device_of(rank),
           .isa = parts.isa,
           .num_threads = parts.threads_per_rank,
           .records_steps = parts.records_steps,

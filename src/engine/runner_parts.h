@@ -3,12 +3,15 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "base/instruction_set.h"
 #include "base/op_profile.h"
 #include "comm/communicator.h"
 #include "engine/parallel_plan.h"
 #include "engine/rank_runner.h"
+#include "engine/stored_weights.h"
 #include "io/model_config.h"
 #include "model/rank_plan.h"
 #include "model/step_inputs.h"
@@ -16,23 +19,36 @@
 
 namespace chorale::engine {
 
+// How ranks exchange what lies on their devices.
+enum class Collectives { automatic, host, peer, nccl };
+// Throws Error that names the flag.
+Collectives parse_collectives(const std::string& name);
+
 struct RunnerParts {
   const io::ModelConfig& config;
   const ParallelPlan& plan;
-  // What this process stores; the memory behind it must outlive the runner.
-  const model::ModelWeights& weights;
-  const model::WeightShard& stored;
+  // What is stored: for all ranks of this process, or for each rank. It must outlive the runner.
+  std::vector<const StoredWeights*> stored;
   model::StepLimits limits;
   int64_t num_blocks = 0;        // in the KV cache of each data-parallel group
   int64_t num_spare_blocks = 0;  // so many of them are ModelRunner::num_spare_blocks()
   DType kv_dtype = DType::bf16;
-  Device device;  // of all ranks
+  std::vector<Device> devices;  // likewise
+  Collectives collectives = Collectives::automatic;
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds; also what a device may take for a step
   bool records_steps = true;       // decode steps, where the device can
   std::optional<InjectedFault> fault;
   OpProfile* profile = nullptr;  // gets the ops of the first rank
+
+  const StoredWeights& stored_of(int rank) const {
+    return *(stored.size() == 1 ? stored[0] : stored[static_cast<size_t>(rank)]);
+  }
+  const Device& device_of(int rank) const {
+    return devices.size() == 1 ? devices[0] : devices[static_cast<size_t>(rank)];
+  }
+  DeviceKind device_kind() const { return devices[0].kind(); }
 };
 
 // The groups of a rank, split off the world's communicator. Collective.

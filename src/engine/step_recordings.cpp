@@ -11,11 +11,16 @@ constexpr size_t kMaxEntries = 512;
 
 }  // namespace
 
-std::optional<StepShape> decode_shape(const StepPlan& plan, int64_t max_table_blocks) {
+int64_t round_up_tokens(int64_t most_tokens) {
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(most_tokens)));
+}
+
+std::optional<StepShape> decode_shape(const StepPlan& plan, int64_t max_table_blocks, int64_t most_tokens) {
   const size_t rows = plan.chunks.size();
   if (rows == 0 || plan.token_ids.size() != rows || plan.logits_tokens.size() != rows) return std::nullopt;
   const auto blocks = static_cast<int64_t>(std::bit_ceil(plan.block_tables.size()));
-  return StepShape{static_cast<int64_t>(rows), std::min(blocks, max_table_blocks)};
+  return StepShape{static_cast<int64_t>(rows), std::min(blocks, max_table_blocks),
+                   round_up_tokens(most_tokens)};
 }
 
 const StepRecordings::Step* StepRecordings::find(const StepShape& shape) {

@@ -17,11 +17,15 @@ namespace chorale::engine {
 struct StepShape {
   int64_t rows = 0;          // sequences, of each of which one token is computed and its logits are wanted
   int64_t table_blocks = 0;  // entries of the block tables, rounded up
+  int64_t most_tokens = 0;   // of any data-parallel group, rounded up
   friend auto operator<=>(const StepShape&, const StepShape&) = default;
 };
 
 // The shape of a step that decodes and does nothing else, which can be recorded.
-std::optional<StepShape> decode_shape(const StepPlan& plan, int64_t max_table_blocks);
+std::optional<StepShape> decode_shape(const StepPlan& plan, int64_t max_table_blocks, int64_t most_tokens);
+
+// The tokens of the largest group, so that there are few different numbers of them.
+int64_t round_up_tokens(int64_t most_tokens);
 
 // Used by one thread at a time.
 class StepRecordings {
@@ -29,6 +33,7 @@ class StepRecordings {
   struct Step {
     std::unique_ptr<Recording> work;
     Tensor logits;
+    comm::Traffic traffic = {};  // of the step
   };
 
   // The step of this shape, or nothing.

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -35,7 +36,9 @@ struct MatrixRegion {
 // are pure arithmetic.
 struct Backend {
   // ---- how memory is laid out ----
-  bool has_ranks = false;  // several may share the work
+  // A rank's part of a stored matrix can be used where it lies, so that ranks of one device share what is
+  // stored; else each rank stores its part.
+  bool slices_in_place = true;
   bool has_quantized_weights = false;
   bool has_int8_kv_cache = false;
   // Tokens of one KV block. Attention walks the cache in blocks of this size aligned to absolute positions,
@@ -86,7 +89,8 @@ struct Backend {
 
   void (*choose_experts)(const Stream& stream, const Tensor& logits, const RouteOptions& options,
                          const ChosenExperts& chosen);
-  void (*sort_by_expert)(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows);
+  void (*sort_by_expert)(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows,
+                         const Tensor& counts);
 
   void (*dispatch_rows)(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
                         const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
@@ -136,9 +140,17 @@ WeightMatrix slice_chunks(const Backend& backend, const WeightMatrix& matrix, in
 // What a name of a device means: "cpu"; "ref" (the plain references of kernels/ref, with memory that the host
 // cannot follow); "cuda" or "cuda:N"; "auto": a GPU where this process can use one, else the CPU. Throws
 // Error that names the flag.
+struct NamedDevice {
+  DeviceKind kind = DeviceKind::cpu;
+  std::optional<int> index;  // where the name has one
+};
+NamedDevice parse_device(std::string_view name);
 DeviceKind kind_of_device(std::string_view name);
-// Opens it; null for the CPU. Throws Error that says what is missing.
+// Opens one; null for the CPU. Throws Error that says what is missing.
+std::unique_ptr<DeviceDriver> open_device(DeviceKind kind, int index);
 std::unique_ptr<DeviceDriver> open_device(std::string_view name);
+// Devices of the kind that this process can use.
+int count_devices(DeviceKind kind);
 
 // The tables, each by its own folder.
 namespace cpu {
@@ -146,7 +158,7 @@ const Backend& backend();
 }
 namespace ref_device {
 const Backend& backend();
-std::unique_ptr<DeviceDriver> open();
+std::unique_ptr<DeviceDriver> open(int index);
 }  // namespace ref_device
 namespace cuda {
 const Backend& backend();

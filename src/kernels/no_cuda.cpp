@@ -121,7 +121,7 @@ void norm_rope(const Queue&, const Tensor&, const Tensor&, float, const Tensor&,
 void choose_experts(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&) {
   no_cuda();
 }
-void sort_by_expert(const Queue&, const ChosenExperts&, const ExpertRows&) {
+void sort_by_expert(const Queue&, const ChosenExperts&, const ExpertRows&, const Tensor&) {
   no_cuda();
 }
 void route(const Queue&, const Tensor&, const RouteOptions&, const ChosenExperts&, const ExpertRows&,
@@ -133,6 +133,13 @@ void append_kv(const Queue&, const Tensor&, const Tensor&, const AttentionBatch&
 }
 void norm_rope_append(const Queue&, const QkvRows&, const HeadNorms&, const Tensor&, const AttentionBatch&,
                       const KvTilesView&) {
+  no_cuda();
+}
+void dispatch_rows(const Queue&, const Tensor&, const ChosenExperts&, const DispatchTable&, const RowFormat&,
+                   const SendBuffers&) {
+  no_cuda();
+}
+void add_returned(const Queue&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
   no_cuda();
 }
 void count_experts(const Queue&, const Tensor&, const Tensor&) {

@@ -36,10 +36,12 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
   backend_of(stream).choose_experts(stream, logits, options, chosen);
 }
 
-void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows) {
+void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts) {
   const OpScope scope(stream.profile(), "sort_by_expert");
   check_sorted(chosen, rows);
-  backend_of(stream).sort_by_expert(stream, chosen, rows);
+  if (!counts.empty()) check_vector(counts, DType::i64, counts.columns(), "counts");
+  backend_of(stream).sort_by_expert(stream, chosen, rows, counts);
 }
 
 void route(const Stream& stream, const Tensor& logits, const RouteOptions& options,

@@ -25,8 +25,9 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
 
 // Counts and sorts the pairs; an expert below 0 is one of another rank, and left out. E is
 // rows.offsets.columns() - 1, and rows.tokens and rows.weights have room for
-// T * min(k, E).
-void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows);
+// T * min(k, E). counts: int64 [1, n], of which the sum is how many of the tokens are there; empty: all.
+void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts = {});
 
 // choose_experts, count_experts (dispatch.h) and sort_by_expert, where all experts are here. counts: int64
 // [1, E].

@@ -141,8 +141,12 @@ SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& c
   if (table != nullptr || config.num_experts > 1) router_.emplace(weights.router, config, load);
 }
 
-ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const Workspace& scratch) {
-  if (dispatcher_) return dispatcher_->dispatch(stream, x, router_->forward(stream, x, scratch), scratch);
+ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const StepInputs& in,
+                                const Workspace& scratch) {
+  if (dispatcher_) {
+    const ChosenExperts chosen = router_->forward(stream, x, scratch);
+    return dispatcher_->dispatch(stream, x, chosen, in.most_home_tokens, scratch);
+  }
   ExpertInput input{x, {.scratch = scratch.partials}, scratch.home_sums.first_rows(x.rows())};
   if (router_)
     input.rows = router_->route(stream, x, scratch);
@@ -151,13 +155,15 @@ ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const Wor
   return input;
 }
 
-Tensor SparseMoe::combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
+Tensor SparseMoe::combine(const Stream& stream, const ExpertInput& input, const StepInputs& in,
                           const Workspace& scratch) {
-  return dispatcher_ ? dispatcher_->combine(stream, input, num_tokens, scratch) : input.sums;
+  if (!dispatcher_) return input.sums;
+  return dispatcher_->combine(stream, input, in.home.count, in.most_home_tokens, scratch);
 }
 
-Update SparseMoe::forward(const Stream& stream, const Tensor& x, const Workspace& scratch) {
-  const ExpertInput input = dispatch(stream, x, scratch);
+Update SparseMoe::forward(const Stream& stream, const Tensor& x, const StepInputs& in,
+                          const Workspace& scratch) {
+  const ExpertInput input = dispatch(stream, x, in, scratch);
   const Tensor inner = scratch.expert_inner.first_rows(input.x.rows() * rows_per_token_);
   gated_matmul(stream, input_of(stream, gate_up_.layout, input.x, scratch.quantized), gate_up_, input.rows,
                inner);
@@ -169,7 +175,7 @@ Update SparseMoe::forward(const Stream& stream, const Tensor& x, const Workspace
   }
   order_free_matmul(stream, down_input, down_, input.rows, input.sums,
                     input.rows.all_tokens() ? SumMode::assign : SumMode::add_to_zeros);
-  return {combine(stream, input, x.rows(), scratch), {}};
+  return {combine(stream, input, in, scratch), {}};
 }
 
 LmHead::LmHead(const WeightMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,

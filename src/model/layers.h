@@ -138,13 +138,13 @@ class SparseMoe {
             const comm::Communicator& experts, const Tensor& load);
 
   // experts(x), for the home tokens. x: activations [U, H].
-  Update forward(const Stream& stream, const Tensor& x, const Workspace& scratch);
+  Update forward(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch);
 
   bool has_router() const { return router_.has_value(); }
 
  private:
-  ExpertInput dispatch(const Stream& stream, const Tensor& x, const Workspace& scratch);
-  Tensor combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
+  ExpertInput dispatch(const Stream& stream, const Tensor& x, const StepInputs& in, const Workspace& scratch);
+  Tensor combine(const Stream& stream, const ExpertInput& input, const StepInputs& in,
                  const Workspace& scratch);
 
   // Absent for a single expert that every rank has: softmax over one logit is 1.

@@ -78,7 +78,7 @@ Qwen3MoeModel::Qwen3MoeModel(const Stream& stream, RankModel parts)
 Update Qwen3MoeModel::feed_forward(const Stream& stream, Layer& layer, const Tensor& x,
                                    const StepInputs& in) {
   if (auto* experts = std::get_if<SparseMoe>(&layer.feed_forward))
-    return experts->forward(stream, x, scratch_);
+    return experts->forward(stream, x, in, scratch_);
   return std::get<DenseMlp>(layer.feed_forward).forward(stream, x, in, scratch_);
 }
 

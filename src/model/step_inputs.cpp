@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/copy.h"
+#include "base/math.h"
 #include "parallel/topology.h"
 
 namespace chorale::model {
@@ -17,6 +18,7 @@ size_t vector_bytes(int64_t n) {
 
 StepBuffers::StepBuffers(const StepLimits& limits, int64_t tp_size, int64_t tp_rank, Device device)
     : tp_rank_(tp_rank),
+      max_tokens_(limits.max_tokens),
       tokens_of_(static_cast<size_t>(tp_size)),
       logits_rows_of_(static_cast<size_t>(tp_size)),
       arena_(bytes(limits), device),
@@ -100,6 +102,8 @@ StepInputs StepBuffers::upload(const Stream& stream, const HostStep& step) {
   split_logits_rows(step.logits_tokens);
   in.home_logits_rows = fill(stream, logits_rows_, home_logits_tokens_);
   in.num_logits_rows = std::ssize(step.logits_tokens);
+  in.most_home_tokens =
+      ceil_div(step.most_tokens > 0 ? step.most_tokens : max_tokens_, std::ssize(tokens_of_));
   in.home = {.tokens_of = tokens_of_,
              .logits_rows_of = logits_rows_of_,
              .first = std::accumulate(tokens_of_.begin(), tokens_of_.begin() + tp_rank_, int64_t{0}),

@@ -38,7 +38,8 @@ struct StepInputs {
   Tensor positions;         // int32 [1, T]
   Tensor home_logits_rows;  // int32 [1, .]: this rank's home tokens whose logits are wanted, counted from its
                             // first
-  int64_t num_logits_rows = 0;  // L
+  int64_t num_logits_rows = 0;   // L
+  int64_t most_home_tokens = 0;  // no rank of any group has more in this step
   AttentionBatch batch;
   Home home;
   int64_t num_tokens() const { return token_ids.columns(); }
@@ -62,6 +63,7 @@ struct HostStep {
   // AttentionBatch::block_tables shall have so many entries, if that is more; no segment has those behind its
   // own.
   int64_t min_table_blocks = 0;
+  int64_t most_tokens = 0;  // no data-parallel group has more in this step; 0: those of the limits
 };
 
 // Owns the memory of a step's inputs on one rank of a tensor-parallel group.
@@ -91,6 +93,7 @@ class StepBuffers {
   void split_logits_rows(std::span<const int32_t> logits_tokens);
 
   int64_t tp_rank_;
+  int64_t max_tokens_;
   std::vector<int64_t> tokens_of_, logits_rows_of_;  // [tp_size]
   std::vector<int32_t> home_logits_tokens_;
   Arena arena_;

@@ -28,15 +28,19 @@ class TokenDispatcher {
   // `table` is this rank's choice of slots, one row per layer variant; it must outlive the dispatcher.
   TokenDispatcher(const RowFormat& format, const DispatchTable& table, comm::Communicator group);
 
-  // x: activations of the home tokens [U, H], each with its chosen (logical) experts.
+  // x: activations of the home tokens [U, H], each with its chosen (logical) experts. most_tokens: no rank of
+  // the group has more of them.
   ExpertInput dispatch(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
-                       const Workspace& scratch);
+                       int64_t most_tokens, const Workspace& scratch);
 
   // The sums of the home tokens [U, H + 1], once the experts have added theirs to input.sums.
-  Tensor combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens,
+  Tensor combine(const Stream& stream, const ExpertInput& input, int64_t num_tokens, int64_t most_tokens,
                  const Workspace& scratch);
 
  private:
+  // The rows of a buffer that a step may need: a rank sends each other one its home tokens at the most.
+  Tensor room(const Tensor& rows, int64_t most_tokens) const;
+
   RowFormat format_;
   DispatchTable table_;
   comm::Communicator group_;

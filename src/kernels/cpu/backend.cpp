@@ -8,7 +8,6 @@ namespace chorale::cpu {
 
 const Backend& backend() {
   static constexpr Backend table{
-      .has_ranks = true,
       .has_quantized_weights = true,
       .has_int8_kv_cache = true,
       .kv_block_tokens = kKvBlockTokens,

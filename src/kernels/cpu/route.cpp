@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/cpu/ops.h"
 
@@ -46,9 +47,14 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
 }
 
 // A counting sort. Tokens are walked in order, so an expert's rows are in order of tokens.
-void sort_by_expert(const Stream&, const ChosenExperts& chosen, const ExpertRows& rows) {
+void sort_by_expert(const Stream&, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts) {
   const int64_t num_experts = rows.offsets.columns() - 1;
-  const int64_t num_tokens = chosen.experts.rows();
+  int64_t num_tokens = chosen.experts.rows();
+  if (!counts.empty()) {
+    const auto* count = counts.data<int64_t>();
+    num_tokens = std::min(num_tokens, std::accumulate(count, count + counts.columns(), int64_t{0}));
+  }
   const int64_t top_k = chosen.experts.columns();
   auto* offsets = rows.offsets.data<int32_t>();
   auto* active = rows.active.data<int32_t>();

@@ -159,9 +159,10 @@ struct OnQueue<kOp> {
 
 }  // namespace
 
-// What is null has no kernel yet; has_ranks and has_quantized_weights tell before it could be called.
+// What is null has no kernel yet; has_quantized_weights tells before it could be called.
 const Backend& backend() {
   static constexpr Backend table{
+      .slices_in_place = false,
       .kv_block_tokens = kKvTokens,
       .kv_block_bytes = kv_block_bytes,
       .max_sample_places = 256,
@@ -187,6 +188,8 @@ const Backend& backend() {
       .add_sums = OnQueue<add_sums>::run,
       .choose_experts = OnQueue<choose_experts>::run,
       .sort_by_expert = OnQueue<sort_by_expert>::run,
+      .dispatch_rows = OnQueue<dispatch_rows>::run,
+      .add_returned = OnQueue<add_returned>::run,
       .count_experts = OnQueue<count_experts>::run,
       .count_tokens = [](const Stream& stream, int64_t num_tokens,
                          const Tensor& counts) { count_tokens(queue_of(stream), num_tokens, counts); },

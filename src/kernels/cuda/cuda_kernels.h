@@ -6,6 +6,7 @@
 
 #include "base/tensor.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/dispatch.h"
 #include "kernels/route.h"
 
 namespace chorale::cuda {
@@ -31,14 +32,19 @@ void norm_rope(const Queue& queue, const Tensor& x, const Tensor& weight, float 
 // route.h; E and k up to the limits of route_limits.h.
 void choose_experts(const Queue& queue, const Tensor& logits, const RouteOptions& options,
                     const ChosenExperts& chosen);
-void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows);
+void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts = {});
 
 // choose_experts, sort_by_expert and, unless counts are empty, count_experts; the same bits as these three.
 // One kernel for up to 32 tokens. All experts are here.
 void route(const Queue& queue, const Tensor& logits, const RouteOptions& options, const ChosenExperts& chosen,
            const ExpertRows& rows, const Tensor& counts);
 
-// dispatch.h. An expert that has no count is left out.
+// dispatch.h. An expert that has no count is left out, and so are rows for which there is no room.
+void dispatch_rows(const Queue& queue, const Tensor& x, const ChosenExperts& chosen,
+                   const DispatchTable& table, const RowFormat& format, const SendBuffers& send);
+void add_returned(const Queue& queue, const Tensor& returned, const Tensor& tokens, const Tensor& counts,
+                  const Tensor& sums);
 void count_experts(const Queue& queue, const Tensor& experts, const Tensor& counts);
 void count_tokens(const Queue& queue, int64_t num_tokens, const Tensor& counts);
 

@@ -117,7 +117,17 @@ struct SortArgs {
   int top_k;
   int num_experts;
   SortedRows rows;
+  const int64_t* counts;  // of tokens that are there, num_counts of them; null: all are
+  int num_counts;
 };
+
+// Which reads what another kernel may have written.
+__device__ __forceinline__ void drop_absent_tokens(SortArgs& args) {
+  if (args.counts == nullptr) return;
+  int64_t there = 0;
+  for (int i = 0; i < args.num_counts; ++i) there += args.counts[i];
+  args.num_tokens = there < args.num_tokens ? there : args.num_tokens;
+}
 
 // Calls visit(i, expert) for each choice of a token. quads: four at a time.
 template <bool quads, typename Visit>
@@ -183,6 +193,7 @@ template <bool quads>
 __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
   wait_for_previous();
   allow_next();
+  drop_absent_tokens(args);
   extern __shared__ int has_rows[];  // [E]
   __shared__ int sums[kSortWarps];
   const int expert = static_cast<int>(blockIdx.x);
@@ -285,12 +296,18 @@ void choose_experts(const Queue& queue, const Tensor& logits, const RouteOptions
   });
 }
 
-void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows) {
+void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts) {
   const int64_t num_experts = rows.offsets.columns() - 1;
   CHORALE_CHECK(num_experts <= kMaxRoutedExperts, "{} experts", num_experts);
-  const SortArgs args{
-      rows_of<const int32_t>(chosen.experts),     rows_of<const float>(chosen.weights), chosen.experts.rows(),
-      static_cast<int>(chosen.experts.columns()), static_cast<int>(num_experts),        sorted_rows(rows)};
+  const SortArgs args{.experts = rows_of<const int32_t>(chosen.experts),
+                      .weights = rows_of<const float>(chosen.weights),
+                      .num_tokens = chosen.experts.rows(),
+                      .top_k = static_cast<int>(chosen.experts.columns()),
+                      .num_experts = static_cast<int>(num_experts),
+                      .rows = sorted_rows(rows),
+                      .counts = counts.empty() ? nullptr : counts.device_data<int64_t>(),
+                      .num_counts = static_cast<int>(counts.columns())};
   const LaunchShape shape{dim3(static_cast<unsigned>(num_experts + 1)), kSortThreads,
                           static_cast<size_t>(num_experts) * sizeof(int)};
   const bool is_quads = chosen.experts.columns() % 4 == 0 && rows_aligned(chosen.experts, 4);

@@ -1,3 +1,4 @@
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -22,7 +23,24 @@ int attribute(cudaDeviceAttr name, int device) {
 
 }  // namespace
 
+namespace {
+
+// Before the first call that CUDA reads them at. A kernel that waits for one of another rank must not hold it
+// up: kernels are loaded at the start, since to load one may wait for those that run, and there are as many
+// ways to the device as CUDA permits, since what is in one goes by turns.
+void prepare_environment() {
+  static const bool done = [] {
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+}  // namespace
+
 int device_count() {
+  prepare_environment();
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
@@ -93,26 +111,33 @@ void Queue::copy(const Tensor& source, const Tensor& target) {
         "cudaMemcpy2DAsync", index_);
 }
 
-namespace {
-
 // Asks until the answer is not cudaErrorNotReady.
 template <typename Query>
-void await(const Query& query, const char* call, int index, std::chrono::duration<double> limit) {
+void Queue::await(const Query& query, const char* call) const {
+  constexpr std::chrono::milliseconds kBetweenWatches{5};
   const auto start = std::chrono::steady_clock::now();
+  auto next_watch = start + kBetweenWatches;
   while (true) {
     const cudaError_t status = query();
-    if (status != cudaErrorNotReady) return check(status, call, index);
-    if (std::chrono::steady_clock::now() - start > limit)
-      throw_error("cuda:{}: a step has not ended within {} s", index, limit.count());
+    if (status != cudaErrorNotReady) {
+      check(status, call, index_);
+      if (watch_) watch_();
+      return;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (watch_ && now > next_watch) {
+      watch_();
+      next_watch = now + kBetweenWatches;
+    }
+    if (time_limit_.count() > 0 && now - start > time_limit_)
+      throw_error("cuda:{}: a step has not ended within {} s", index_, time_limit_.count());
   }
 }
 
-}  // namespace
-
 void Queue::synchronize() const {
   enter();
-  if (time_limit_.count() == 0) return check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", index_);
-  await([this] { return cudaStreamQuery(stream_); }, "cudaStreamQuery", index_, time_limit_);
+  if (!polls()) return check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", index_);
+  await([this] { return cudaStreamQuery(stream_); }, "cudaStreamQuery");
 }
 
 Event Queue::record() {
@@ -126,8 +151,8 @@ void Queue::wait(const Event& event) {
   if (event.number == 0) return;
   enter();
   CUevent_st* const awaited = events_[event.number % events_.size()];
-  if (time_limit_.count() == 0) return check(cudaEventSynchronize(awaited), "cudaEventSynchronize", index_);
-  await([=] { return cudaEventQuery(awaited); }, "cudaEventQuery", index_, time_limit_);
+  if (!polls()) return check(cudaEventSynchronize(awaited), "cudaEventSynchronize", index_);
+  await([=] { return cudaEventQuery(awaited); }, "cudaEventQuery");
 }
 
 namespace {
@@ -235,6 +260,7 @@ class Driver final : public DeviceDriver {
   DeviceKind kind() const override { return DeviceKind::cuda; }
   std::string name() const override { return fmt::format("cuda:{}", index_); }
   std::string description() const override { return description_; }
+  int index() const override { return index_; }
   uint64_t free_memory() const override {
     size_t free = 0, total = 0;
     check(cudaSetDevice(index_), "cudaSetDevice", index_);
@@ -264,6 +290,7 @@ class Driver final : public DeviceDriver {
 }  // namespace
 
 std::unique_ptr<DeviceDriver> open(int index) {
+  prepare_environment();
   int driver = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
     throw_error("--device cuda: this machine has no NVIDIA driver (libcuda.so.1)");

@@ -6,7 +6,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/device.h"
@@ -59,6 +61,8 @@ class Queue final : public chorale::Queue {
   Event record() override;
   void wait(const Event& event) override;
   void set_time_limit(std::chrono::duration<double> limit) override { time_limit_ = limit; }
+  void set_watch(std::function<void()> watch) override { watch_ = std::move(watch); }
+  void* native_handle() const override { return stream_; }
 
   // As CUDA graphs.
   bool can_record() const override { return true; }
@@ -71,6 +75,10 @@ class Queue final : public chorale::Queue {
   void inject(DeviceFault fault) override;
 
  private:
+  bool polls() const { return time_limit_.count() > 0 || watch_ != nullptr; }
+  template <typename Query>
+  void await(const Query& query, const char* call) const;
+
   int index_;
   Device owner_;
   int num_multiprocessors_ = 0;
@@ -80,6 +88,7 @@ class Queue final : public chorale::Queue {
   [[maybe_unused]] std::array<CUevent_st*, 8> events_{};
   [[maybe_unused]] uint64_t num_events_ = 0;
   std::chrono::duration<double> time_limit_{0};
+  std::function<void()> watch_;
   struct ZeroSums {
     const std::byte* data = nullptr;
     int64_t rows = 0;

@@ -9,7 +9,6 @@ namespace chorale::ref_device {
 
 const Backend& backend() {
   static constexpr Backend table{
-      .has_ranks = true,
       .has_quantized_weights = false,
       .has_int8_kv_cache = false,
       .kv_block_tokens = KvRows::kTokens,
@@ -55,8 +54,8 @@ const Backend& backend() {
   return table;
 }
 
-std::unique_ptr<DeviceDriver> open() {
-  return std::make_unique<Driver>();
+std::unique_ptr<DeviceDriver> open(int index) {
+  return std::make_unique<Driver>(index);
 }
 
 }  // namespace chorale::ref_device

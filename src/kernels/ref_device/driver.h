@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -25,8 +26,10 @@ class WorkQueue;
 
 class Driver final : public DeviceDriver {
  public:
+  explicit Driver(int index = 0) : index_(index) {}
   DeviceKind kind() const override { return DeviceKind::ref; }
-  std::string name() const override { return "ref"; }
+  std::string name() const override { return index_ == 0 ? "ref" : "ref:" + std::to_string(index_); }
+  int index() const override { return index_; }
   std::string description() const override { return "the plain reference of every op"; }
   uint64_t free_memory() const override;
   std::unique_ptr<Queue> make_queue() override;
@@ -40,6 +43,7 @@ class Driver final : public DeviceDriver {
   void remove(WorkQueue& queue);
 
  private:
+  const int index_;
   std::mutex mutex_;  // guards all below
   std::unordered_map<std::byte*, Buffer> memory_;
   std::vector<WorkQueue*> queues_;

@@ -48,7 +48,8 @@ void add_sums(const Stream& stream, const Tensor& sums, const Tensor& bias, cons
 
 void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptions& options,
                     const ChosenExperts& chosen);
-void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows);
+void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts);
 
 void dispatch_rows(const Stream& stream, const Tensor& x, const ChosenExperts& chosen,
                    const DispatchTable& table, const RowFormat& format, const SendBuffers& send);

@@ -71,10 +71,16 @@ void choose_experts(const Stream& stream, const Tensor& logits, const RouteOptio
   });
 }
 
-void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows) {
+void sort_by_expert(const Stream& stream, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts) {
   enqueue(stream, [=] {
-    std::vector<ref::ExpertRow> pairs =
-        ref::sort_by_expert(load_as<int32_t>(chosen.experts), load(chosen.weights));
+    int64_t num_tokens = chosen.experts.rows();
+    if (!counts.empty()) {
+      const auto count = load_as<int64_t>(counts).values;
+      num_tokens = std::min(num_tokens, std::accumulate(count.begin(), count.end(), int64_t{0}));
+    }
+    std::vector<ref::ExpertRow> pairs = ref::sort_by_expert(
+        load_as<int32_t>(chosen.experts.first_rows(num_tokens)), load(chosen.weights.first_rows(num_tokens)));
     std::erase_if(pairs, [](const ref::ExpertRow& pair) { return pair.expert < 0; });
     const int64_t num_experts = rows.offsets.columns() - 1;
     ref::Dense<int32_t> offsets(1, num_experts + 1), active(1, num_experts + 1);

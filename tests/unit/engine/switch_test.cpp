@@ -130,13 +130,15 @@ struct SwitchingCase {
   int64_t requests;
   int64_t switches;
   int64_t max_total_tokens;
+  int ranks_per_gpu = 0;
 };
 class Switching : public testing::TestWithParam<SwitchingCase> {};
 // In the small cache one group often has no room for what several have held.
 INSTANTIATE_TEST_SUITE_P(Caches, Switching,
                          testing::Values(SwitchingCase{"large", "cpu", 20, 12, 4096},
                                          SwitchingCase{"small", "cpu", 14, 8, 224},
-                                         SwitchingCase{"device", "ref", 4, 3, 1024}),
+                                         SwitchingCase{"device", "ref", 4, 3, 1024},
+                                         SwitchingCase{"devices", "ref", 3, 2, 1024, 1}),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
 TEST_P(Switching, NoEventDiffersWhateverTheStrategiesAndTheMoments) {
@@ -146,6 +148,7 @@ TEST_P(Switching, NoEventDiffersWhateverTheStrategiesAndTheMoments) {
   const std::vector<GenerationRequest> requests = mixed_requests(c.requests, 3);
   LoadOptions load = small_model("tp=1", c.device);
   load.max_total_tokens = c.max_total_tokens;
+  load.parallel.ranks_per_gpu = c.ranks_per_gpu;
   const Records expected = undisturbed(load, requests);
 
   LoadedModel model = LoadedModel::load(load);

@@ -187,6 +187,23 @@ TEST_P(SortByExpert, AgreesWithTheReference) {
   }
 }
 
+TEST_P(SortByExpert, TokensThatAreNotThereHaveNoRows) {
+  Random random(8);
+  const Chosen chosen = choose(random_matrix(random, 9, 12, DType::f32), 3);
+  for (const Stream& stream : streams(InstructionSet::portable)) {
+    const Sorted sorted(12, 27), expected(12, 27);
+    const TestTensor counts = vector_tensor(std::vector<int64_t>{2, 0, 3});
+    sort_by_expert(stream, chosen.view(), sorted.view(), counts);
+    const ChosenExperts all = chosen.view();
+    sort_by_expert(stream, {all.experts.first_rows(5), all.weights.first_rows(5)}, expected.view());
+    EXPECT_EQ(to_dense<int32_t>(sorted.offsets).values, to_dense<int32_t>(expected.offsets).values);
+    EXPECT_EQ(to_dense<int32_t>(sorted.active).values, to_dense<int32_t>(expected.active).values);
+    EXPECT_EQ(to_dense<int32_t>(sorted.tokens).values, to_dense<int32_t>(expected.tokens).values);
+    for (int64_t r = 0; r < 15; ++r)
+      EXPECT_EQ(sorted.weights->data<float>()[r], expected.weights->data<float>()[r]);
+  }
+}
+
 TEST_P(SortByExpert, AStepWithoutTokensHasNoRows) {
   for (const Stream& stream : streams(InstructionSet::portable)) {
     const Chosen chosen = choose(stream, ref::Matrix(0, 6), 2, true);

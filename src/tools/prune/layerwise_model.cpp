@@ -155,7 +155,7 @@ void LayerwiseModel::feed_forward(const io::ModelConfig& config, const model::La
     const Tensor normed = scratch.normed.first_rows(step.count);
     norm.forward(stream_, x, normed);
     if (!sparse) return dense->forward(stream_, normed, step.inputs, scratch).add_to(stream_, x);
-    experts->forward(stream_, normed, scratch).add_to(stream_, x);
+    experts->forward(stream_, normed, step.inputs, scratch).add_to(stream_, x);
     if (!observer) return;
     const int64_t rows = step.count * (experts->has_router() ? config.num_experts_per_tok : 1);
     observer({.num_tokens = step.count,

@@ -54,6 +54,9 @@ struct RankOfTest {
   std::shared_ptr<Transport> transport;
   Device device;
   Queue& queue;
+  // Memory that is not needed any more: to free it waits for the GPU, where other ranks may wait for this
+  // one.
+  std::vector<Buffer>& kept;
 };
 
 // Runs every rank in a thread of its own. Returns what each ended with, as run_ranks() does.
@@ -70,6 +73,7 @@ inline std::vector<std::optional<CollectiveError>> run_on_gpus(
   // What others may still use when a rank has failed.
   std::vector<std::shared_ptr<Transport>> transports(devices.size());
   std::vector<std::unique_ptr<Queue>> queues(devices.size());
+  std::vector<std::vector<Buffer>> kept(devices.size());
   return run_ranks(world, [&](Transport& host) {
     const int rank = host.rank();
     const Device& device = devices[static_cast<size_t>(rank)];
@@ -85,7 +89,7 @@ inline std::vector<std::optional<CollectiveError>> run_on_gpus(
       transport = made.transport;
       queue->set_watch(made.watch);
     }
-    body({transport, device, *queue});
+    body({transport, device, *queue, kept[static_cast<size_t>(rank)]});
     queue->synchronize();
     world.transport(rank)->barrier();  // nobody frees what another still reads
   });
@@ -96,7 +100,13 @@ template <typename T>
 class DeviceVector {
  public:
   DeviceVector(const RankOfTest& rank, size_t count)
-      : stream_(rank.queue), count_(count), memory_(std::max<size_t>(count, 1) * sizeof(T), rank.device) {}
+      : stream_(rank.queue),
+        count_(count),
+        memory_(std::max<size_t>(count, 1) * sizeof(T), rank.device),
+        kept_(rank.kept) {}
+  DeviceVector(const DeviceVector&) = delete;
+  DeviceVector& operator=(const DeviceVector&) = delete;
+  ~DeviceVector() { kept_.push_back(std::move(memory_)); }
   DeviceVector(const RankOfTest& rank, std::span<const T> values) : DeviceVector(rank, values.size()) {
     write(values);
   }
@@ -116,6 +126,7 @@ class DeviceVector {
   Stream stream_;
   size_t count_;
   Buffer memory_;
+  std::vector<Buffer>& kept_;
 };
 
 }  // namespace chorale::comm

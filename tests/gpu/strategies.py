@@ -102,7 +102,7 @@ def flags_of_ranks(options, ranks):
     flags = ["--gpus", ",".join(map(str, range(gpus))), "--ranks-per-gpu", ranks // gpus]
     if options.device == "ref":
         return flags, ["host"]
-    return flags, ["peer", "nccl", "host"] if gpus == ranks else ["peer", "host"]
+    return flags, ["peer", "nccl", "host"] if gpus == ranks else ["host"]
 
 
 def checks_of(options):

@@ -27,6 +27,9 @@ struct ExpertRows {
   Tensor weights;  // float32 [1, T * k]: its gate weight
   // float32 [1, Backend::partials_scratch], or empty: memory for partial sums.
   Tensor scratch{};
+  // int32 [T, k], or empty: the row of each choice of a token, which `route` fills in where its backend wants
+  // it. All choices have a row then.
+  Tensor places{};
   bool all_tokens() const { return offsets.empty(); }
 };
 

@@ -7,8 +7,9 @@ namespace chorale {
 namespace {
 
 void check_partials(const PartialSums& partials, int64_t num_tokens, int64_t outputs) {
-  const int64_t rows = partials.counts.empty() ? num_tokens : partials.values.rows();
+  const int64_t rows = partials.rows.empty() ? num_tokens : partials.values.rows();
   check_matrix(partials.values, DType::f32, rows, outputs, "partials");
+  if (!partials.rows.empty()) CHORALE_CHECK(partials.rows.rows() >= num_tokens);
   if (!partials.counts.empty()) check_vector(partials.counts, DType::i32, num_tokens, "counts");
 }
 

@@ -13,8 +13,8 @@ namespace chorale {
 struct PartialSums {
   Tensor values;  // float32 [R, N]: weight * (x[row] * W^T)
   // The rows of each token, in any order; empty: token t has row t alone.
-  Tensor counts{};  // int32 [1, T]
   Tensor rows{};    // int32 [T, most]
+  Tensor counts{};  // int32 [1, T]: how many of them there are; empty: all
 
   bool empty() const { return values.empty(); }
 };

@@ -124,7 +124,8 @@ ChosenExperts Router::forward(const Stream& stream, const Tensor& x, const Works
 }
 
 ExpertRows Router::route(const Stream& stream, const Tensor& x, const Workspace& scratch) const {
-  const ExpertRows rows = scratch.expert_rows();
+  ExpertRows rows = scratch.expert_rows();
+  rows.places = scratch.row_places.first_rows(x.rows());
   chorale::route(stream, logits_of(stream, x, scratch), options_, scratch.chosen(x.rows()), rows, load_);
   return rows;
 }

@@ -67,6 +67,7 @@ void add_experts(std::vector<Piece>& pieces, const io::ModelConfig& config, DTyp
                                {&W::row_active, DType::i32, 1, experts + 1},
                                {&W::row_tokens, DType::i32, 1, pairs},
                                {&W::row_weights, DType::f32, 1, pairs},
+                               {&W::row_places, DType::i32, home, top_k},
                                {&W::expert_inner, act, extent.expert_intermediate > 0 ? pairs : 0,
                                 extent.expert_intermediate},
                                {&W::owner_tokens, DType::i32, owners, home},

@@ -46,6 +46,7 @@ struct Workspace {
   Tensor router_logits;                                     // float32 [U, E of the model]
   Tensor chosen_experts, chosen_weights;                    // int32 and float32 [U, k]
   Tensor row_offsets, row_active, row_tokens, row_weights;  // ExpertRows over R rows
+  Tensor row_places;                                        // int32 [U, k], of those of the home tokens
   Tensor expert_inner;                                      // act [R * k, I]
   // Only when tokens travel:
   Tensor owner_tokens;                  // int32 [owners, U]

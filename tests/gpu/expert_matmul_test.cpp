@@ -281,6 +281,15 @@ TEST(GpuPartialSums, HaveTheBitsOfSumsInBetween) {
       const GpuTensor scratch(DType::f32, 1, partials_scratch_floats(x.rows, tokens, n));
       ExpertRows rows = all_tokens ? ExpertRows{} : gpu_rows.view();
       rows.scratch = scratch;
+      // As routing leaves them, where it does.
+      std::vector<int> found(static_cast<size_t>(tokens));
+      TestTensor places(DType::i32, tokens, top_k);
+      for (int64_t r = 0; r < x.rows; ++r) {
+        const int64_t token = routed[static_cast<size_t>(r)].token;
+        places->row<int32_t>(token)[found[static_cast<size_t>(token)]++] = static_cast<int32_t>(r);
+      }
+      const GpuTensor gpu_places(places);
+      if (n % 2 == 0 && !all_tokens && has_nan) rows.places = gpu_places;
       const GpuTensor gpu_x(DType::bf16, x);
       const GpuTensor bias(DType::f32, random_matrix(random, 1, n, DType::f32));
       const GpuTensor weight(DType::f32, random_matrix(random, 1, n, DType::f32));

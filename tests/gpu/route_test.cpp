@@ -235,7 +235,10 @@ TEST(GpuRoute, IsTheThreeOpsInOne) {
       const Chosen chosen(tokens, top_k);
       const Sorted sorted(num_experts, tokens * top_k);
       const GpuTensor counts(vector_tensor(std::vector<int64_t>(static_cast<size_t>(num_experts), 3)));
-      route(queue(), GpuTensor(DType::f32, logits), {top_k, normalize}, chosen.view(), sorted.view(), counts);
+      const GpuTensor places(DType::i32, tokens, top_k);
+      ExpertRows view = sorted.view();
+      view.places = places;
+      route(queue(), GpuTensor(DType::f32, logits), {top_k, normalize}, chosen.view(), view, counts);
       expect_same_bits(chosen.experts.download(), expected.experts.download());
       expect_same_bits(chosen.weights.download(), expected.weights.download());
       ref::Matrix weights = expected.weights.values();
@@ -246,6 +249,15 @@ TEST(GpuRoute, IsTheThreeOpsInOne) {
       std::vector<int64_t> expected_counts(static_cast<size_t>(num_experts), 3);
       for (const ref::ExpertRow& row : rows) ++expected_counts[static_cast<size_t>(row.expert)];
       EXPECT_EQ(to_dense<int64_t>(counts.download()).values, expected_counts);
+      const ref::Dense<int32_t> found = to_dense<int32_t>(places.download());
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t i = 0; i < top_k; ++i) {
+          const int32_t row = found.at(t, i);
+          ASSERT_TRUE(row >= 0 && row < std::ssize(rows));
+          EXPECT_EQ(rows[static_cast<size_t>(row)].token, t);
+          EXPECT_EQ(rows[static_cast<size_t>(row)].expert, experts.at(t, i));
+        }
+      }
     }
   }
 }

@@ -219,7 +219,7 @@ void add_partials_norm(const Queue& queue, const PartialSums& partials, const Te
       .partials = PartialArgs::of(partials),
       .bias = bias.empty() ? nullptr : bias.device_data<float>(),
       .aligned = rows_aligned(partials.values, kNormRun) && (bias.empty() || rows_aligned(bias, kNormRun))};
-  if (partials.counts.empty())
+  if (partials.rows.empty())
     return norm<Added::own_partials>(queue, "add_partials_norm", residual, addend, weight, out);
   norm<Added::partials>(queue, "add_partials_norm", residual, addend, weight, out);
 }

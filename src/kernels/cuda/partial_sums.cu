@@ -73,11 +73,12 @@ int64_t partials_scratch_floats(int64_t rows, int64_t num_tokens, int64_t output
 PartialSums make_partials(const Queue& queue, const ExpertRows& rows, int64_t num_rows, int64_t num_tokens,
                           int64_t outputs) {
   const Tensor& scratch = rows.scratch;
-  CHORALE_CHECK(scratch.columns() >=
-                partials_scratch_floats(num_rows, rows.all_tokens() ? 0 : num_tokens, outputs));
+  const bool lists = !rows.all_tokens() && rows.places.empty();
+  CHORALE_CHECK(scratch.columns() >= partials_scratch_floats(num_rows, lists ? num_tokens : 0, outputs));
   std::byte* at = scratch.device_bytes();
   PartialSums partials{Tensor(at, DType::f32, num_rows, outputs, outputs, scratch.device())};
-  if (rows.all_tokens()) return partials;
+  if (!rows.all_tokens() && !lists) partials.rows = rows.places.first_rows(num_tokens);
+  if (!lists) return partials;
   at += num_rows * outputs * static_cast<int64_t>(sizeof(float));
   partials.counts = Tensor(at, DType::i32, 1, num_tokens, num_tokens, scratch.device());
   at += num_tokens * static_cast<int64_t>(sizeof(int32_t));

@@ -61,13 +61,20 @@ struct RunSums {
 struct PartialArgs {
   const float* values = nullptr;
   int64_t stride = 0;
-  const int32_t* counts = nullptr;  // null: token t has row t alone
-  const int32_t* rows = nullptr;    // [T][kMaxRoutedTopK]
+  const int32_t* rows = nullptr;  // [T][rows_stride]; null: token t has row t alone
+  int64_t rows_stride = 0;
+  const int32_t* counts = nullptr;  // null: all of a token's, which are `most`
+  int most = 1;                     // rows of a token; at most kMaxRoutedTopK
 
   static PartialArgs of(const PartialSums& partials) {
-    return {partials.values.device_data<float>(), partials.values.row_stride(),
-            partials.counts.empty() ? nullptr : partials.counts.device_data<int32_t>(),
-            partials.counts.empty() ? nullptr : partials.rows.device_data<int32_t>()};
+    PartialArgs args{partials.values.device_data<float>(), partials.values.row_stride()};
+    if (partials.rows.empty()) return args;
+    CHORALE_CHECK(partials.rows.columns() <= kMaxRoutedTopK);
+    args.rows = reinterpret_cast<const int32_t*>(partials.rows.device_bytes());
+    args.rows_stride = partials.rows.row_stride();
+    args.counts = partials.counts.empty() ? nullptr : partials.counts.device_data<int32_t>();
+    args.most = static_cast<int>(partials.rows.columns());
+    return args;
   }
 };
 
@@ -77,13 +84,11 @@ struct TokenRows {
   int count;
 
   static __device__ __forceinline__ TokenRows of(const PartialArgs& args, int64_t token, int32_t* shared) {
-    if (args.counts == nullptr) {
-      if (threadIdx.x == 0) shared[0] = static_cast<int32_t>(token);
-      __syncthreads();
-      return {shared, 1};
-    }
-    const int count = args.counts[token];
-    if (threadIdx.x < kMaxRoutedTopK) shared[threadIdx.x] = args.rows[token * kMaxRoutedTopK + threadIdx.x];
+    const int count = args.counts == nullptr ? args.most : args.counts[token];
+    const int own = static_cast<int>(threadIdx.x);
+    if (own < args.most)
+      shared[own] =
+          args.rows == nullptr ? static_cast<int32_t>(token) : args.rows[token * args.rows_stride + own];
     __syncthreads();
     return {shared, count};
   }

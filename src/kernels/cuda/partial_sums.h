@@ -13,8 +13,8 @@ int64_t partials_scratch_floats(int64_t rows, int64_t num_tokens, int64_t output
 // Whether add_partials_norm has a kernel for so many outputs.
 bool adds_partials(int64_t outputs);
 
-// Partial sums in rows.scratch that the product has still to write, with the lists of each token's rows,
-// which are written. num_rows: of the product.
+// Partial sums in rows.scratch that the product has still to write, with the lists of each token's rows:
+// rows.places, or else lists that are made. num_rows: of the product.
 PartialSums make_partials(const Queue& queue, const ExpertRows& rows, int64_t num_rows, int64_t num_tokens,
                           int64_t outputs);
 

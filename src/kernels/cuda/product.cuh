@@ -363,7 +363,9 @@ struct Consumer {
     } else if constexpr (Limit == 112) {
       f.template operator()<Limit>();
     } else if constexpr (Limit == 160) {
-      if (tokens <= 128)
+      if (tokens <= 64)  // as an expert's last rows often are
+        f.template operator()<64>();
+      else if (tokens <= 128)
         f.template operator()<128>();
       else
         f.template operator()<160>();

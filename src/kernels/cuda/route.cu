@@ -43,10 +43,22 @@ struct SortedRows {
   int32_t* active;
   int32_t* tokens;
   float* weights;
+  int32_t* places;  // [T][places_stride], or null
+  int64_t places_stride;
+
+  __device__ __forceinline__ void put(int row, int64_t token, int choice, float weight) const {
+    tokens[row] = static_cast<int32_t>(token);
+    weights[row] = weight;
+    if (places != nullptr) places[token * places_stride + choice] = row;
+  }
 };
 SortedRows sorted_rows(const ExpertRows& rows) {
-  return {rows.offsets.device_data<int32_t>(), rows.active.device_data<int32_t>(),
-          rows.tokens.device_data<int32_t>(), rows.weights.device_data<float>()};
+  return {rows.offsets.device_data<int32_t>(),
+          rows.active.device_data<int32_t>(),
+          rows.tokens.device_data<int32_t>(),
+          rows.weights.device_data<float>(),
+          rows.places.empty() ? nullptr : reinterpret_cast<int32_t*>(rows.places.device_bytes()),
+          rows.places.row_stride()};
 }
 
 // Routing of up to 32 tokens by one block: a warp chooses for a token, and the set of an expert's tokens is
@@ -105,8 +117,7 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp)
   __syncthreads();
   if (chooses) {
     const int row = first_row[own.expert] + __popc(tokens_of[own.expert] & ((1U << t) - 1));
-    rows.tokens[row] = t;
-    rows.weights[row] = own.weight;
+    rows.put(row, t, lane, own.weight);
   }
 }
 
@@ -119,6 +130,7 @@ struct SortArgs {
   SortedRows rows;
   const int64_t* counts;  // of tokens that are there, num_counts of them; null: all are
   int num_counts;
+  int64_t* load;  // [E], to which each expert's rows are added, or null
 };
 
 // Which reads what another kernel may have written.
@@ -221,6 +233,10 @@ __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
   if (lane == 0) sums[warp] = mine;
   __syncthreads();
   int row = offset + __reduce_add_sync(kAllLanes, lane < warp ? sums[lane] : 0);
+  if (args.load != nullptr && warp == 0) {
+    const int all = __reduce_add_sync(kAllLanes, sums[lane]);
+    if (lane == 0) args.load[expert] += all;
+  }
   if (mine == 0) return;
 
   for (int64_t begin = first; begin < last; begin += kWarp) {
@@ -230,8 +246,7 @@ __global__ void __launch_bounds__(kSortThreads) sort_kernel(SortArgs args) {
     const unsigned with_it = __ballot_sync(kAllLanes, at >= 0);
     if (at >= 0) {
       const int to = row + __popc(with_it & ((1U << lane) - 1));
-      args.rows.tokens[to] = static_cast<int32_t>(t);
-      args.rows.weights[to] = args.weights.row(t)[at];
+      args.rows.put(to, t, at, args.weights.row(t)[at]);
     }
     row += __popc(with_it);
   }
@@ -296,8 +311,11 @@ void choose_experts(const Queue& queue, const Tensor& logits, const RouteOptions
   });
 }
 
-void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows,
-                    const Tensor& counts) {
+namespace {
+
+// load: int64 [1, E], to which each expert's rows are added, or empty.
+void sort(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows, const Tensor& counts,
+          const Tensor& load) {
   const int64_t num_experts = rows.offsets.columns() - 1;
   CHORALE_CHECK(num_experts <= kMaxRoutedExperts, "{} experts", num_experts);
   const SortArgs args{.experts = rows_of<const int32_t>(chosen.experts),
@@ -307,12 +325,20 @@ void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const Exper
                       .num_experts = static_cast<int>(num_experts),
                       .rows = sorted_rows(rows),
                       .counts = counts.empty() ? nullptr : counts.device_data<int64_t>(),
-                      .num_counts = static_cast<int>(counts.columns())};
+                      .num_counts = static_cast<int>(counts.columns()),
+                      .load = load.empty() ? nullptr : load.device_data<int64_t>()};
   const LaunchShape shape{dim3(static_cast<unsigned>(num_experts + 1)), kSortThreads,
                           static_cast<size_t>(num_experts) * sizeof(int)};
   const bool is_quads = chosen.experts.columns() % 4 == 0 && rows_aligned(chosen.experts, 4);
   with_flag(is_quads,
             [&](auto quads) { launch(queue, "sort_by_expert", sort_kernel<quads()>, shape, args); });
+}
+
+}  // namespace
+
+void sort_by_expert(const Queue& queue, const ChosenExperts& chosen, const ExpertRows& rows,
+                    const Tensor& counts) {
+  sort(queue, chosen, rows, counts, {});
 }
 
 void count_experts(const Queue& queue, const Tensor& experts, const Tensor& counts) {
@@ -337,8 +363,7 @@ void route(const Queue& queue, const Tensor& logits, const RouteOptions& options
   const int64_t num_experts = logits.columns();
   if (logits.rows() == 0 || logits.rows() > kRouteWarps || num_experts > kMostFusedExperts) {
     choose_experts(queue, logits, options, chosen);
-    sort_by_expert(queue, chosen, rows);
-    if (!counts.empty()) count_experts(queue, chosen.experts, counts);
+    sort(queue, chosen, rows, {}, counts);
     return;
   }
   const ChooseArgs args = choose_args(logits, options);

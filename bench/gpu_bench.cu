@@ -14,6 +14,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/products.h"
 
 namespace chorale::cuda {
@@ -59,7 +60,14 @@ __global__ void copy_all(const uint4* from, uint4* to, size_t count) {
 
 class Bench {
  public:
-  Bench() : queue_(0), weights_(0, kPool), x_(0, size_t{1} << 30), out_(0, size_t{1700} << 20) {
+  Bench()
+      : queue_(0),
+        weights_(0, kPool),
+        x_(0, size_t{1} << 30),
+        out_(0, size_t{1700} << 20),
+        scratch_(0, size_t{1100} << 20),
+        residual_(0, size_t{16'384} * kH * 4),
+        normed_(0, size_t{16'384} * kH * 2) {
     fill<<<1024, 256, 0, queue_.stream()>>>(reinterpret_cast<uint32_t*>(weights_.data()), kPool / 4, 0.02F);
     fill<<<1024, 256, 0, queue_.stream()>>>(reinterpret_cast<uint32_t*>(x_.data()), (size_t{1} << 30) / 4,
                                             1.0F);
@@ -147,19 +155,32 @@ class Bench {
     report(op, t, us, static_cast<double>(bytes + t * kH * 2 + t * n * 4), static_cast<double>(t) * n * kH);
   }
 
-  // As a step has them: sums that a kernel before has left as zero.
-  static inline const ExpertOptions kAssign{.mode = SumMode::assign, .is_zero = true};
+  // A product and the addition of its sums to the residual, with a norm: as a step has them, where partial
+  // sums may be kept from one to the other.
+  void add_product(const Tensor& x, const TiledExperts& matrices, ExpertRows rows, int64_t tokens) {
+    const int64_t floats = partials_scratch_floats(x.rows(), tokens, kH);
+    rows.scratch = Tensor(scratch_.data(), DType::f32, 1, floats, floats);
+    const Tensor residual(residual_.data(), DType::f32, tokens, kH, kH), weight(norm_, DType::f32, 1, kH, kH);
+    const Tensor normed(normed_.data(), DType::bf16, tokens, kH, kH);
+    const PartialSums partials = order_free_partials(queue_, x, matrices, rows, tokens);
+    if (!partials.empty()) return add_partials_norm(queue_, partials, {}, residual, {weight, 1e-6F}, normed);
+    const SumMode mode = rows.all_tokens() ? SumMode::assign : SumMode::add_to_zeros;
+    // Sums that a kernel before has left as zero.
+    order_free_matmul(queue_, x, matrices, rows, sums_of(tokens), {.mode = mode, .is_zero = true});
+    add_sums_norm(queue_, sums_of(tokens), {}, residual, weight, 1e-6F, normed);
+  }
+  // Rows in whole cache lines.
+  Tensor sums_of(int64_t t) { return Tensor(out_.data(), DType::i64, t, kH + 1, kH + 8); }
 
-  void o_proj(int64_t t) {
-    const TiledLayout layout{kH, kQ, kChunks, false};
+  void o_proj(int64_t t, int64_t chunks) {
+    const TiledLayout layout{kH, kQ, chunks, false};
     const int64_t copies = std::min<int64_t>(static_cast<int64_t>(kPool) / layout.bytes(), 48);
     const double us = time(static_cast<int>(copies), [&](int call) {
-      order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, t, kQ, kQ),
-                        {layout, weights_.data() + call % copies * layout.bytes(), 1}, {},
-                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1), kAssign);
+      add_product(Tensor(x_.data(), DType::bf16, t, kQ, kQ),
+                  {layout, weights_.data() + call % copies * layout.bytes(), 1}, {}, t);
     });
-    report("o_proj, 8 chunks", t, us, static_cast<double>(layout.bytes() + t * kQ * 2 + t * kH * 8),
-           static_cast<double>(t) * kH * kQ);
+    report(fmt::format("o_proj, add, chunks: {}", chunks), t, us,
+           static_cast<double>(layout.bytes() + t * kQ * 2 + t * kH * 10), static_cast<double>(t) * kH * kQ);
   }
 
   // Uniform routing of t tokens over `experts`; `first` shifts the experts, so that calls meet other weights.
@@ -209,54 +230,64 @@ class Bench {
     return routing;
   }
 
-  void experts(int64_t t, int64_t count) {
+  // Uniform routing of steps, each anew.
+  struct Steps {
+    int64_t tokens, experts, pairs;
     std::vector<Routing> routings;
-    for (unsigned i = 0; i < 6; ++i) routings.push_back(route(t, count, 10 + i));
-    const int64_t top_k = std::min(kTopK, count), pairs = t * top_k;
-    double touched = 0;
-    for (const Routing& r : routings)
-      touched += static_cast<double>(r.touched) / static_cast<double>(routings.size());
-    const TiledLayout gate_up{kI, kH, 1, true}, down{kH, kI, kChunks, false};
-    const std::string suffix = count == 1 ? ", 1 expert" : "";
-    const auto copies = [&](const TiledLayout& l) {
-      return std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(kPool) / (l.bytes() * count), 48));
-    };
-    const auto at = [&](const TiledLayout& l, int call) {
-      return TiledExperts{l, weights_.data() + call % copies(l) * l.bytes() * count, count};
-    };
-    const auto rows = [&](int call) -> ExpertRows {
-      return count == 1 ? ExpertRows{} : routings[static_cast<size_t>(call) % 6].rows;
-    };
-    const double up_us = time(24, [&](int call) {
-      gated_matmul(queue_, Tensor(x_.data(), DType::bf16, t, kH, kH), at(gate_up, call), rows(call),
-                   Tensor(out_.data(), DType::bf16, pairs, kI, kI));
-    });
-    report("gate_up" + suffix, t, up_us,
-           touched * static_cast<double>(gate_up.bytes()) + static_cast<double>(t * kH * 2 + pairs * kI * 2),
-           static_cast<double>(pairs) * 2 * kI * kH);
-    if (count > 1 && t >= 128) {
-      std::byte* gathered = x_.data() + (size_t{256} << 20);
-      const double us = time(24, [&](int call) {
-        const ExpertRows now = rows(call);
-        const Tensor to(gathered, DType::bf16, pairs, kH, kH);
-        // Rows of bits, which gather_rows takes for float32.
-        gather_rows(queue_, now.tokens, Tensor(x_.data(), DType::f32, t, kH / 2, kH / 2),
-                    Tensor(gathered, DType::f32, pairs, kH / 2, kH / 2));
-        gated_matmul(queue_, to, at(gate_up, call), now, Tensor(out_.data(), DType::bf16, pairs, kI, kI),
-                     {.input = RowInput::by_row});
-      });
-      report(
-          "gather, gate_up", t, us,
-          touched * static_cast<double>(gate_up.bytes()) + static_cast<double>(t * kH * 2 + pairs * kI * 2),
-          static_cast<double>(pairs) * 2 * kI * kH);
+    double touched = 0;  // experts, in the mean
+    std::string suffix;
+
+    ExpertRows rows(int call) const {
+      return experts == 1 ? ExpertRows{} : routings[static_cast<size_t>(call) % routings.size()].rows;
     }
-    const double down_us = time(24, [&](int call) {
-      order_free_matmul(queue_, Tensor(x_.data(), DType::bf16, pairs, kI, kI), at(down, call), rows(call),
-                        Tensor(out_.data(), DType::i64, t, kH + 1, kH + 1),
-                        count == 1 ? kAssign : ExpertOptions{});
+  };
+  Steps steps(int64_t t, int64_t experts) {
+    Steps steps{t, experts, t * std::min(kTopK, experts), {}, 0, experts == 1 ? ", 1 expert" : ""};
+    for (unsigned i = 0; i < 6; ++i) steps.routings.push_back(route(t, experts, 10 + i));
+    for (const Routing& r : steps.routings) steps.touched += static_cast<double>(r.touched) / 6;
+    return steps;
+  }
+  TiledExperts experts_of(const TiledLayout& layout, int64_t count, int call) {
+    const int64_t copies =
+        std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(kPool) / (layout.bytes() * count), 48));
+    return {layout, weights_.data() + call % copies * layout.bytes() * count, count};
+  }
+
+  void gate_up(const Steps& steps) {
+    const TiledLayout layout{kI, kH, 1, true};
+    const int64_t t = steps.tokens, pairs = steps.pairs;
+    const double bytes = steps.touched * static_cast<double>(layout.bytes()) +
+                         static_cast<double>(t * kH * 2 + pairs * kI * 2);
+    const double products = static_cast<double>(pairs) * 2 * kI * kH;
+    const Tensor out(out_.data(), DType::bf16, pairs, kI, kI);
+    const double us = time(24, [&](int call) {
+      gated_matmul(queue_, Tensor(x_.data(), DType::bf16, t, kH, kH), experts_of(layout, steps.experts, call),
+                   steps.rows(call), out);
     });
-    report("down, 8 chunks" + suffix, t, down_us,
-           touched * static_cast<double>(down.bytes()) + static_cast<double>(pairs * kI * 2 + t * kH * 8),
+    report("gate_up" + steps.suffix, t, us, bytes, products);
+    if (steps.experts == 1 || t < 128) return;
+    std::byte* gathered = x_.data() + (size_t{256} << 20);
+    const double gathered_us = time(24, [&](int call) {
+      // Rows of bits, which gather_rows takes for float32.
+      gather_rows(queue_, steps.rows(call).tokens, Tensor(x_.data(), DType::f32, t, kH / 2, kH / 2),
+                  Tensor(gathered, DType::f32, pairs, kH / 2, kH / 2));
+      gated_matmul(queue_, Tensor(gathered, DType::bf16, pairs, kH, kH),
+                   experts_of(layout, steps.experts, call), steps.rows(call), out,
+                   {.input = RowInput::by_row});
+    });
+    report("gather, gate_up", t, gathered_us, bytes, products);
+  }
+
+  void down(const Steps& steps, int64_t chunks) {
+    const TiledLayout layout{kH, kI, chunks, false};
+    const int64_t t = steps.tokens, pairs = steps.pairs;
+    const double us = time(24, [&](int call) {
+      add_product(Tensor(x_.data(), DType::bf16, pairs, kI, kI), experts_of(layout, steps.experts, call),
+                  steps.rows(call), t);
+    });
+    report(fmt::format("down, add, chunks: {}{}", chunks, steps.suffix), t, us,
+           steps.touched * static_cast<double>(layout.bytes()) +
+               static_cast<double>(pairs * kI * 2 + t * kH * 10),
            static_cast<double>(pairs) * kI * kH);
   }
 
@@ -321,16 +352,20 @@ class Bench {
       if (t < least) continue;
       matmul_of("q/k/v", {kQ, kKv, kKv}, t);
       matmul_of("router", {kE}, t);
-      o_proj(t);
-      experts(t, kE);
-      experts(t, 1);
+      for (const int64_t chunks : {kChunks, int64_t{1}}) o_proj(t, chunks);
+      for (const int64_t experts : {kE, int64_t{1}}) {
+        const Steps all = steps(t, experts);
+        gate_up(all);
+        for (const int64_t chunks : {kChunks, int64_t{1}}) down(all, chunks);
+      }
       if (t <= 256) matmul_of("head", {kV}, t);
     }
   }
   void ensure(cudaError_t status) const { check(status, "benchmark", queue_.index()); }
 
   Queue queue_;
-  DeviceBuffer weights_, x_, out_;
+  DeviceBuffer weights_, x_, out_, scratch_, residual_, normed_;
+  std::byte* norm_ = weights_.data();  // a norm's weight, of whatever lies there
   double copy_rate_ = 0, read_rate_ = 0;
   std::string table_;
 };

@@ -235,7 +235,12 @@ void Bench::measure_sample() {
 }  // namespace
 }  // namespace chorale::cuda
 
-int main() {
+// gpu_light_bench [TOKENS]: so many alone.
+int main(int argc, char** argv) {
+  if (argc > 1) {
+    chorale::cuda::Bench(std::stoll(argv[1])).run();
+    return 0;
+  }
   for (int64_t tokens : {1, 4, 16, 32, 128, 256, 2048, 16384}) chorale::cuda::Bench(tokens).run();
   return 0;
 }

@@ -71,6 +71,7 @@ int run_compare(const CompareFlags& flags) {
   log::set_level(log::parse_level(flags.log_level));
   tools::CompareReport report;
   report.config = io::load_model_config(flags.load.model_path);
+  report.config.max_tp_size = flags.load.parallel.max_tp_size;
   const std::vector<tools::NamedStrategy> strategies = choose_strategies(flags, report.config);
   const tools::Workload workload = make_workload(flags, report.config);
   make_report_folder("--output", flags.output);

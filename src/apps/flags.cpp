@@ -36,6 +36,26 @@ engine::InjectedFault parse_fault(const std::string& text) {
   return fault;
 }
 
+// The sizes of a strategy.
+void add_strategy_sizes(CLI::App& app, parallel::StrategyFlags& strategy) {
+  const auto add_size = [&](const char* name, std::optional<int>& value, const char* text) {
+    app.add_option(name, value, text)->option_text("N")->group(kParallel);
+  };
+  add_size("--tp-size,--tensor-parallel-size", strategy.tp_size,
+           "Ranks that share a batch and split heads (1)");
+  add_size("--dp-size,--data-parallel-size", strategy.dp_size,
+           "Groups of such ranks, each with its own batch (1)");
+  add_size("--ep-size,--expert-parallel-size", strategy.ep_size, "Ranks that own different experts (1)");
+  app.add_flag("--enable-ep-moe", strategy.enable_ep_moe,
+               "Expert parallel; without --ep-size over --tp-size ranks")
+      ->group(kParallel);
+  add_size("--moe-tp-size", strategy.moe_tp_size,
+           "Ranks that split each expert; default: those that are left");
+  add_size("--moe-dp-size", strategy.moe_dp_size,
+           "Replicas of all experts, for different tokens; default: --dp-size while --ep-size <= --tp-size, "
+           "else 1");
+}
+
 }  // namespace
 
 void add_model_path(CLI::App& app, std::filesystem::path& path, ModelArgument argument) {
@@ -151,22 +171,14 @@ void add_gpu_flags(CLI::App& app, engine::LoadOptions& options) {
 
 void add_parallel_flags(CLI::App& app, engine::LoadOptions& options) {
   parallel::StrategyFlags& strategy = options.parallel.strategy;
-  const auto add_size = [&](const char* name, std::optional<int>& value, const char* text) {
-    app.add_option(name, value, text)->option_text("N")->group(kParallel);
-  };
-  add_size("--tp-size,--tensor-parallel-size", strategy.tp_size,
-           "Ranks that share a batch and split heads (1)");
-  add_size("--dp-size,--data-parallel-size", strategy.dp_size,
-           "Groups of such ranks, each with its own batch (1)");
-  add_size("--ep-size,--expert-parallel-size", strategy.ep_size, "Ranks that own different experts (1)");
-  app.add_flag("--enable-ep-moe", strategy.enable_ep_moe,
-               "Expert parallel; without --ep-size over --tp-size ranks")
+  add_strategy_sizes(app, strategy);
+  app.add_option(
+         "--max-tp-size", options.parallel.max_tp_size,
+         "Results are the same for up to so many ranks that split a matrix (8); fewer is faster where "
+         "prompts are long, on a GPU above all, and gives other results")
+      ->option_text("1|2|4|8")
+      ->check(CLI::IsMember({1, 2, 4, 8}))
       ->group(kParallel);
-  add_size("--moe-tp-size", strategy.moe_tp_size,
-           "Ranks that split each expert; default: those that are left");
-  add_size("--moe-dp-size", strategy.moe_dp_size,
-           "Replicas of all experts, for different tokens; default: --dp-size while --ep-size <= --tp-size, "
-           "else 1");
   app.add_option("--single-expert-mode", strategy.single_expert_mode,
                  "For a one-expert model: dp gives every rank the expert, tp splits it")
       ->option_text("dp|tp")

@@ -135,6 +135,7 @@ void plan_memory(const PlanFlags& flags, Plan& plan) {
 Plan make_plan(const PlanFlags& flags) {
   Plan plan;
   plan.config = io::load_model_config(flags.load.model_path);
+  plan.config.max_tp_size = flags.load.parallel.max_tp_size;
   plan.formats = engine::choose_formats(plan.config, flags.load);
   plan.kv_dtype = engine::choose_kv_dtype(plan.config, plan.formats.dtype, flags.load);
   plan.one_process = flags.load.parallel.communicator != "mpi";

@@ -247,7 +247,9 @@ engine::AdviceRequest advice_request(StrategyFlag& flag, const engine::LoadOptio
 
 int run_recommend(const RecommendFlags& flags, const engine::LoadOptions& load, bool json) {
   log::set_level(log::Level::warn);
-  const engine::AdviceRequest request = advice_request(flags, load, io::load_model_config(load.model_path));
+  io::ModelConfig config = io::load_model_config(load.model_path);
+  config.max_tp_size = load.parallel.max_tp_size;
+  const engine::AdviceRequest request = advice_request(flags, load, config);
   const engine::Advice advice = engine::advise(request);
   if (json) {
     fmt::print("{}\n", advice_json(request, advice).dump(-1, ' ', false, Json::error_handler_t::replace));

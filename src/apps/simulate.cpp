@@ -105,6 +105,7 @@ Setting make_setting(const SimulateFlags& flags) {
   Setting setting;
   setting.config =
       flags.preset.empty() ? io::load_model_config(flags.load.model_path) : bench::preset(flags.preset);
+  setting.config.max_tp_size = flags.load.parallel.max_tp_size;
   setting.machine = engine::load_machine(flags.machine);
   const bool is_cpu = setting.machine.shares_cores();
   setting.formats = engine::choose_formats(setting.config, flags.load);

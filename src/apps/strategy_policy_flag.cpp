@@ -79,10 +79,16 @@ class PolicySetting {
   const Setting& setting_;
 };
 
-void require_ranks_that_change(const engine::LoadOptions& load, const io::ModelConfig& config) {
+// Processes stay as many as were started.
+bool ranks_are_processes(const engine::LoadOptions& load) {
   const std::string& communicator = load.parallel.communicator;
-  if (communicator == "mpi" || (communicator != "local" && comm::MpiWorld::launch())) {
-    throw_error("{}: the strategy of ranks that are processes cannot be changed while they run", kFlag);
+  return communicator == "mpi" || (communicator != "local" && comm::MpiWorld::launch());
+}
+
+void require_ranks_that_change(const StrategyFlag& flag, const engine::LoadOptions& load,
+                               const io::ModelConfig& config) {
+  if (ranks_are_processes(load) && flag.machine.empty() && !flag.profile) {
+    throw_error("{}: over MPI every process plans for itself, so that --machine is needed", kFlag);
   }
   if (engine::choose_formats(config, load).device == DeviceKind::cuda)
     throw_error("--device {}: what steps take is predicted ({}) on the CPU alone", load.device, kFlag);
@@ -95,9 +101,18 @@ engine::StrategyModel model_of(engine::AdviceRequest request, const Strategy& st
   return engine::model_strategy(request, strategy);
 }
 
+// Numbers of ranks that a policy without strategies has.
+std::vector<int> worlds_of(const engine::AdviceRequest& request, const Strategy& first) {
+  if (ranks_are_processes(request.load)) return {first.world()};
+  std::vector<int> worlds;
+  for (int world = 1; world < request.ranks; world *= 2) worlds.push_back(world);
+  worlds.push_back(request.ranks);
+  return worlds;
+}
+
 void add_all_strategies(const engine::AdviceRequest& request, const Strategy& first, PlannedPolicy& planned) {
   std::vector<Strategy> candidates = {first};
-  for (int world = 1; world > 0; world = world == request.ranks ? 0 : std::min(2 * world, request.ranks)) {
+  for (const int world : worlds_of(request, first)) {
     for (const Strategy& strategy : parallel::all_strategies(world, model::sharded_sizes(request.config))) {
       if (!(strategy == first)) candidates.push_back(strategy);
     }
@@ -158,7 +173,7 @@ std::optional<PlannedPolicy> plan_strategy_policy(const std::string& text, Strat
                                                   const io::ModelConfig& config) {
   if (text.empty()) return std::nullopt;
   PlannedPolicy planned{.policy = read_strategy_policy(text), .models = {}};
-  require_ranks_that_change(load, config);
+  require_ranks_that_change(flag, load, config);
   const Strategy first = engine::choose_strategy(config, load.parallel);
   std::vector<Strategy>& strategies = planned.policy.strategies;
   if (!strategies.empty() && std::find(strategies.begin(), strategies.end(), first) == strategies.end()) {
@@ -167,6 +182,10 @@ std::optional<PlannedPolicy> plan_strategy_policy(const std::string& text, Strat
   }
   const engine::AdviceRequest request = advice_request(flag, load, config);
   for (const Strategy& strategy : strategies) {
+    if (ranks_are_processes(load) && strategy.world() != first.world()) {
+      throw_error("{} {}: over MPI expected strategies of {} ranks, as the first has, found {} of {}", kFlag,
+                  text, first.world(), parallel::to_string(strategy), strategy.world());
+    }
     try {
       planned.models.push_back(model_of(request, strategy));
     } catch (const Error& error) {

@@ -29,9 +29,10 @@ struct PlannedPolicy {
 };
 
 // load: with the strategy that the server begins with. A policy without strategies gets that one and all of
-// 1, 2, 4, ... ranks, up to those of --strategy-ranks, that can serve. Nothing for an empty text. Throws
-// Error where there is nothing to choose from: ranks that are processes, a device of one rank, one strategy
-// alone; and for a strategy of the file that cannot serve.
+// 1, 2, 4, ... ranks, up to those of --strategy-ranks, that can serve; over MPI all of as many ranks as the
+// first has. Nothing for an empty text. Throws Error where there is nothing to choose from, on a device of
+// one rank or with one strategy alone; for a strategy of the file that cannot serve, or over MPI has another
+// number of ranks; and for processes without a file of the machine, each of which would measure it.
 std::optional<PlannedPolicy> plan_strategy_policy(const std::string& text, StrategyFlag& flag,
                                                   const engine::LoadOptions& load,
                                                   const io::ModelConfig& config);

@@ -80,6 +80,8 @@ class OpScope {
     work_.bytes += bytes;
     work_.operations += operations;
   }
+  // The op is another's to do.
+  void cancel() { profile_ = nullptr; }
   // The op begins here: what was done before was done for the profile. Only where is_recording().
   void begin_again() { begin_ = profile_->now(); }
 

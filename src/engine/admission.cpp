@@ -45,7 +45,7 @@ EngineOptions checked_options(EngineOptions options, const ModelRunner& runner) 
     throw_error("eplb.min_balancedness must be from 0 to 1, but is {}", options.eplb.min_balancedness);
   }
   if (options.eplb.enabled && runner.movable_experts() == nullptr) {
-    throw_error("eplb.enabled needs experts that can move: ranks of one process that own different ones");
+    throw_error("eplb.enabled needs experts that can move: ranks that own different ones");
   }
   options.block_tokens = runner.block_tokens();
   options.spare_blocks = runner.num_spare_blocks();

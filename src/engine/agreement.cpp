@@ -93,6 +93,7 @@ std::vector<Given> what_was_given(const RankInputs& inputs, int threads) {
   given.insert(
       given.end(),
       {{"the strategy", parallel::to_string(inputs.strategy)},
+       {"--max-tp-size", std::to_string(parallel.max_tp_size)},
        {"--ep-num-redundant-experts", std::to_string(parallel.num_redundant_experts)},
        {"--ep-dispatch-algorithm", parallel.dispatch_algorithm},
        {"--init-expert-location", placement_of(parallel)},

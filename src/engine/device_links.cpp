@@ -35,9 +35,12 @@ DeviceLinks::DeviceLinks(const RunnerParts& parts, comm::LocalWorld& world,
   std::vector<Device> devices;
   for (int rank = 0; rank < world.size(); ++rank) devices.push_back(parts.device_of(rank));
   if (kind_ == Collectives::automatic) {
-    if (comm::PeerWorld::is_possible(devices)) {
+    // A kernel that waits for another rank's must not hold that one up, as it may on a GPU that they share.
+    if (!is_one_rank_each(devices)) {
+      kind_ = Collectives::host;
+    } else if (comm::PeerWorld::is_possible(devices)) {
       kind_ = Collectives::peer;
-    } else if (is_one_rank_each(devices) && comm::nccl_is_there()) {
+    } else if (comm::nccl_is_there()) {
       kind_ = Collectives::nccl;
     } else {
       kind_ = Collectives::host;

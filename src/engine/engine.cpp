@@ -11,7 +11,6 @@
 #include "engine/admission.h"
 #include "engine/engine_core.h"
 #include "engine/inbox.h"
-#include "engine/stats.h"
 
 namespace chorale::engine {
 namespace {
@@ -54,7 +53,7 @@ class Engine::Impl {
 
 Engine::Impl::Impl(ModelRunner& runner, EngineOptions options, Clock clock)
     : core_(runner, std::move(options), clock, mask_threads()),
-      inbox_(core_.options(), initial_stats(core_.options(), runner.num_dp_groups()), std::move(clock)) {
+      inbox_(core_.options(), core_.stats(), std::move(clock)) {
   thread_ = std::thread([this] { loop(); });
 }
 

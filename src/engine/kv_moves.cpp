@@ -11,8 +11,8 @@ namespace {
 
 // KV heads of the model that a rank has.
 parallel::Range kv_heads_of(const io::ModelConfig& config, const ParallelPlan& plan, int rank) {
-  return parallel::elements_of_chunks(plan.ranks[static_cast<size_t>(rank)].shard.kv,
-                                      config.num_key_value_heads);
+  const parallel::ShardedSizes sizes = model::sharded_sizes(config);
+  return parallel::elements_of_chunks(plan.ranks[static_cast<size_t>(rank)].shard.kv, sizes.kv_heads, sizes);
 }
 
 }  // namespace

@@ -105,6 +105,7 @@ Resolved resolve(const LoadOptions& options) {
   const bool dummy = is_dummy(options);
   CHORALE_CHECK(dummy || !options.config, "a configuration without files");
   resolved.config = options.config ? *options.config : io::load_model_config(options.model_path);
+  resolved.config.max_tp_size = options.parallel.max_tp_size;
   resolved.formats = choose_formats(resolved.config, options);
   if (!options.config) resolved.defaults = io::load_generation_defaults(options.model_path);
   if (!dummy) {

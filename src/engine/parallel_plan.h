@@ -30,6 +30,7 @@ struct InjectedFault {
 // As the flags give it; see `chorale serve --help`.
 struct ParallelOptions {
   parallel::StrategyFlags strategy;
+  int64_t max_tp_size = parallel::kMaxChunks;  // ranks that may split a matrix, at most
   int num_redundant_experts = 0;
   std::string dispatch_algorithm = "static";
   std::string init_expert_location = "trivial";  // or a JSON file

@@ -255,6 +255,7 @@ parallel::ModelShape model_shape(const io::ModelConfig& config, const model::Wei
   shape.experts = shape.sparse_layers > 0 ? config.num_experts : 0;
   shape.experts_per_token = shape.sparse_layers > 0 ? config.num_experts_per_tok : 0;
   shape.vocab = config.vocab_size;
+  shape.max_tp_size = config.max_tp_size;
   shape.linear_bytes = bytes_of_element(plan, ".o_proj.");
   shape.head_bytes = bytes_of_element(plan, "lm_head");
   shape.activation_bytes = static_cast<double>(size_of(formats.dtype));

@@ -61,6 +61,9 @@ struct ModelConfig {
   bool has_dual_chunk_attention = false;  // dual_chunk_attention_config is there; it is not used
   DType dtype = DType::bf16;  // the checkpoint's own, from dtype or torch_dtype; bf16 when neither is given
   QuantizationConfig quantization;
+  // Not of the file: ranks that may split a matrix, at most, which is how many canonical chunks there are
+  // (parallel/sharding_plan.h).
+  int64_t max_tp_size = 8;
   std::optional<int64_t> bos_token_id;  // as config.json gives them; generation_config.json takes precedence
   std::vector<int64_t> eos_token_ids;
 

@@ -48,6 +48,8 @@ struct Backend {
   int64_t max_sample_places = 1;                      // rows of logits that are sampled at once, at most
   // float32 elements of scratch that attention wants for block tables of so many blocks.
   int64_t (*attention_scratch)(const KvLayout& layout, int64_t table_blocks);
+  // float32 elements of scratch for the partial sums of so many rows and tokens; 0: it keeps none.
+  int64_t (*partials_scratch)(const WeightLayout& down, int64_t rows, int64_t num_tokens);
   int64_t (*weight_bytes)(const WeightLayout& layout);
   // Bytes from a matrix to its canonical chunk `first` of outputs. Chunks of inputs lie within those: see
   // WeightLayout::first_k_chunk.
@@ -96,6 +98,13 @@ struct Backend {
                        const Tensor& counts, const Tensor& sums);
   void (*count_experts)(const Stream& stream, const Tensor& experts, const Tensor& counts);
   void (*count_tokens)(const Stream& stream, int64_t num_tokens, const Tensor& counts);
+
+  // ---- partial sums that are added up where they are used; null where there is no such kernel ----
+  PartialSums (*order_free_partials)(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                                     const ExpertRows& rows, int64_t num_tokens) = nullptr;
+  void (*add_partials)(const Stream& stream, const PartialSums& partials, const Tensor& sums) = nullptr;
+  void (*add_partials_norm)(const Stream& stream, const PartialSums& partials, const Tensor& bias,
+                            const Tensor& residual, const NormWeight& norm, const Tensor& out) = nullptr;
 
   // ---- several ops in one, the same bits; null where there is no such kernel ----
   void (*add_sums_norm)(const Stream& stream, const Tensor& sums, const Tensor& bias, const Tensor& residual,

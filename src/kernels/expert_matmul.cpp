@@ -56,10 +56,25 @@ void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatric
   check_input(x, layout);
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   check_rows(down, rows);
-  CHORALE_CHECK(mode == SumMode::add || rows.all_tokens());
+  CHORALE_CHECK(mode != SumMode::assign || rows.all_tokens());
   if (x.empty()) return;
   if (scope.is_recording()) add_work(scope, stream, x, down, rows);
   backend_of(stream).order_free_matmul(stream, x, down, rows, sums, mode);
+}
+
+PartialSums order_free_partials(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                                const ExpertRows& rows, int64_t num_tokens) {
+  const Backend& backend = backend_of(stream);
+  if (backend.order_free_partials == nullptr || rows.scratch.empty() || x.empty()) return {};
+  OpScope scope(stream.profile(), "order_free_partials");
+  CHORALE_CHECK(!down.layout.fused_pair && down.layout.n_chunks == 1);
+  check_input(x, down.layout);
+  check_rows(down, rows);
+  CHORALE_CHECK(!rows.all_tokens() || num_tokens == x.rows());
+  if (scope.is_recording()) add_work(scope, stream, x, down, rows);
+  PartialSums partials = backend.order_free_partials(stream, x, down, rows, num_tokens);
+  if (partials.empty()) scope.cancel();
+  return partials;
 }
 
 }  // namespace chorale

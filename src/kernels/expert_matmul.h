@@ -6,6 +6,7 @@
 
 #include "base/stream.h"
 #include "base/tensor.h"
+#include "kernels/partial_sums.h"
 #include "kernels/weight_matrix.h"
 
 namespace chorale {
@@ -24,6 +25,8 @@ struct ExpertRows {
   Tensor active;   // int32 [1, E + 1]: the number of experts that have rows, then their indices, ascending
   Tensor tokens;   // int32 [1, T * k]: the token of each row
   Tensor weights;  // float32 [1, T * k]: its gate weight
+  // float32 [1, Backend::partials_scratch], or empty: memory for partial sums.
+  Tensor scratch{};
   bool all_tokens() const { return offsets.empty(); }
 };
 
@@ -34,12 +37,18 @@ struct ExpertRows {
 void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& gate_up,
                   const ExpertRows& rows, const Tensor& out);
 
-enum class SumMode { add, assign };
+// add_to_zeros: the sums have been cleared, as they must be for `add`.
+enum class SumMode { add, add_to_zeros, assign };
 
 // sums[token] += fixed(weight * (x[row] * W_chunk^T)) for every canonical chunk of K: the order-free product
 // (see fixed_point.h). x: activations [T * k, K]; down: a matrix [N, K] per expert; sums: int64 [T, N + 1],
 // which need not be cleared before `assign`; that is for one expert that takes all tokens.
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode = SumMode::add);
+
+// The partial sums of the same product, for T = num_tokens tokens, in rows.scratch, until that is used again.
+// Empty where the backend does better to add them up at once; nothing has been done then.
+PartialSums order_free_partials(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                                const ExpertRows& rows, int64_t num_tokens);
 
 }  // namespace chorale

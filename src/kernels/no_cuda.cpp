@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/sample.h"
@@ -167,6 +168,23 @@ void gated_matmul(const Queue&, const Tensor&, const TiledExperts&, const Expert
 }
 void order_free_matmul(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&, const Tensor&,
                        const ExpertOptions&) {
+  no_cuda();
+}
+PartialSums order_free_partials(const Queue&, const Tensor&, const TiledExperts&, const ExpertRows&,
+                                int64_t) {
+  no_cuda();
+}
+int64_t partials_scratch_floats(int64_t, int64_t, int64_t) {
+  no_cuda();
+}
+bool adds_partials(int64_t) {
+  no_cuda();
+}
+void add_partials(const Queue&, const PartialSums&, const Tensor&, SumMode) {
+  no_cuda();
+}
+void add_partials_norm(const Queue&, const PartialSums&, const Tensor&, const Tensor&, const NormWeight&,
+                       const Tensor&) {
   no_cuda();
 }
 int64_t attention_scratch_floats(const KvTiles&, int64_t) {

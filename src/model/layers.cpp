@@ -24,6 +24,7 @@ Tensor input_of(const Stream& stream, const WeightLayout& layout, const Tensor& 
 }  // namespace
 
 void Update::add_to(const Stream& stream, const Tensor& residual) const {
+  if (!partials.empty()) add_partials(stream, partials, sums);
   add_sums(stream, sums, bias, residual);
 }
 
@@ -33,7 +34,10 @@ void RmsNorm::forward(const Stream& stream, const Tensor& x, const Tensor& out) 
 
 void RmsNorm::add_forward(const Stream& stream, const Update& update, const Tensor& residual,
                           const Tensor& out) const {
-  add_sums_norm(stream, update.sums, update.bias, residual, norm_, out);
+  if (update.partials.empty())
+    add_sums_norm(stream, update.sums, update.bias, residual, norm_, out);
+  else
+    add_partials_norm(stream, update.partials, update.bias, residual, norm_, out);
 }
 
 void VocabParallelEmbedding::forward(const Stream& stream, const StepInputs& in, const Workspace& scratch,
@@ -50,7 +54,13 @@ Update RowParallelLinear::forward(const Stream& stream, const Tensor& x, const H
                                   const Workspace& scratch) const {
   const Tensor parts = scratch.sums.first_rows(x.rows());
   const Tensor input = input_of(stream, layout_, x, scratch.quantized);
-  order_free_matmul(stream, input, {layout_, {&data_, 1}}, {}, parts, SumMode::assign);
+  const ExpertMatrices matrix{layout_, {&data_, 1}};
+  const ExpertRows rows{.scratch = scratch.partials};
+  if (group_.is_alone()) {
+    const PartialSums partials = order_free_partials(stream, input, matrix, rows, x.rows());
+    if (!partials.empty()) return {parts, bias_, partials};
+  }
+  order_free_matmul(stream, input, matrix, rows, parts, SumMode::assign);
   return {group_.reduce(stream, home, parts, scratch.home_sums), bias_};
 }
 
@@ -133,17 +143,15 @@ SparseMoe::SparseMoe(const FeedForwardWeights& weights, const io::ModelConfig& c
 
 ExpertInput SparseMoe::dispatch(const Stream& stream, const Tensor& x, const StepInputs& in,
                                 const Workspace& scratch) {
-  ExpertInput input{x, {}, scratch.home_sums.first_rows(x.rows())};
   if (dispatcher_) {
     const ChosenExperts chosen = router_->forward(stream, x, scratch);
     return dispatcher_->dispatch(stream, x, chosen, in.most_home_tokens, scratch);
   }
-  if (router_) {
+  ExpertInput input{x, {.scratch = scratch.partials}, scratch.home_sums.first_rows(x.rows())};
+  if (router_)
     input.rows = router_->route(stream, x, scratch);
-    clear_sums(stream, input.sums);
-  } else {
+  else
     count_tokens(stream, x.rows(), load_);
-  }
   return input;
 }
 
@@ -159,18 +167,25 @@ Update SparseMoe::forward(const Stream& stream, const Tensor& x, const StepInput
   const Tensor inner = scratch.expert_inner.first_rows(input.x.rows() * rows_per_token_);
   gated_matmul(stream, input_of(stream, gate_up_.layout, input.x, scratch.quantized), gate_up_, input.rows,
                inner);
-  order_free_matmul(stream, input_of(stream, down_.layout, inner, scratch.quantized_inner), down_, input.rows,
-                    input.sums, input.rows.all_tokens() ? SumMode::assign : SumMode::add);
+  const Tensor down_input = input_of(stream, down_.layout, inner, scratch.quantized_inner);
+  if (!dispatcher_) {
+    const PartialSums partials = order_free_partials(stream, down_input, down_, input.rows, x.rows());
+    if (!partials.empty()) return {input.sums, {}, partials};
+    if (router_) clear_sums(stream, input.sums);
+  }
+  order_free_matmul(stream, down_input, down_, input.rows, input.sums,
+                    input.rows.all_tokens() ? SumMode::assign : SumMode::add_to_zeros);
   return {combine(stream, input, in, scratch), {}};
 }
 
 LmHead::LmHead(const WeightMatrix& weight, const RankExtent& extent, const io::ModelConfig& config,
                TokenGroup group)
     : weight_(weight), group_(std::move(group)) {
-  const int64_t chunks = parallel::canonical_chunks(config.vocab_size);
+  const parallel::ShardedSizes sizes = sharded_sizes(config);
+  const int64_t chunks = sizes.chunks(sizes.vocab);
   for (int64_t r = 0; r < extent.tp_size; ++r) {
     const auto range = parallel::even_range(chunks, static_cast<int>(extent.tp_size), static_cast<int>(r));
-    columns_of_.push_back(parallel::elements_of_chunks(range, config.vocab_size).size());
+    columns_of_.push_back(parallel::elements_of_chunks(range, sizes.vocab, sizes).size());
   }
 }
 

@@ -24,8 +24,9 @@ namespace chorale::model {
 // What a layer adds to the residual stream, still in fixed point: of the home tokens. Valid until the next
 // layer runs.
 struct Update {
-  Tensor sums;  // int64 [U, H + 1]
-  Tensor bias;  // float32 [1, H], or empty
+  Tensor sums;             // int64 [U, H + 1]
+  Tensor bias;             // float32 [1, H], or empty
+  PartialSums partials{};  // unless empty, the sums are still to be made of these
 
   // residual += this. residual: float32 [U, H].
   void add_to(const Stream& stream, const Tensor& residual) const;

@@ -35,16 +35,20 @@ RankExtent rank_extent(const io::ModelConfig& config, const parallel::Topology& 
   RankExtent extent;
   extent.tp_size = tp_size;
   extent.tp_rank = topology.tensor_model_parallel_rank();
-  extent.query_heads = elements_of_chunks(shard.query, sizes.query_heads).size();
-  extent.kv_heads = elements_of_chunks(shard.kv, sizes.kv_heads).size();
-  if (sizes.intermediate > 0)
-    extent.dense_intermediate = elements_of_chunks(shard.dense, sizes.intermediate).size();
-  if (sizes.expert_intermediate > 0) {
-    extent.expert_intermediate = elements_of_chunks(shard.expert, sizes.expert_intermediate).size();
+  extent.query_heads = elements_of_chunks(shard.query, sizes.query_heads, sizes).size();
+  extent.kv_heads = elements_of_chunks(shard.kv, sizes.kv_heads, sizes).size();
+  extent.fewest_chunks = shard.query.size();
+  if (sizes.intermediate > 0) {
+    extent.dense_intermediate = elements_of_chunks(shard.dense, sizes.intermediate, sizes).size();
+    extent.fewest_chunks = std::min(extent.fewest_chunks, shard.dense.size());
   }
-  const int64_t vocab_chunks = parallel::canonical_chunks(sizes.vocab);
+  if (sizes.expert_intermediate > 0) {
+    extent.expert_intermediate = elements_of_chunks(shard.expert, sizes.expert_intermediate, sizes).size();
+    extent.fewest_chunks = std::min(extent.fewest_chunks, shard.expert.size());
+  }
+  const int64_t vocab_chunks = sizes.chunks(sizes.vocab);
   extent.head_columns =
-      elements_of_chunks(parallel::even_range(vocab_chunks, tp_size, 0), sizes.vocab).size();
+      elements_of_chunks(parallel::even_range(vocab_chunks, tp_size, 0), sizes.vocab, sizes).size();
 
   extent.dispatches = sizes.expert_intermediate > 0 && tokens_travel(topology, placement);
   extent.num_experts = extent.dispatches ? placement.slots_per_rank() : config.num_experts;

@@ -36,11 +36,12 @@ struct RankExtent {
   int64_t kv_heads = 0;
   int64_t dense_intermediate = 0;
   int64_t expert_intermediate = 0;
-  int64_t head_columns = 0;  // outputs of lm_head on the rank of the TP group that has most
-  int64_t num_experts = 0;   // that this rank multiplies with: its slots, or all when no token travels
-  bool dispatches = false;   // whether tokens travel to their experts
-  int64_t group_size = 1;    // ranks that they travel between: the expert group's
-  int64_t copies = 1;        // ranks that split an expert
+  int64_t fewest_chunks = 1;  // canonical chunks of inputs of any matrix whose results are added up
+  int64_t head_columns = 0;   // outputs of lm_head on the rank of the TP group that has most
+  int64_t num_experts = 0;    // that this rank multiplies with: its slots, or all when no token travels
+  bool dispatches = false;    // whether tokens travel to their experts
+  int64_t group_size = 1;     // ranks that they travel between: the expert group's
+  int64_t copies = 1;         // ranks that split an expert
   int64_t max_home_tokens = 0;
   int64_t max_sent_rows = 0;      // 0 unless it dispatches
   int64_t max_received_rows = 0;  // rows that experts may get: home tokens, or what travels here

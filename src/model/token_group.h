@@ -37,6 +37,7 @@ class TokenGroup {
     return mine;
   }
 
+  bool is_alone() const { return group_.size() == 1; }
   const comm::Communicator& communicator() const { return group_; }
 
  private:

@@ -9,12 +9,11 @@
 namespace chorale::model {
 namespace {
 
-using parallel::canonical_chunks;
 using parallel::Range;
 
 // A model without such layers has nothing to split.
-Range all_chunks(int64_t size) {
-  return {0, size > 0 ? canonical_chunks(size) : 1};
+Range all_chunks(const parallel::ShardedSizes& sizes, int64_t size) {
+  return {0, size > 0 ? sizes.chunks(size) : 1};
 }
 
 std::vector<int32_t> all_experts(int64_t count) {
@@ -32,17 +31,18 @@ parallel::ShardedSizes sharded_sizes(const io::ModelConfig& config) {
           .query_heads = config.num_attention_heads,
           .kv_heads = config.num_key_value_heads,
           .intermediate = dense_layers > 0 ? config.intermediate_size : 0,
-          .expert_intermediate = dense_layers < config.num_hidden_layers ? config.moe_intermediate_size : 0};
+          .expert_intermediate = dense_layers < config.num_hidden_layers ? config.moe_intermediate_size : 0,
+          .max_chunks = config.max_tp_size};
 }
 
 WeightShard whole_model(const io::ModelConfig& config) {
   const parallel::ShardedSizes sizes = sharded_sizes(config);
   WeightShard shard{.vocab_rows = {0, config.vocab_size},
-                    .head = all_chunks(sizes.vocab),
-                    .query = all_chunks(sizes.query_heads),
-                    .kv = all_chunks(sizes.kv_heads),
-                    .dense = all_chunks(sizes.intermediate),
-                    .expert = all_chunks(sizes.expert_intermediate),
+                    .head = all_chunks(sizes, sizes.vocab),
+                    .query = all_chunks(sizes, sizes.query_heads),
+                    .kv = all_chunks(sizes, sizes.kv_heads),
+                    .dense = all_chunks(sizes, sizes.intermediate),
+                    .expert = all_chunks(sizes, sizes.expert_intermediate),
                     .experts = {}};
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     shard.experts.push_back(all_experts(config.is_sparse_layer(l) ? config.num_experts : 0));

@@ -92,6 +92,20 @@ void add_head(std::vector<Piece>& pieces, const io::ModelConfig& config, DType a
                                 extent.head_columns}});
 }
 
+// Memory for the partial sums of any matrix whose results are added up.
+void add_partials(std::vector<Piece>& pieces, const io::ModelConfig& config, const WeightFormats& formats,
+                  const StepLimits& limits, const RankExtent& extent) {
+  const WeightLayout layout{.format = formats.linear,
+                            .n = config.hidden_size,
+                            .k = extent.fewest_chunks,
+                            .k_chunks = extent.fewest_chunks};
+  const int64_t tokens = std::max(limits.max_tokens, extent.max_received_rows);
+  const int64_t most = std::min(config.num_experts_per_tok, extent.num_experts);  // of a token
+  const int64_t scratch =
+      backend_of(formats.device).partials_scratch(layout, tokens * std::max<int64_t>(most, 1), tokens);
+  pieces.push_back({&W::partials, DType::f32, 1, scratch});
+}
+
 // Bytes of a quantized row of k inputs in at most kMaxChunks chunks, at the most: groups of 8 inputs beside 8
 // bytes, the last one of each chunk with one input.
 int64_t most_quantized_bytes(int64_t k) {
@@ -119,6 +133,7 @@ std::vector<Piece> pieces_of(const io::ModelConfig& config, const WeightFormats&
   std::vector<Piece> pieces;
   add_attention(pieces, config, formats, limits, extent);
   add_experts(pieces, config, act, extent);
+  add_partials(pieces, config, formats, limits, extent);
   add_head(pieces, config, act, limits, extent);
   if (formats.quantizes()) add_quantized(pieces, config, limits, extent);
   return pieces;
@@ -158,7 +173,7 @@ ChosenExperts Workspace::chosen(int64_t num_tokens) const {
 }
 
 ExpertRows Workspace::expert_rows() const {
-  return {row_offsets, row_active, row_tokens, row_weights};
+  return {row_offsets, row_active, row_tokens, row_weights, partials};
 }
 
 }  // namespace chorale::model

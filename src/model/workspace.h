@@ -37,6 +37,7 @@ struct Workspace {
   Tensor sums;         // int64 [T, H + 1]: fixed point
   Tensor home_sums;    // int64 [U, H + 1]
   Tensor dense_inner;  // act [T, I]
+  Tensor partials;     // float32 [1, .]: of PartialSums, of backends that want it
   // Only with quantized weights: rows of any of the above, and of the inner activations of experts, as
   // quantize.h says.
   Tensor quantized;        // uint8 [T, R or L, bytes]

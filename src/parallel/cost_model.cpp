@@ -45,7 +45,8 @@ ShardedSizes ModelShape::sharded_sizes() const {
           .query_heads = query_heads,
           .kv_heads = kv_heads,
           .intermediate = dense_layers > 0 ? intermediate : 0,
-          .expert_intermediate = sparse_layers > 0 ? expert_intermediate : 0};
+          .expert_intermediate = sparse_layers > 0 ? expert_intermediate : 0,
+          .max_chunks = max_tp_size};
 }
 
 double StepCost::total() const {
@@ -141,7 +142,7 @@ void CostModel::set_products() {
   head_ = product(ProductKind::plain, as_double(model_.vocab) / tp, hidden, model_.head_bytes);
   const ShardedSizes sizes = model_.sharded_sizes();
   const auto chunk_sums = [&](int64_t size, double parts) {
-    return hidden * as_double(canonical_chunks(size)) / parts;
+    return hidden * as_double(sizes.chunks(size)) / parts;
   };
   output_.sums_per_row = chunk_sums(model_.query_heads, tp);
   if (sizes.intermediate > 0) {

@@ -32,10 +32,11 @@ struct ModelShape {
   int64_t experts = 0;  // of each sparse layer
   int64_t experts_per_token = 0;
   int64_t vocab = 0;
-  double linear_bytes = 2;      // of a weight of attention, dense layers and experts
-  double head_bytes = 2;        // of a weight of the head
-  double activation_bytes = 2;  // of an activation, and of the embedding
-  double kv_bytes = 2;          // of an element of the KV cache
+  int64_t max_tp_size = kMaxChunks;  // ranks that may split a matrix, at most
+  double linear_bytes = 2;           // of a weight of attention, dense layers and experts
+  double head_bytes = 2;             // of a weight of the head
+  double activation_bytes = 2;       // of an activation, and of the embedding
+  double kv_bytes = 2;               // of an element of the KV cache
 
   int64_t layers() const { return dense_layers + sparse_layers; }
   ShardedSizes sharded_sizes() const;

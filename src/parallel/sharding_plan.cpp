@@ -84,15 +84,19 @@ const ShardingRule& rule_for(std::string_view weight_name) {
   return kRules[0];
 }
 
-int64_t canonical_chunks(int64_t size) {
-  CHORALE_CHECK(size >= 1, "size {}", size);
-  int64_t chunks = 8;
+int64_t canonical_chunks(int64_t size, int64_t max_chunks) {
+  CHORALE_CHECK(size >= 1 && max_chunks >= 1, "size {} in {} chunks", size, max_chunks);
+  int64_t chunks = max_chunks;
   while (size % chunks != 0) chunks /= 2;
   return chunks;
 }
 
+int64_t ShardedSizes::chunks(int64_t size) const {
+  return canonical_chunks(size, max_chunks);
+}
+
 int64_t num_chunks(const ShardingRule& rule, const ShardedSizes& sizes) {
-  return rule.unit == ChunkUnit::none ? 1 : canonical_chunks(size_of_unit(rule.unit, sizes));
+  return rule.unit == ChunkUnit::none ? 1 : sizes.chunks(size_of_unit(rule.unit, sizes));
 }
 
 }  // namespace chorale::parallel

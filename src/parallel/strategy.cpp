@@ -152,22 +152,26 @@ void parse_size(std::string_view item, StrategyFlags& flags) {
 
 // Whether groups of tp_size ranks can share this model's attention and dense layers.
 bool attention_works(int tp_size, const ShardedSizes& sizes) {
-  return canonical_chunks(sizes.query_heads) % tp_size == 0 &&
+  return sizes.chunks(sizes.query_heads) % tp_size == 0 &&
          (sizes.kv_heads % tp_size == 0 || tp_size % sizes.kv_heads == 0) &&
-         (sizes.intermediate < 1 || canonical_chunks(sizes.intermediate) % tp_size == 0);
+         (sizes.intermediate < 1 || sizes.chunks(sizes.intermediate) % tp_size == 0);
+}
+
+std::string because_of_flag(const ShardedSizes& sizes) {
+  return sizes.max_chunks < kMaxChunks ? fmt::format(" under --max-tp-size {}", sizes.max_chunks) : "";
 }
 
 std::string why_attention_fails(int tp_size, const ShardedSizes& sizes) {
-  const int64_t chunks = canonical_chunks(sizes.query_heads);
+  const int64_t chunks = sizes.chunks(sizes.query_heads);
   if (chunks % tp_size != 0)
-    return fmt::format("the {} query heads of the model (num_attention_heads) come in {} equal chunks",
-                       sizes.query_heads, chunks);
+    return fmt::format("the {} query heads of the model (num_attention_heads) come in {} equal chunks{}",
+                       sizes.query_heads, chunks, because_of_flag(sizes));
   if (sizes.kv_heads % tp_size != 0 && tp_size % sizes.kv_heads != 0)
     return fmt::format(
         "the {} key/value heads of the model (num_key_value_heads) neither divide by that nor divide it",
         sizes.kv_heads);
-  return fmt::format("the dense layers' intermediate_size {} comes in {} equal chunks", sizes.intermediate,
-                     canonical_chunks(sizes.intermediate));
+  return fmt::format("the dense layers' intermediate_size {} comes in {} equal chunks{}", sizes.intermediate,
+                     sizes.chunks(sizes.intermediate), because_of_flag(sizes));
 }
 
 }  // namespace
@@ -230,22 +234,22 @@ void check_strategy(const Strategy& s, const ShardedSizes& sizes) {
                 s.tp_size, why_attention_fails(s.tp_size, sizes), listed(works));
   }
   if (sizes.expert_intermediate < 1) return;
-  const auto chunks = static_cast<int>(canonical_chunks(sizes.expert_intermediate));
+  const auto chunks = static_cast<int>(sizes.chunks(sizes.expert_intermediate));
   if (chunks % s.moe_tp_size == 0) return;
   std::vector<int> works;
   for (const int moe_tp_size : divisors(chunks))
     if (s.world() % moe_tp_size == 0) works.push_back(moe_tp_size);
   throw_error(
       "{} is {} (what {} {} and {} {} leave of {} ranks), but the experts' moe_intermediate_size {} comes in "
-      "{} equal chunks; the values that work are {}",
+      "{} equal chunks{}; the values that work are {}",
       kMoeTp, s.moe_tp_size, kEp, s.ep_size, kMoeDp, s.moe_dp_size, s.world(), sizes.expert_intermediate,
-      chunks, listed(works));
+      chunks, because_of_flag(sizes), listed(works));
 }
 
 std::vector<Strategy> all_strategies(int world, const ShardedSizes& sizes) {
   check_range("--ranks", world);
   const bool has_experts = sizes.expert_intermediate > 0;
-  const int64_t chunks = has_experts ? canonical_chunks(sizes.expert_intermediate) : 1;
+  const int64_t chunks = has_experts ? sizes.chunks(sizes.expert_intermediate) : 1;
   std::vector<Strategy> all;
   for (const int tp_size : divisors(world)) {
     if (!attention_works(tp_size, sizes)) continue;

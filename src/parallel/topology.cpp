@@ -70,8 +70,8 @@ Range share_of(int64_t chunks, int parts, int index) {
 }
 
 // The ranks own different chunks, so there must be enough of them.
-Range split_share_of(int64_t size, int parts, int index) {
-  const int64_t chunks = canonical_chunks(size);
+Range split_share_of(const ShardedSizes& sizes, int64_t size, int parts, int index) {
+  const int64_t chunks = sizes.chunks(size);
   CHORALE_CHECK(chunks % parts == 0, "{} chunks on {} ranks", chunks, parts);
   return share_of(chunks, parts, index);
 }
@@ -122,27 +122,27 @@ Range even_range(int64_t total, int parts, int index) {
 }
 
 Range query_head_chunks(const Topology& topology, const ShardedSizes& sizes) {
-  return split_share_of(sizes.query_heads, topology.strategy().tp_size,
+  return split_share_of(sizes, sizes.query_heads, topology.strategy().tp_size,
                         topology.tensor_model_parallel_rank());
 }
 
 Range kv_head_chunks(const Topology& topology, const ShardedSizes& sizes) {
-  return share_of(canonical_chunks(sizes.kv_heads), topology.strategy().tp_size,
+  return share_of(sizes.chunks(sizes.kv_heads), topology.strategy().tp_size,
                   topology.tensor_model_parallel_rank());
 }
 
 Range intermediate_chunks(const Topology& topology, const ShardedSizes& sizes) {
-  return split_share_of(sizes.intermediate, topology.strategy().tp_size,
+  return split_share_of(sizes, sizes.intermediate, topology.strategy().tp_size,
                         topology.tensor_model_parallel_rank());
 }
 
 Range expert_intermediate_chunks(const Topology& topology, const ShardedSizes& sizes) {
-  return split_share_of(sizes.expert_intermediate, topology.strategy().moe_tp_size,
+  return split_share_of(sizes, sizes.expert_intermediate, topology.strategy().moe_tp_size,
                         topology.moe_tensor_parallel_rank());
 }
 
 Range vocab_chunks(const Topology& topology, const ShardedSizes& sizes) {
-  return even_range(canonical_chunks(sizes.vocab), topology.strategy().tp_size,
+  return even_range(sizes.chunks(sizes.vocab), topology.strategy().tp_size,
                     topology.tensor_model_parallel_rank());
 }
 
@@ -164,8 +164,8 @@ Range chunks_for(const ShardingRule& rule, const Topology& topology, const Shard
   return {0, 1};
 }
 
-Range elements_of_chunks(const Range& chunks, int64_t size) {
-  const int64_t per_chunk = size / canonical_chunks(size);
+Range elements_of_chunks(const Range& chunks, int64_t size, const ShardedSizes& sizes) {
+  const int64_t per_chunk = size / sizes.chunks(size);
   return {chunks.begin * per_chunk, chunks.end * per_chunk};
 }
 

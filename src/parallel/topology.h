@@ -101,6 +101,6 @@ Range vocab_chunks(const Topology& topology, const ShardedSizes& sizes);
 Range chunks_for(const ShardingRule& rule, const Topology& topology, const ShardedSizes& sizes);
 
 // The elements (heads, rows, ...) in a range of canonical chunks of a dimension of this size.
-Range elements_of_chunks(const Range& chunks, int64_t size);
+Range elements_of_chunks(const Range& chunks, int64_t size, const ShardedSizes& sizes);
 
 }  // namespace chorale::parallel

@@ -25,6 +25,7 @@ KV_BLOCK = 64 if ON_A_GPU else 32  # tokens
 # What a server says that such flags rule out.
 CPU_ALONE = re.compile(r"--device \S+: .*on the CPU alone.*")
 
+SECONDS_TO_END = 10  # from a failure to the end of everything
 READY = re.compile(r"Chorale is ready: (http://\S+)")
 
 
@@ -116,6 +117,38 @@ class Server:
         status = self.process.wait(60)
         self._reader.join(10)
         return status
+
+
+def ranks_of(server):
+    """{rank: process id} of the processes that mpirun has started."""
+    pid = server.process.pid
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        (rank,) = (entry for entry in environment if entry.startswith(b"OMPI_COMM_WORLD_RANK="))
+        found[int(rank.partition(b"=")[2])] = int(child)
+    return dict(sorted(found.items()))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for_the_end(server, pids, begin):
+    """The exit status, once the launcher and all ranks have ended; fails unless that is within the time."""
+    deadline = begin + SECONDS_TO_END
+    try:
+        status = server.process.wait(max(deadline - time.monotonic(), 0.1))
+    except Exception:
+        raise AssertionError(f"still running after {SECONDS_TO_END} s; log:\n" + "".join(server.log[-30:])) from None
+    while left := [rank for rank, pid in pids.items() if is_running(pid)]:
+        assert time.monotonic() < deadline, f"ranks left behind: {left}"
+        time.sleep(0.02)
+    server.stop()  # reads the rest of the log
+    return status
 
 
 @pytest.fixture

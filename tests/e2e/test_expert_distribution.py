@@ -12,6 +12,7 @@ LAYERS, EXPERTS, TOP_K = 6, 16, 4
 @pytest.fixture(scope="module")
 def recording(server):
     """Counts of one prompt's tokens and the tokens that it generated."""
+    assert server.post("/flush_cache", None).status_code == 200  # what other tests left is not computed again
     assert server.post("/start_expert_distribution_record", None).status_code == 200
     server.generate(input_ids=list(range(100, 150)), max_new_tokens=10, temperature=0, ignore_eos=True)
     assert server.post("/stop_expert_distribution_record", None).status_code == 200

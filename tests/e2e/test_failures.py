@@ -6,16 +6,14 @@ import re
 import signal
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-from conftest import MORE_ARGUMENTS, MPIRUN
+from conftest import MORE_ARGUMENTS, MPIRUN, ranks_of, wait_for_the_end
 
 EIGHT_RANKS = ("--tp-size", 4, "--dp-size", 2, "--enable-ep-moe", "--ep-size", 8)
 NUM_CLIENTS = 8
-SECONDS = 10  # from the failure to the end of everything
 
 
 class Client(threading.Thread):
@@ -84,38 +82,6 @@ def outcomes(clients):
     for client in clients:
         client.join(60)
     return [client.outcome for client in clients]
-
-
-def ranks_of(server):
-    """{rank: process id} of the processes that mpirun has started."""
-    pid = server.process.pid
-    found = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        (rank,) = (entry for entry in environment if entry.startswith(b"OMPI_COMM_WORLD_RANK="))
-        found[int(rank.partition(b"=")[2])] = int(child)
-    return dict(sorted(found.items()))
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_for_the_end(server, pids, begin):
-    """The exit status, once the launcher and all ranks have ended; fails unless that is within the time."""
-    deadline = begin + SECONDS
-    try:
-        status = server.process.wait(max(deadline - time.monotonic(), 0.1))
-    except Exception:
-        raise AssertionError(f"still running after {SECONDS} s; log:\n" + "".join(server.log[-30:])) from None
-    while left := [rank for rank, pid in pids.items() if is_running(pid)]:
-        assert time.monotonic() < deadline, f"ranks left behind: {left}"
-        time.sleep(0.02)
-    server.stop()  # reads the rest of the log
-    return status
 
 
 def lines_that_name(server, rank):

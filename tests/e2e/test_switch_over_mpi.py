@@ -8,12 +8,15 @@ import json
 import os
 import random
 import shutil
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
-from conftest import MODEL, MPIRUN, Server
+from conftest import MODEL, MPIRUN, Server, ranks_of, wait_for_the_end
 
 RANKS = int(os.environ.get("CHORALE_SWITCH_RANKS", 4))
 SWITCHES = int(os.environ.get("CHORALE_SWITCHES", 4))
@@ -69,7 +72,8 @@ class LongRequest(threading.Thread):
         with contextlib.suppress(httpx.TransportError), httpx.stream("POST", url, json=body, timeout=120) as response:
             for line in response.iter_lines():
                 if line.startswith("data: {"):
-                    self.ids = json.loads(line.removeprefix("data: "))["output_ids"]
+                    message = json.loads(line.removeprefix("data: "))
+                    self.ids = message.get("output_ids", self.ids)  # the last may be an error
                     self.reads.set()
                 if self.enough.is_set():
                     return  # hangs up
@@ -163,17 +167,24 @@ def test_a_process_that_cannot_read_its_weights_changes_nothing(server, mpi, tmp
         ranks.stop()
 
 
-def test_a_process_that_dies_during_a_change_ends_all(serve, mpi):
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_a_process_that_dies_during_a_change_ends_all(serve, mpi, is_idle):
     server = serve("--tp-size", 2, launcher=(*MPIRUN, "2"))
-    pid = server.process.pid
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
-        children = [int(child) for child in file.read().split()]
-    long = LongRequest(server)
+    pids = ranks_of(server)
+    if is_idle:
+        os.kill(pids[1], signal.SIGSTOP)  # the change is begun, and waits for this rank
+    else:
+        long = LongRequest(server)
     with ThreadPoolExecutor(1) as pool:
         change = pool.submit(server.post, "/switch_strategy", {"strategy": "dp=2,ep=2"})
-        os.kill(children[1], 9)
+        if is_idle:
+            time.sleep(0.3)
+            assert not change.done()
+        begin = time.monotonic()
+        os.kill(pids[1], signal.SIGKILL)
         with contextlib.suppress(httpx.TransportError):  # where the server has ended first
-            assert change.result().status_code in (200, 400)
-    assert server.process.wait(30) != 0
-    long.join(30)
-    assert not long.is_alive()
+            assert change.result().status_code == 400
+    assert wait_for_the_end(server, pids, begin) != 0
+    if not is_idle:
+        long.join(30)
+        assert not long.is_alive()

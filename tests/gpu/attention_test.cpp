@@ -8,6 +8,16 @@
 namespace chorale::cuda {
 namespace {
 
+// What kernels take powers of two by.
+void hardware_exp2(std::span<float> values) {
+  ref::Matrix exponents(1, std::ssize(values));
+  std::copy(values.begin(), values.end(), exponents.values.begin());
+  const GpuTensor powers(DType::f32, exponents);
+  exp2_approximate(queue(), powers);
+  const ref::Matrix results = powers.values();
+  std::copy(results.values.begin(), results.values.end(), values.begin());
+}
+
 // One sequence of a step: what is cached already and what is new.
 struct Sequence {
   int64_t cached = 0;
@@ -73,7 +83,7 @@ struct Step {
     ref::Matrix all(0, shape.num_heads * shape.head_dim);
     for (size_t s = 0; s < sequences.size(); ++s) {
       const ref::Matrix rows =
-          ref::tensor_core_attention(shape, q[s], sequences[s].cached, keys[s], values[s]);
+          ref::tensor_core_attention(shape, q[s], sequences[s].cached, keys[s], values[s], hardware_exp2);
       all.values.insert(all.values.end(), rows.values.begin(), rows.values.end());
       all.rows += rows.rows;
     }
@@ -142,6 +152,22 @@ TEST(GpuAttention, HeadsOfAnyEvenSizeDoNotDependOnTheBatch) {
         expect_equal(decode.run(random), row_of(all, position));
       }
     }
+  }
+}
+
+// The power that attention uses, against double precision: two units in the last place, which is what CUDA's
+// documentation promises, and nothing below the least normal number.
+TEST(GpuAttention, PowersOfTwoAreNearlyExact) {
+  Random random(11);
+  std::vector<float> exponents(1 << 16);
+  for (float& x : exponents)
+    x = -static_cast<float>(std::exp2(std::uniform_real_distribution(-20.0, 7.2)(random)));
+  exponents.insert(exponents.end(), {0.0F, -0.0F, -1.0F, -126.0F, -127.5F, -1e30F, -INFINITY});
+  std::vector<float> powers = exponents;
+  hardware_exp2(powers);
+  for (size_t i = 0; i < exponents.size(); ++i) {
+    const double exact = std::exp2(double{exponents[i]});
+    EXPECT_NEAR(powers[i], exact, exact < 0x1p-126 ? 0x1p-126 : exact * 0x1p-22) << exponents[i];
   }
 }
 

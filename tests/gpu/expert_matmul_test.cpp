@@ -1,7 +1,9 @@
 #include "kernels/expert_matmul.h"
 
 #include "gpu/products_test.h"
+#include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/float_math.h"
+#include "kernels/cuda/partial_sums.h"
 #include "kernels/ref/tensor_core.h"
 
 namespace chorale::cuda {
@@ -131,6 +133,17 @@ struct Down {
                       {.mode = mode, .choice = choice});
     return to_dense<int64_t>(sums.download());
   }
+  // With memory for partial sums, on sums that begin as `before`.
+  ref::Dense<int64_t> run_with_scratch(const ref::Matrix& x, ExpertRows rows, const TestTensor& before,
+                                       SumMode mode) const {
+    const GpuTensor sums(before);
+    const GpuTensor scratch(DType::f32, 1, partials_scratch_floats(x.rows, sums.download()->rows(), n));
+    rows.scratch = scratch;
+    order_free_matmul(queue(), GpuTensor(DType::bf16, x), packed.experts(), rows, sums, {.mode = mode});
+    return to_dense<int64_t>(sums.download());
+  }
+  // All ways of adding up rows of experts give `sums`, whatever was there before.
+  void expect_sums(const ref::Matrix& x, const ExpertRows& rows, const ref::Dense<int64_t>& sums) const;
   ref::Dense<int64_t> expected(const ref::Matrix& x, const std::vector<ref::ExpertRow>& rows,
                                int64_t tokens) const {
     ref::Dense<int64_t> sums(tokens, n + 1);
@@ -142,6 +155,22 @@ void expect_equal(const ref::Dense<int64_t>& actual, const ref::Dense<int64_t>& 
   int64_t wrong = 0;
   for (size_t i = 0; i < actual.values.size(); ++i) wrong += actual.values[i] != expected.values[i] ? 1 : 0;
   EXPECT_EQ(wrong, 0) << "sums of " << actual.values.size();
+}
+
+void Down::expect_sums(const ref::Matrix& x, const ExpertRows& rows, const ref::Dense<int64_t>& sums) const {
+  const int64_t tokens = sums.rows;
+  expect_equal(run(x, rows, tokens, Choice::planned), sums);
+  TestTensor before(DType::i64, tokens, n + 1);
+  for (int64_t t = 0; t < tokens; ++t) std::fill_n(before->row<int64_t>(t), n + 1, 0);
+  expect_equal(run_with_scratch(x, rows, before, SumMode::add_to_zeros), sums);
+  ref::Dense<int64_t> added = sums;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t c = 0; c <= n; ++c) {
+      before->row<int64_t>(t)[c] = 3 * t - 7 * c;
+      added.at(t, c) += 3 * t - 7 * c;
+    }
+  }
+  expect_equal(run_with_scratch(x, rows, before, SumMode::add), added);
 }
 
 struct Chunks {
@@ -166,7 +195,7 @@ TEST(GpuOrderFreeMatmul, HasTheBitsOfTheReference) {
     const GpuRows gpu_rows(rows, experts);
     const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);
     const ref::Dense<int64_t> expected = down.expected(x, rows, tokens);
-    expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::planned), expected);
+    down.expect_sums(x, gpu_rows.view(), expected);
     expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::plain), expected);
     if (experts > 1) continue;
     const ref::Matrix dense_x = random_matrix(random, tokens, down.k, DType::bf16);
@@ -183,7 +212,8 @@ TEST(GpuOrderFreeMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
   for (const auto& [experts, tokens, top_k, n, chunks, inputs] :
        {Size{8, 1500, 4, 512, 8, 96}, Size{1, 8192, 1, 256, 8, 64}, Size{128, 2048, 8, 200, 8, 96},
         Size{1, 1000, 1, 2048, 8, 512}, Size{1, 3, 1, 2048, 8, 512}, Size{4, 600, 2, 640, 1, 832},
-        Size{4, 150, 2, 640, 1, 832}}) {
+        Size{4, 150, 2, 640, 1, 832}, Size{128, 2048, 8, 200, 1, 768}, Size{1, 5000, 1, 1024, 1, 256},
+        Size{1, 300, 1, 2000, 1, 128}, Size{5, 1200, 5, 2048, 1, 64}}) {
     // Partial sums of about the square root of a chunk's inputs times this.
     for (float deviation : {1.0F, 0.1F, 1e-3F, 1e-5F}) {
       SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} chunks of {}, deviation {}", experts, tokens,
@@ -192,8 +222,7 @@ TEST(GpuOrderFreeMatmul, ManyRowsHaveTheBitsOfThePlainKernel) {
       const auto rows = random_rows(random, tokens, top_k, first_experts(experts));
       const GpuRows gpu_rows(rows, experts);
       const ref::Matrix x = random_matrix(random, std::ssize(rows), down.k, DType::bf16);
-      expect_equal(down.run(x, gpu_rows.view(), tokens, Choice::planned),
-                   down.run(x, gpu_rows.view(), tokens, Choice::plain));
+      down.expect_sums(x, gpu_rows.view(), down.run(x, gpu_rows.view(), tokens, Choice::plain));
       if (experts > 1) continue;
       const ref::Dense<int64_t> plain = down.run(x, {}, tokens, Choice::plain);
       expect_equal(down.run(x, {}, tokens, Choice::planned), plain);
@@ -223,8 +252,54 @@ TEST(GpuOrderFreeMatmul, CountsWhatIsNotANumberAndSaturates) {
       std::copy(x.values.begin(), x.values.end(), twice.values.begin());
       std::copy(x.values.begin(), x.values.end(), twice.values.begin() + std::ssize(x.values));
       const GpuRows gpu_rows(routed, 2);
-      expect_equal(experts.run(twice, gpu_rows.view(), tokens, Choice::planned),
-                   experts.expected(twice, routed, tokens));
+      experts.expect_sums(twice, gpu_rows.view(), experts.expected(twice, routed, tokens));
+    }
+  }
+}
+
+// Partial sums that are added where they are used give the bits of sums in between.
+TEST(GpuPartialSums, HaveTheBitsOfSumsInBetween) {
+  Random random(7);
+  struct Size {
+    int64_t experts, tokens, top_k, n, inputs;
+  };
+  for (const auto& [experts, tokens, top_k, n, inputs] :
+       {Size{8, 700, 3, 2048, 128}, Size{4, 1500, 4, 200, 64}, Size{12, 900, 12, 1022, 64},
+        Size{1, 600, 1, 4096, 128}, Size{3, 800, 2, 3000, 64}}) {
+    for (const bool has_nan : {false, true}) {
+      SCOPED_TRACE(fmt::format("{} experts, {} tokens, {} outputs", experts, tokens, n));
+      const Down down(random, experts, n, inputs, 1);
+      const bool all_tokens = experts == 1;
+      const auto routed = random_rows(random, tokens, top_k, first_experts(experts));
+      ref::Matrix x = random_matrix(random, tokens * top_k, inputs, DType::bf16);
+      if (has_nan) {
+        x.at(3, 0) = std::nanf("");
+        x.at(x.rows - 1, 1) = std::numeric_limits<float>::infinity();
+        for (int64_t i = 0; i < inputs; ++i) x.at(5, i) = to_float(to_bf16(x.at(5, i) * 0x1p30F));
+      }
+      const GpuRows gpu_rows(routed, experts);
+      const GpuTensor scratch(DType::f32, 1, partials_scratch_floats(x.rows, tokens, n));
+      ExpertRows rows = all_tokens ? ExpertRows{} : gpu_rows.view();
+      rows.scratch = scratch;
+      const GpuTensor gpu_x(DType::bf16, x);
+      const GpuTensor bias(DType::f32, random_matrix(random, 1, n, DType::f32));
+      const GpuTensor weight(DType::f32, random_matrix(random, 1, n, DType::f32));
+      const ref::Matrix before = random_matrix(random, tokens, n, DType::f32);
+
+      const GpuTensor residual(DType::f32, before), out(DType::bf16, tokens, n);
+      const PartialSums partials = order_free_partials(queue(), gpu_x, down.packed.experts(), rows, tokens);
+      ASSERT_FALSE(partials.empty());
+      add_partials_norm(queue(), partials, bias, residual, {weight, 1e-6F}, out);
+
+      const GpuTensor expected_residual(DType::f32, before), expected_out(DType::bf16, tokens, n);
+      const GpuTensor sums(DType::i64, tokens, n + 1);
+      add_partials(queue(), partials, sums, SumMode::assign);
+      expect_equal(to_dense<int64_t>(sums.download()),
+                   down.run(x, all_tokens ? ExpertRows{} : gpu_rows.view(), tokens, Choice::plain,
+                            all_tokens ? SumMode::assign : SumMode::add));
+      add_sums_norm(queue(), sums, bias, expected_residual, weight, 1e-6F, expected_out);
+      expect_same_bits(residual.download(), expected_residual.download());
+      expect_same_bits(out.download(), expected_out.download());
     }
   }
 }

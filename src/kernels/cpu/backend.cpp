@@ -14,6 +14,7 @@ const Backend& backend() {
       .kv_block_bytes = [](const KvLayout& layout) { return KvPanels(layout).block_bytes(); },
       .max_sample_places = 32,  // more threads than that find no row
       .attention_scratch = [](const KvLayout&, int64_t) { return int64_t{0}; },
+      .partials_scratch = [](const WeightLayout&, int64_t, int64_t) { return int64_t{0}; },
       .weight_bytes = [](const WeightLayout& layout) { return PackedLayout(layout).bytes(); },
       .output_chunk_offset = [](const WeightLayout& layout,
                                 int64_t first) { return first * PackedLayout(layout).chunk_bytes(); },

@@ -105,14 +105,14 @@ struct ManyRows {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& score = scores[j * 4 + 2 * h + c];
-          score = __fmul_rn(score, scale);
           if constexpr (Masked) score = j * 8 + column + c <= visible ? score : -__int_as_float(0x7F800000);
           largest_of[j % 2 * 2 + c] = fmaxf(largest_of[j % 2 * 2 + c], score);
         }
       }
       float largest = fmaxf(fmaxf(largest_of[0], largest_of[1]), fmaxf(largest_of[2], largest_of[3]));
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
-      largest = ceilf(fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2)));
+      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
+      largest = ceilf(__fmul_rn(largest, scale));
       const float subtracted = Masked && visible < 0 ? 0.0F : largest;  // all are -infinity then
       float block_sum = 0;
 #pragma unroll
@@ -120,7 +120,7 @@ struct ManyRows {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& score = scores[j * 4 + 2 * h + c];
-          score = fast_exp2_of_negative(__fsub_rn(score, subtracted));
+          score = probability(score, scale, subtracted);
           block_sum += score;
         }
       }

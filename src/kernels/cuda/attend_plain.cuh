@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kFloatThreads)
     score = own < seen ? score * args.scale : -__int_as_float(0x7F800000);
     const float largest =
         ceilf(combine_over_block(score, combined, [](float a, float b) { return fmaxf(a, b); }));
-    const float p = own < seen ? fast_exp2_of_negative(score - largest) : 0.0F;
+    const float p = own < seen ? exp2_of_negative(score - largest) : 0.0F;
     probabilities[own] = p;
     const float block_sum = combine_over_block(p, combined, [](float a, float b) { return a + b; });
     const Merge merge = Merge::of(index == 0 ? largest : maximum, largest);

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/attend_many.cuh"
 #include "kernels/cuda/attend_plain.cuh"
+#include "kernels/cuda/vector.cuh"
 #include "kernels/tensor_checks.h"
 
 namespace chorale::cuda {
@@ -236,6 +237,15 @@ void start_plain(const Queue& queue, const PlainAttentionArgs& args, int64_t lon
   }
 }
 
+constexpr int kExp2Threads = 256;
+
+__global__ void __launch_bounds__(kExp2Threads) exp2_kernel(Rows<float> values, int64_t columns) {
+  wait_for_previous();
+  allow_next();
+  const int64_t c = int64_t{blockIdx.y} * kExp2Threads + threadIdx.x;
+  if (c < columns) values.row(blockIdx.x)[c] = exp2_approximate(values.row(blockIdx.x)[c]);
+}
+
 bool is_plain(const KvTiles& tiles) {
   constexpr int64_t kOwnKernels[] = {16, 32, 64, 96, 128};
   return !tiles.has_tiles() ||
@@ -243,6 +253,12 @@ bool is_plain(const KvTiles& tiles) {
 }
 
 }  // namespace
+
+void exp2_approximate(const Queue& queue, const Tensor& values) {
+  const LaunchShape shape{
+      dim3(static_cast<unsigned>(values.rows()), blocks_for(values.columns(), kExp2Threads)), kExp2Threads};
+  launch(queue, "exp2_approximate", exp2_kernel, shape, rows_of<float>(values), values.columns());
+}
 
 int64_t attention_scratch_floats(const KvTiles& tiles, int64_t table_blocks) {
   return is_plain(tiles) ? 0 : table_blocks * tiles.num_kv_heads * kWarpRows * (tiles.head_dim + 2);

@@ -90,15 +90,15 @@ struct Merge {
   }
 };
 
-// exp2_of_negative, to the bit, in fewer instructions: NaN stays, and what would be below 2^-126 is flushed.
-__device__ __forceinline__ float fast_exp2_of_negative(float x) {
-  float clamped, result;
-  asm("max.NaN.f32 %0, %1, 0fC2FE0000;" : "=f"(clamped) : "f"(x));  // -127, of which the power is 0
-  const float shifted = __fadd_rn(clamped, 0x1.8p23F);              // ends in the integer
-  const float fraction = exp2_of_fraction(__fsub_rn(clamped, __fsub_rn(shifted, 0x1.8p23F)));
-  const float power = __uint_as_float((__float_as_uint(shifted) << 23U) + 0x3F800000U);
-  asm("mul.rn.ftz.f32 %0, %1, %2;" : "=f"(result) : "f"(fraction), "f"(power));
+// The probability of a score beside the block's maximum: one rounding, then the hardware's 2^x, which flushes
+// what is below 2^-126 and lets NaN pass.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
+}
+__device__ __forceinline__ float probability(float score, float scale, float maximum) {
+  return exp2_approximate(__fmaf_rn(score, scale, -maximum));
 }
 
 // The probabilities of a block of tokens as operands of the product with the values, and what merging needs.
@@ -123,13 +123,13 @@ __device__ __forceinline__ Probabilities probabilities_of(float (&scores)[kToken
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& score = scores[j][2 * h + c];
-        score = j * 8 + lane % 4 * 2 + c <= visible ? score * scale : -__int_as_float(0x7F800000);
+        score = j * 8 + lane % 4 * 2 + c <= visible ? score : -__int_as_float(0x7F800000);
         largest = fmaxf(largest, score);
       }
     }
     largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, 2));
-    const float maximum = ceilf(largest);
+    const float maximum = ceilf(__fmul_rn(largest, scale));
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
@@ -137,7 +137,7 @@ __device__ __forceinline__ Probabilities probabilities_of(float (&scores)[kToken
       for (int c = 0; c < 2; ++c) {
         const bool seen = j * 8 + lane % 4 * 2 + c <= visible;
         float& score = scores[j][2 * h + c];
-        score = seen ? fast_exp2_of_negative(score - maximum) : 0.0F;
+        score = seen ? probability(score, scale, maximum) : 0.0F;
         sum += score;
       }
       result.p[j / 2][h + j % 2 * 2] = to_bf16_pair(scores[j][2 * h], scores[j][2 * h + 1]);

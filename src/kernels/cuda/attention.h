@@ -16,9 +16,14 @@ int64_t attention_scratch_floats(const KvTiles& tiles, int64_t table_blocks);
 // before and after.
 //
 // A row's bits depend on its position and the cache alone. In bf16 they are those of tensor_core_attention in
-// kernels/ref/tensor_core.h. Float32 is for checking: the same blocks of tokens and the same merging, with
-// sums of fused multiply-adds in ascending order, by a kernel that is plain and slow.
+// kernels/ref/tensor_core.h with this exp2_approximate. Float32 is for checking: the same blocks of tokens
+// and the same merging, with sums of fused multiply-adds in ascending order, by a kernel that is plain and
+// slow.
 void attention(const Queue& queue, const Tensor& q, const KvTilesView& cache, const AttentionBatch& batch,
                int64_t num_heads, const Tensor& scratch, const Tensor& out);
+
+// values = 2^values as the hardware approximates it for probabilities, so that tests can expect their bits.
+// float32.
+void exp2_approximate(const Queue& queue, const Tensor& values);
 
 }  // namespace chorale::cuda

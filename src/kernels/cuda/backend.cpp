@@ -7,6 +7,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/sample.h"
 
@@ -54,6 +55,11 @@ int64_t kv_block_bytes(const KvLayout& layout) {
 int64_t attention_scratch(const KvLayout& layout, int64_t table_blocks) {
   return attention_scratch_floats(tiles_of(layout), table_blocks);
 }
+int64_t partials_scratch(const WeightLayout& down, int64_t rows, int64_t num_tokens) {
+  const TiledLayout layout = tiled(down);
+  const bool keeps = layout.has_tiles() && layout.k_chunks == 1 && adds_partials(layout.n);
+  return keeps ? partials_scratch_floats(rows, num_tokens, layout.n) : 0;
+}
 int64_t weight_bytes(const WeightLayout& layout) {
   return tiled(layout).bytes();
 }
@@ -91,7 +97,19 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode) {
   const Queue& queue = queue_of(stream);
-  order_free_matmul(queue, x, experts_of(down), rows, sums, {.mode = mode, .is_zero = queue.is_zero(sums)});
+  const bool is_zero = queue.is_zero(sums) || mode == SumMode::add_to_zeros;
+  order_free_matmul(queue, x, experts_of(down), rows, sums, {.mode = mode, .is_zero = is_zero});
+}
+
+PartialSums order_free_partials(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                                const ExpertRows& rows, int64_t num_tokens) {
+  return order_free_partials(queue_of(stream), x, experts_of(down), rows, num_tokens);
+}
+
+void add_partials(const Stream& stream, const PartialSums& partials, const Tensor& sums) {
+  const Queue& queue = queue_of(stream);
+  queue.is_zero(sums);  // not any more
+  add_partials(queue, partials, sums, SumMode::assign);
 }
 
 void clear_sums(const Stream& stream, const Tensor& sums) {
@@ -149,6 +167,7 @@ const Backend& backend() {
       .kv_block_bytes = kv_block_bytes,
       .max_sample_places = 256,
       .attention_scratch = attention_scratch,
+      .partials_scratch = partials_scratch,
       .weight_bytes = weight_bytes,
       .output_chunk_offset = output_chunk_offset,
       .pack_rows = pack_rows,
@@ -174,6 +193,9 @@ const Backend& backend() {
       .count_experts = OnQueue<count_experts>::run,
       .count_tokens = [](const Stream& stream, int64_t num_tokens,
                          const Tensor& counts) { count_tokens(queue_of(stream), num_tokens, counts); },
+      .order_free_partials = order_free_partials,
+      .add_partials = add_partials,
+      .add_partials_norm = OnQueue<add_partials_norm>::run,
       .add_sums_norm = add_sums_norm,
       .route = OnQueue<route>::run,
       .norm_rope_append = norm_rope_append,

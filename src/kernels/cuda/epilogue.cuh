@@ -65,6 +65,46 @@ struct StoreFloats {
   }
 };
 
+// out[row][output] = weight * acc in float32: the partial sums of an only chunk (partial_sums.h).
+template <int Tokens>
+struct StorePartials {
+  static constexpr bool kStarts = false;
+  static constexpr int kStagingBytes = 0;
+  float of_lane[Tokens / 32];  // weights of tokens lane, lane + 32, ...
+
+  __device__ __forceinline__ void begin(const ProductArgs& args, const Place& place) {
+#pragma unroll
+    for (int i = 0; i < Tokens / 32; ++i) {
+      const int token = place.lane + 32 * i;
+      of_lane[i] = 1;
+      if (args.gate_weights != nullptr && token < place.rows.count)
+        of_lane[i] = args.gate_weights[place.rows.first + token];
+    }
+  }
+  static __device__ __forceinline__ void end() {}
+  __device__ __forceinline__ void chunk(const ProductArgs&, const Place&, const float (&)[Tokens / 2]) {}
+  __device__ __forceinline__ void finish(const ProductArgs& args, const Place& place,
+                                         const float (&acc)[Tokens / 2], uint32_t, int) {
+    const bool exists[2] = {place.row < args.n, place.row + 8 < args.n};
+    float* out = reinterpret_cast<float*>(args.out) +
+                 (place.rows.first + token_of(0, place.lane)) * args.out_stride + place.row;
+#pragma unroll
+    for (int i = 0; i < Tokens / 2; i += 4) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int token = token_of(i + c, place.lane);
+        const float weight = __shfl_sync(0xFFFFFFFFU, of_lane[i / 16], token % 32);
+        if (token < place.rows.count) {
+          float* to = out + c * args.out_stride;
+          if (exists[0]) to[0] = __fmul_rn(acc[i + c], weight);
+          if (exists[1]) to[8] = __fmul_rn(acc[i + 2 + c], weight);
+        }
+      }
+      out += 8 * args.out_stride;
+    }
+  }
+};
+
 // out[row][output] = silu(gate) * up, as bf16 or float32; h = 0 is gate, h = 1 up. `Staged`: through shared
 // memory, 16 bytes at a time; outputs are then a multiple of 8, of bf16, and rows aligned.
 template <int Tokens, bool Staged, typename Out = uint16_t>

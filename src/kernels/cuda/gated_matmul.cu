@@ -47,8 +47,7 @@ void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_
   CHORALE_CHECK(out.dtype() == layout.dtype && out.columns() == layout.n);
   CHORALE_CHECK(!rows.all_tokens() || gate_up.count == 1);
   if (x.empty() || out.empty()) return;
-  const ProductSize size{rows.all_tokens() ? x.rows() : rows.tokens.columns(), x.rows(), gate_up.count,
-                         layout.row_tiles()};
+  const ProductSize size{out.rows(), x.rows(), gate_up.count, layout.row_tiles()};
   ProductArgs args;
   set_experts(args, gate_up);
   args.out = out.device_bytes();

@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/product_launch.cuh"
 #include "kernels/cuda/resident_product.cuh"
 
@@ -66,7 +67,36 @@ void start_planned(const Queue& queue, const ProductPlan& plan, const Tensor& x,
   start_few_rows<2, 0>(queue, plan.tokens, x, args, size);
 }
 
+ProductArgs product_args(const Tensor& x, const TiledExperts& down, const ExpertRows& rows,
+                         const ProductSize& size) {
+  ProductArgs args;
+  set_experts(args, down);
+  set_rows(args, x, rows, size);
+  if (!rows.all_tokens()) args.gate_weights = rows.weights.device_data<float>();
+  return args;
+}
+
 }  // namespace
+
+// One chunk of many rows needs no sums while it is multiplied, and so takes the tiles of a plain product. The
+// epilogue, which stores much for few inputs, runs under the other warpgroup's product.
+PartialSums order_free_partials(const Queue& queue, const Tensor& x, const TiledExperts& down,
+                                const ExpertRows& rows, int64_t num_tokens) {
+  constexpr int kTokens = 128;
+  const TiledLayout& layout = down.layout;
+  const ProductSize size{x.rows(), num_tokens, down.count, layout.row_tiles()};
+  if (rows.scratch.empty() || layout.k_chunks > 1 || !is_aligned(x) || !adds_partials(layout.n)) return {};
+  if (make_plan(queue, layout, size, true).kernel != ProductKernel::many_rows) return {};
+  const PartialSums partials = make_partials(queue, rows, x.rows(), num_tokens, layout.n);
+  ProductArgs args = product_args(x, down, rows, size);
+  args.out = partials.values.device_bytes();
+  args.out_stride = partials.values.row_stride();
+  set_plan(args, layout, size,
+           {.kernel = ProductKernel::many_rows, .tokens = kTokens, .sharing = Sharing::by_turns});
+  start<Shape<kTokens, 1, 0, 2, false, Sharing::by_turns>, StorePartials<kTokens>>(queue, kName, x, args,
+                                                                                   size);
+  return partials;
+}
 
 void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& down, const ExpertRows& rows,
                        const Tensor& sums, const ExpertOptions& options) {
@@ -75,28 +105,29 @@ void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& 
   CHORALE_CHECK(x.dtype() == layout.dtype && x.columns() == layout.k);
   CHORALE_CHECK(sums.dtype() == DType::i64 && sums.columns() == layout.n + 1);
   CHORALE_CHECK(!rows.all_tokens() || (down.count == 1 && sums.rows() >= x.rows()));
-  CHORALE_CHECK(options.mode == SumMode::add || rows.all_tokens());
+  CHORALE_CHECK(options.mode != SumMode::assign || rows.all_tokens());
   CHORALE_CHECK(layout.k_chunks <= kMaxSumChunks);
   if (x.empty()) return;
   const bool assigns = options.mode == SumMode::assign;
   const ProductSize size{x.rows(), rows.all_tokens() ? x.rows() : sums.rows(), down.count,
                          layout.row_tiles()};
-  ProductArgs args;
-  set_experts(args, down);
+  if (options.choice == Choice::planned) {
+    const PartialSums partials = order_free_partials(queue, x, down, rows, size.tokens);
+    if (!partials.empty()) return add_partials(queue, partials, sums.first_rows(size.tokens), options.mode);
+  }
+  ProductArgs args = product_args(x, down, rows, size);
   args.out = sums.device_bytes();
   args.out_stride = sums.row_stride();
   args.largest_digits = largest_in_digits(layout.k_chunks);
-  set_rows(args, x, rows, size);
-  if (!rows.all_tokens()) args.gate_weights = rows.weights.device_data<float>();
   const bool fits = options.choice == Choice::planned && is_aligned(x);
   ProductPlan plan = make_plan(queue, layout, size, fits);
-  plan.tokens = std::min<int64_t>(plan.tokens, 64);  // one chunk, too, is summed in 64 bits
-  plan.sharing = Sharing::one_tile;
-  set_plan(args, layout, size, plan);
   // The counts are added to, also where sums are stored.
   const auto clear_counts = [&] {
     if (!options.is_zero) clear_sums(queue, sums.first_rows(x.rows()).middle_columns(layout.n, 1));
   };
+  plan.tokens = std::min<int64_t>(plan.tokens, 64);  // one chunk, too, is summed in 64 bits
+  plan.sharing = Sharing::one_tile;
+  set_plan(args, layout, size, plan);
   if (fits && keeps_rows(layout, x.rows(), down.count)) {
     args.chunks = static_cast<int>(layout.k_chunks);
     if (!rows.all_tokens()) return start_resident<AddSums>(queue, x, args, size);

@@ -53,11 +53,15 @@ struct ExpertOptions {
   Choice choice = Choice::planned;
 };
 
-// The columns of `rows` may be more than the rows that there are: their number is read on the device. Where
-// rows are grouped, at most kMaxExperts experts.
+// The rows of `out`, and of x in the second, may be more than the rows that there are: their number is read
+// on the device. Where rows are grouped, at most kMaxExperts experts.
 void gated_matmul(const Queue& queue, const Tensor& x, const TiledExperts& gate_up, const ExpertRows& rows,
                   const Tensor& out, const ExpertOptions& options = {});
 void order_free_matmul(const Queue& queue, const Tensor& x, const TiledExperts& down, const ExpertRows& rows,
                        const Tensor& sums, const ExpertOptions& options = {});
+
+// As order_free_partials of kernels/expert_matmul.h: the same partial sums as order_free_matmul's.
+PartialSums order_free_partials(const Queue& queue, const Tensor& x, const TiledExperts& down,
+                                const ExpertRows& rows, int64_t num_tokens);
 
 }  // namespace chorale::cuda

@@ -19,7 +19,7 @@ inline RopeArgs rope_args(const Tensor& weight, float eps, const Tensor& cos_sin
           rows_aligned(weight, 2) && rows_aligned(cos_sin, 2)};
 }
 
-inline constexpr int kHeadsPerWarp = 4;  // where there are many tokens
+inline constexpr int kHeadsPerWarp = 2;  // where there are many tokens; more take too many registers
 
 // Up to `heads` neighbouring heads of token t, of which `count` are there, at x. Calls write(head, dim,
 // values) for each run of `run` dimensions. What all heads of a token share is read once, and what a thread

@@ -53,4 +53,15 @@ void order_free_matmul(const Matrix& x, std::span<const Matrix> down, int64_t k_
   }
 }
 
+Matrix order_free_partials(const Matrix& x, std::span<const Matrix> down, std::span<const ExpertRow> rows) {
+  Matrix partials(x.rows, down[0].rows);
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const ExpertRow& row = rows[static_cast<size_t>(r)];
+    const Matrix& weight = down[static_cast<size_t>(row.expert)];
+    for (int64_t n = 0; n < weight.rows; ++n)
+      partials.at(r, n) = static_cast<float>(dot(x, r, weight, n, 0, x.columns)) * row.weight;
+  }
+  return partials;
+}
+
 }  // namespace chorale::ref

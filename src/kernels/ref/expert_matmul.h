@@ -28,4 +28,7 @@ Dense<double> gated_matmul(const Matrix& x, std::span<const Matrix> gate, std::s
 void order_free_matmul(const Matrix& x, std::span<const Matrix> down, int64_t k_chunks,
                        std::span<const ExpertRow> rows, Dense<int64_t>& sums);
 
+// The partial sums of the same product in one chunk: weight * (x[r] * W^T) in float32 [rows, N].
+Matrix order_free_partials(const Matrix& x, std::span<const Matrix> down, std::span<const ExpertRow> rows);
+
 }  // namespace chorale::ref

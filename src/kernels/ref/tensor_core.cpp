@@ -53,6 +53,7 @@ struct Head {
   int64_t head_dim;
   int64_t q_column;
   int64_t kv_column;
+  const Exp2& exp2;
 };
 
 BlockResult attend_to_block(const Head& head, int64_t row, int64_t first_token, int64_t visible) {
@@ -68,15 +69,17 @@ BlockResult attend_to_block(const Head& head, int64_t row, int64_t first_token, 
       score = tensor_core_add(score, {&head.q.at(row, head.q_column + column), count},
                               {&head.keys.at(first_token + t, head.kv_column + column), count});
     }
-    scores[static_cast<size_t>(t)] = score * scale;
-    largest = std::max(largest, scores[static_cast<size_t>(t)]);
+    scores[static_cast<size_t>(t)] = score;
+    largest = std::max(largest, score);
   }
-  BlockResult result{std::ceil(largest), 0, std::vector<float>(dim)};
+  BlockResult result{std::ceil(largest * scale), 0, std::vector<float>(dim)};
+  for (float& score : scores) score = std::fma(score, scale, -result.maximum);
+  head.exp2(scores);
   // Four threads sum 16 probabilities each, two neighbours in turn; then pairs.
   std::array<float, 4> sums{};
   std::vector<float> rounded(kAttentionBlock);
   for (size_t t = 0; t < scores.size(); ++t) {
-    const float p = cuda::exp2_of_negative(scores[t] - result.maximum);
+    const float p = scores[t];
     sums[t / 2 % 4] += p;
     rounded[t] = to_float(to_bf16(p));
   }
@@ -197,7 +200,7 @@ void tensor_core_order_free_matmul(const Matrix& x, std::span<const Matrix> down
 }
 
 Matrix tensor_core_attention(const AttentionShape& shape, const Matrix& q, int64_t first_position,
-                             const Matrix& keys, const Matrix& values) {
+                             const Matrix& keys, const Matrix& values, const Exp2& exp2) {
   Matrix out(q.rows, q.columns);
   for (int64_t row = 0; row < q.rows; ++row) {
     const int64_t visible = first_position + row + 1;
@@ -207,7 +210,8 @@ Matrix tensor_core_attention(const AttentionShape& shape, const Matrix& q, int64
                       values,
                       shape.head_dim,
                       h * shape.head_dim,
-                      h / (shape.num_heads / shape.num_kv_heads) * shape.head_dim};
+                      h / (shape.num_heads / shape.num_kv_heads) * shape.head_dim,
+                      exp2};
       BlockResult total = attend_to_block(head, row, 0, std::min(visible, kAttentionBlock));
       for (int64_t first = kAttentionBlock; first < visible; first += kAttentionBlock)
         merge(total, attend_to_block(head, row, first, std::min(visible - first, kAttentionBlock)));

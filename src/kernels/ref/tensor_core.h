@@ -8,6 +8,7 @@
 // here.
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "kernels/ref/attention.h"
@@ -40,11 +41,16 @@ GatePair tensor_core_gate_pair(const Matrix& x, std::span<const Matrix> gate, st
 void tensor_core_order_free_matmul(const Matrix& x, std::span<const Matrix> down, int64_t k_chunks,
                                    std::span<const ExpertRow> rows, Dense<int64_t>& sums);
 
-// As attention, over blocks of 64 tokens at absolute positions. Each block is taken by itself: scores times
-// log2(e) / sqrt(D), their maximum rounded up to an integer, probabilities 2^(score - maximum) that are
-// rounded to bf16 for the product with the values, and their sum before that. Blocks are merged in their
-// order, which scales by powers of two. The result is rounded to bf16.
+// Values become powers of two, 2^value. The hardware's approximation, which attention uses, is not known to
+// the bit, so whoever expects bits asks the hardware.
+using Exp2 = std::function<void(std::span<float> values)>;
+
+// As attention, over blocks of 64 tokens at absolute positions. Each block is taken by itself: the maximum of
+// the scores times log2(e) / sqrt(D), rounded up to an integer, probabilities 2^(score * log2(e) / sqrt(D) -
+// maximum), of which the exponent is rounded once, that are rounded to bf16 for the product with the values,
+// and their sum before that. Blocks are merged in their order, which scales by powers of two. The result is
+// rounded to bf16.
 Matrix tensor_core_attention(const AttentionShape& shape, const Matrix& q, int64_t first_position,
-                             const Matrix& keys, const Matrix& values);
+                             const Matrix& keys, const Matrix& values, const Exp2& exp2);
 
 }  // namespace chorale::ref

@@ -19,6 +19,12 @@ void gated_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& g
                   const ExpertRows& rows, const Tensor& out);
 void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
                        const ExpertRows& rows, const Tensor& sums, SumMode mode);
+int64_t partials_scratch(const WeightLayout& down, int64_t rows, int64_t num_tokens);
+PartialSums order_free_partials(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                                const ExpertRows& rows, int64_t num_tokens);
+void add_partials(const Stream& stream, const PartialSums& partials, const Tensor& sums);
+void add_partials_norm(const Stream& stream, const PartialSums& partials, const Tensor& bias,
+                       const Tensor& residual, const NormWeight& norm, const Tensor& out);
 
 void append_kv(const Stream& stream, const Tensor& k, const Tensor& v, const AttentionBatch& batch,
                const KvCacheView& cache);

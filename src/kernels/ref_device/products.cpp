@@ -1,8 +1,10 @@
 // matmul.h and expert_matmul.h on the reference device, and the packing of their matrices.
+#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "kernels/ref/expert_matmul.h"
+#include "kernels/ref/fixed_point.h"
 #include "kernels/ref/matmul.h"
 #include "kernels/ref_device/elements.h"
 #include "kernels/ref_device/layout.h"
@@ -10,6 +12,8 @@
 
 namespace chorale::ref_device {
 namespace {
+
+constexpr int64_t kMostRowsOfToken = 32;  // experts that a token may have
 
 // [n, k] of a matrix, or of one half of a fused pair.
 ref::Matrix load_weights(const WeightLayout& shape, const std::byte* data, int half = 0) {
@@ -65,6 +69,26 @@ struct Experts {
   std::vector<const std::byte*> data;
 };
 
+// The sums of the partial sums, which have been followed.
+ref::Dense<int64_t> sums_of(const PartialSums& partials, int64_t num_tokens) {
+  const ref::Matrix values = load(partials.values);
+  ref::Dense<int64_t> sums(num_tokens, values.columns + 1);
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    const bool has_list = !partials.counts.empty();
+    const int32_t count = has_list ? follow(partials.counts).row<int32_t>(0)[t] : 1;
+    for (int32_t i = 0; i < count; ++i) {
+      const int64_t row = has_list ? follow(partials.rows).row<int32_t>(t)[i] : t;
+      for (int64_t n = 0; n < values.columns; ++n) {
+        if (std::isfinite(values.at(row, n)))
+          sums.at(t, n) += ref::to_fixed(values.at(row, n));
+        else
+          ++sums.at(t, values.columns);
+      }
+    }
+  }
+  return sums;
+}
+
 }  // namespace
 
 void pack_rows(const Stream& stream, const Tensor& rows, const WeightLayout& shape, std::byte* target,
@@ -116,6 +140,58 @@ void order_free_matmul(const Stream& stream, const Tensor& x, const ExpertMatric
     }
     store(total, sums);
   });
+}
+
+int64_t partials_scratch(const WeightLayout& down, int64_t rows, int64_t num_tokens) {
+  return down.k_chunks == 1 ? rows * down.n + num_tokens * (1 + kMostRowsOfToken) : 0;
+}
+
+PartialSums order_free_partials(const Stream& stream, const Tensor& x, const ExpertMatrices& down,
+                                const ExpertRows& rows, int64_t num_tokens) {
+  const int64_t outputs = down.layout.n;
+  if (down.layout.k_chunks > 1) return {};
+  CHORALE_CHECK(rows.scratch.columns() >= partials_scratch(down.layout, x.rows(), num_tokens));
+  std::byte* at = rows.scratch.device_bytes();
+  const Device device = rows.scratch.device();
+  PartialSums partials{Tensor(at, DType::f32, x.rows(), outputs, outputs, device)};
+  if (!rows.all_tokens()) {
+    at += x.rows() * outputs * static_cast<int64_t>(sizeof(float));
+    partials.counts = Tensor(at, DType::i32, 1, num_tokens, num_tokens, device);
+    at += num_tokens * static_cast<int64_t>(sizeof(int32_t));
+    partials.rows = Tensor(at, DType::i32, num_tokens, kMostRowsOfToken, kMostRowsOfToken, device);
+  }
+  enqueue(stream, [=, experts = Experts(down)] {
+    std::vector<int32_t> counts(static_cast<size_t>(num_tokens));
+    for (const RowsOfExpert& of : split(rows, x.rows())) {
+      const ref::Matrix weight = experts.load(of.expert);
+      store(
+          ref::order_free_partials(load(x.middle_rows(of.first, std::ssize(of.rows))), {&weight, 1}, of.rows),
+          partials.values.middle_rows(of.first, std::ssize(of.rows)));
+      for (size_t r = 0; r < of.rows.size() && !partials.counts.empty(); ++r) {
+        int32_t& count = counts[static_cast<size_t>(of.rows[r].token)];
+        CHORALE_CHECK(count < kMostRowsOfToken);
+        follow(partials.rows).row<int32_t>(of.rows[r].token)[count++] =
+            static_cast<int32_t>(of.first + static_cast<int64_t>(r));
+      }
+    }
+    if (!partials.counts.empty())
+      std::copy(counts.begin(), counts.end(), follow(partials.counts).row<int32_t>(0));
+  });
+  return partials;
+}
+
+void add_partials(const Stream& stream, const PartialSums& partials, const Tensor& sums) {
+  enqueue(stream, [=] { store(sums_of(partials, sums.rows()), sums); });
+}
+
+void add_partials_norm(const Stream& stream, const PartialSums& partials, const Tensor& bias,
+                       const Tensor& residual, const NormWeight& norm, const Tensor& out) {
+  enqueue(stream, [=] {
+    ref::Matrix rows = load(residual);
+    ref::add_sums(sums_of(partials, rows.rows), bias.empty() ? ref::Matrix() : load(bias), rows);
+    store(rows, residual);
+  });
+  rms_norm(stream, residual, norm.weight, norm.eps, out);
 }
 
 }  // namespace chorale::ref_device

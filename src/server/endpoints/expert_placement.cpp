@@ -63,8 +63,7 @@ void rebalance_experts(ServerState& state, const HttpRequest& /*request*/,
     if (result == nullptr) {
       response = error_response(
           {.status = 400,
-           .message =
-               "experts cannot move here: that takes ranks of one process that own different experts"});
+           .message = "experts cannot move here: that takes ranks that own different experts"});
     } else {
       Json body = to_json(*result);
       body["status"] = "ok";

@@ -134,6 +134,23 @@ TEST_F(PlannedPolicyTest, AutoHasTheFirstStrategyAndAllOfPowersOfTwo) {
     EXPECT_EQ(planned.models[i].cost.strategy(), planned.policy.strategies[i]);
 }
 
+TEST_F(PlannedPolicyTest, ProcessesStayAsManyAsTheyAre) {
+  load.parallel.communicator = "mpi";
+  load.parallel.strategy.tp_size = 2;
+  flag.ranks = 4;  // which processes do not become
+  std::vector<std::string> expected = {"tp=2,dp=1,ep=1,moe_tp=2,moe_dp=1"};
+  for (const parallel::Strategy& strategy : parallel::all_strategies(2, model::sharded_sizes(config))) {
+    if (to_string(strategy) != expected.front()) expected.push_back(to_string(strategy));
+  }
+  EXPECT_EQ(names_of(plan("auto")->policy), expected);
+  EXPECT_EQ(plan(R"(strategies: ["tp=2", "dp=2,ep=2"])")->models.size(), 2U);
+  EXPECT_THAT(refusal("strategies: [tp=2, tp=4]"),
+              HasSubstr("over MPI expected strategies of 2 ranks, as the first has, found "
+                        "tp=4,dp=1,ep=1,moe_tp=4,moe_dp=1 of 4"));
+  flag.profile.reset();
+  EXPECT_THAT(refusal("auto"), HasSubstr("--machine is needed"));
+}
+
 TEST_F(PlannedPolicyTest, RefusesWhatCannotBe) {
   load.parallel.strategy.tp_size = 2;
   const std::string two = "strategies: [tp=1, tp=2]";
@@ -141,10 +158,6 @@ TEST_F(PlannedPolicyTest, RefusesWhatCannotBe) {
   EXPECT_THAT(refusal("strategies: [tp=1, tp=4]"), HasSubstr("begins with tp=2,dp=1,ep=1,moe_tp=2,moe_dp=1"));
   EXPECT_THAT(refusal("strategies: [tp=2, tp=3]"),
               HasSubstr("tp=3,dp=1,ep=1,moe_tp=3,moe_dp=1 cannot serve"));
-  load.parallel.communicator = "mpi";
-  EXPECT_THAT(refusal(two), HasSubstr("ranks that are processes"));
-  EXPECT_THAT(refusal("auto"), HasSubstr("ranks that are processes"));
-  load.parallel.communicator = "local";
   flag.ranks = 1;
   load.parallel.strategy.tp_size = 1;
   EXPECT_THAT(refusal("auto"), HasSubstr("no other strategy"));

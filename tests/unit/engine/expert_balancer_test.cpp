@@ -212,6 +212,7 @@ TEST(ExpertBalancer, MovesWhenAskedThoughNothingRuns) {
   LoadedModel model = LoadedModel::load(load);
   Recorder recorder;
   Engine engine(model.runner(), engine_options_of(model, load));
+  EXPECT_NE(engine.stats().experts, nullptr);  // from the beginning
   const auto ask = [&] {
     const auto told = std::make_shared<std::promise<RebalanceResult>>();
     engine.rebalance_experts([told](const RebalanceResult* result) { told->set_value(*result); });

@@ -23,8 +23,8 @@ ParallelPlan plan_of(const std::string& strategy) {
 }
 
 parallel::Range heads_of(const ParallelPlan& plan, int rank) {
-  return parallel::elements_of_chunks(plan.ranks[static_cast<size_t>(rank)].shard.kv,
-                                      small_config().num_key_value_heads);
+  const parallel::ShardedSizes sizes = model::sharded_sizes(small_config());
+  return parallel::elements_of_chunks(plan.ranks[static_cast<size_t>(rank)].shard.kv, sizes.kv_heads, sizes);
 }
 
 // Eight ranks in a tensor-parallel group share KV heads.

@@ -20,6 +20,7 @@
 #include "unit/engine/mixed_requests.h"
 #include "unit/engine/recorder.h"
 #include "unit/engine/small_config.h"
+#include "unit/parallel/error_text.h"
 #include "unit/random_cases.h"
 
 namespace chorale::engine {
@@ -197,6 +198,29 @@ TEST_P(Numerics, RequestsAnswerTheSameUnderEveryStrategy) {
     options.parallel.strategy.moe_dp_size = strategy.moe_dp_size;
     LoadedModel other = LoadedModel::load(options);
     expect_all_same(run_together(other, engine_options(other), requests).answers, simple, text);
+  }
+}
+
+// With one chunk for each matrix a device may keep partial sums from a product to where they are added, which
+// it does not where rows travel.
+TEST(MaxTpSize, OneChunkAnswersTheSameUnderStrategiesThatSplitNoMatrix) {
+  for (const char* device : {"cpu", "ref"}) {
+    const std::vector<GenerationRequest> requests = mixed_requests(kSanitized ? 3 : 8, 43);
+    LoadOptions options = load_options(Mode{.device = device}, 1);
+    options.parallel.max_tp_size = 1;
+    LoadedModel model = LoadedModel::load(options);
+    const Answers simple = run_together(model, engine_options(model), requests).answers;
+    expect_all_same(run_alone(model, engine_options(model), requests), simple, "alone");
+    options.parallel.strategy.dp_size = 2;
+    for (const int ep_size : {1, 2}) {
+      options.parallel.strategy.ep_size = ep_size;
+      LoadedModel other = LoadedModel::load(options);
+      expect_all_same(run_together(other, engine_options(other), requests).answers, simple,
+                      fmt::format("{}, ep={}", device, ep_size));
+    }
+    options.parallel.strategy.tp_size = 2;
+    EXPECT_NE(parallel::error_text([&] { LoadedModel::load(options); }).find("under --max-tp-size 1"),
+              std::string::npos);
   }
 }
 

@@ -7,11 +7,20 @@ namespace {
 
 TEST(CanonicalChunks, EightOrTheLargestPowerOfTwoBelowThatDivides) {
   for (int64_t size = 1; size < 2000; ++size) {
-    const int64_t chunks = canonical_chunks(size);
+    const int64_t chunks = canonical_chunks(size, kMaxChunks);
     EXPECT_EQ(size % chunks, 0);
     EXPECT_TRUE(chunks == 1 || chunks == 2 || chunks == 4 || chunks == 8);
     if (chunks < 8) {
       EXPECT_NE(size % (2 * chunks), 0) << size;
+    }
+  }
+}
+
+TEST(CanonicalChunks, NoMoreThanRanksMaySplit) {
+  for (const int64_t max_chunks : {1, 2, 4, 8}) {
+    for (const int64_t size : {1, 2, 6, 12, 768, 151936}) {
+      EXPECT_EQ(canonical_chunks(size, max_chunks), std::min(max_chunks, canonical_chunks(size, kMaxChunks)));
+      EXPECT_EQ(ShardedSizes{.max_chunks = max_chunks}.chunks(size), canonical_chunks(size, max_chunks));
     }
   }
 }

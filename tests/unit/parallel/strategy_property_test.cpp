@@ -165,13 +165,13 @@ TEST(StrategyProperty, CheckAgainstRandomModels) {
     const std::string error = error_text([&] { check_strategy(s, sizes); });
     if (error.empty()) {
       ++accepted;
-      EXPECT_EQ(canonical_chunks(sizes.query_heads) % s.tp_size, 0);
+      EXPECT_EQ(sizes.chunks(sizes.query_heads) % s.tp_size, 0);
       EXPECT_TRUE(sizes.kv_heads % s.tp_size == 0 || s.tp_size % sizes.kv_heads == 0);
       if (sizes.intermediate > 0) {
-        EXPECT_EQ(canonical_chunks(sizes.intermediate) % s.tp_size, 0);
+        EXPECT_EQ(sizes.chunks(sizes.intermediate) % s.tp_size, 0);
       }
       if (sizes.expert_intermediate > 0) {
-        EXPECT_EQ(canonical_chunks(sizes.expert_intermediate) % s.moe_tp_size, 0);
+        EXPECT_EQ(sizes.chunks(sizes.expert_intermediate) % s.moe_tp_size, 0);
       }
     } else {
       EXPECT_NE(error.find("-size"), std::string::npos) << error;

@@ -147,13 +147,13 @@ TEST(Shards, OfQwen3_30BOnEightRanks) {
       .vocab = 151936, .query_heads = 32, .kv_heads = 4, .intermediate = 6144, .expert_intermediate = 768};
   const Topology t({.tp_size = 8, .ep_size = 2, .moe_tp_size = 4}, 5);
   EXPECT_EQ(query_head_chunks(t, sizes), (Range{5, 6}));
-  EXPECT_EQ(elements_of_chunks(query_head_chunks(t, sizes), sizes.query_heads), (Range{20, 24}));
+  EXPECT_EQ(elements_of_chunks(query_head_chunks(t, sizes), sizes.query_heads, sizes), (Range{20, 24}));
   EXPECT_EQ(kv_head_chunks(t, sizes), (Range{2, 3}));  // shared with rank 4
   EXPECT_EQ(intermediate_chunks(t, sizes), (Range{5, 6}));
   EXPECT_EQ(expert_intermediate_chunks(t, sizes), (Range{2, 4}));
-  EXPECT_EQ(elements_of_chunks({2, 4}, 768), (Range{192, 384}));
+  EXPECT_EQ(elements_of_chunks({2, 4}, 768, sizes), (Range{192, 384}));
   EXPECT_EQ(vocab_chunks(t, sizes), (Range{5, 6}));
-  EXPECT_EQ(elements_of_chunks({5, 6}, 151936), (Range{94960, 113952}));
+  EXPECT_EQ(elements_of_chunks({5, 6}, 151936, sizes), (Range{94960, 113952}));
 }
 
 TEST(Shards, ByShardingRule) {
@@ -177,7 +177,7 @@ TEST(Shards, VocabularyMayBeUnevenOrEmpty) {
 
 // Chunks that no two ranks share must all be owned once.
 void expect_owned_once(int64_t size, const std::vector<Range>& shares, const Strategy& s) {
-  std::vector<int> owners(static_cast<size_t>(canonical_chunks(size)), 0);
+  std::vector<int> owners(static_cast<size_t>(canonical_chunks(size, kMaxChunks)), 0);
   for (const Range& share : shares)
     for (int64_t c = share.begin; c < share.end; ++c) ++owners.at(static_cast<size_t>(c));
   for (const int n : owners) EXPECT_EQ(n, 1) << to_string(s) << " size " << size;
@@ -216,8 +216,8 @@ TEST(Shards, KeyValueHeadsAreThoseThatTheQueryHeadsRead) {
         if (!error_text([&] { check_strategy(s, sizes); }).empty()) continue;
         for (int rank = 0; rank < tp; ++rank) {
           const Topology t(s, rank);
-          const Range queries = elements_of_chunks(query_head_chunks(t, sizes), sizes.query_heads);
-          const Range held = elements_of_chunks(kv_head_chunks(t, sizes), kv_heads);
+          const Range queries = elements_of_chunks(query_head_chunks(t, sizes), sizes.query_heads, sizes);
+          const Range held = elements_of_chunks(kv_head_chunks(t, sizes), kv_heads, sizes);
           EXPECT_EQ(held.begin, queries.begin / per_kv);
           EXPECT_EQ(held.end, (queries.end - 1) / per_kv + 1);
           if (tp > kv_heads) {

@@ -48,11 +48,12 @@ PROMPT = "Once upon a time there was a fox who"
 
 
 def chorale(options, command, *flags):
-    line = list(map(str, [options.binary, command, "--device", options.device, *flags]))
+    patience = ["--dist-timeout", "200"] if options.device in ("cpu", "ref") else []
+    line = list(map(str, [options.binary, command, "--device", options.device, *patience, *flags]))
     done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=240)
     if done.returncode != 0:
         error = done.stderr.decode(errors="replace")[-500:]
-        raise RuntimeError(f"{' '.join(line[1:])}: exit status {done.returncode}: {error}")
+        raise RuntimeError(f"{command} {' '.join(line[-12:])}: exit status {done.returncode}: {error}")
     return done.stdout
 
 

@@ -25,8 +25,15 @@ __device__ __forceinline__ uint64_t load_acquire(const uint64_t* from) {
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
   return value;
 }
+// Also for what earlier kernels of the queue, and other threads that this one has met, have written and read.
 __device__ __forceinline__ void store_release(uint64_t* to, uint64_t value) {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+// How many blocks have been counted before.
+__device__ __forceinline__ uint32_t count_block(uint32_t* count) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+  return before;
 }
 __device__ __forceinline__ uint64_t time_in_nanoseconds() {
   uint64_t time;
@@ -83,7 +90,6 @@ __device__ bool begin(const Group& group, const void* input, const int64_t* coun
         volatile Slot& there = group.members[member]->slots[group.rank];
         there.input = static_cast<const std::byte*>(input);
         there.counts = counts;
-        __threadfence_system();  // also for what earlier kernels have written
         store_release(&group.members[member]->slots[group.rank].reached, number);
       }
       is_well = await(group, member, number);
@@ -101,15 +107,13 @@ __device__ void end(const Group& group) {
   GroupMemory& own = *group.members[group.rank];
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence_system();
-    is_last = atomicAdd(&own.blocks_done, 1) == gridDim.x - 1;
+    is_last = count_block(&own.blocks_done) == gridDim.x - 1;
   }
   __syncthreads();
   if (!is_last) return;
   const uint64_t number = own.number + 2;
   const int member = static_cast<int>(threadIdx.x);
   if (member < group.size && member != group.rank) {
-    __threadfence_system();
     store_release(&group.members[member]->slots[group.rank].reached, number);
     await(group, member, number);
   }

@@ -41,7 +41,7 @@ struct DispatchArgs {
 __device__ __forceinline__ int slot_of(const DispatchArgs& args, int64_t t, int i) {
   const int expert = args.experts.row(t)[i];
   if (expert < 0 || expert >= args.num_experts) return -1;
-  return args.slots.row((t + expert) % args.num_variants)[expert];
+  return args.slots.row((static_cast<int>(t) + expert) % args.num_variants)[expert];
 }
 
 // A block finds the tokens that go to one owner, in order, and how many they are.

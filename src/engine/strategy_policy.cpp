@@ -25,7 +25,7 @@ double computed_prompt_tokens(const EngineStats& before, const EngineStats& afte
 class SteadyLoad {
  public:
   SteadyLoad(const StrategyModel& model, const LoadSample& load)
-      : groups_(model.cost.strategy().dp_size), context_(std::max(load.context, 1.0)), load_(load) {
+      : groups_(model.cost.strategy().dp_size), context_(std::max(load.context, 1.0)) {
     const auto room = static_cast<double>(model.kv_tokens) / context_;
     const double most =
         std::max(std::floor(std::min(room, static_cast<double>(model.running_requests))), 1.0);
@@ -73,7 +73,6 @@ class SteadyLoad {
 
   const int groups_;
   const double context_;
-  const LoadSample& load_;
   double decoding_ = 0;
   double chunk_ = 1;
   int prompt_groups_ = 1;

@@ -286,6 +286,7 @@ def refusal(case, *flags, status=2, **more):
             ["--moe-tp-size", "--moe-dp-size 2", "that works is 1"],
         ),
         (["--dp-size", 16, "--moe-dp-size", 1], ["--moe-tp-size", " 16 ", "moe_intermediate_size", "1, 2, 4, 8"]),
+        (["--tp-size", 4, "--max-tp-size", 2], ["--tp-size", "query heads", "2 equal chunks under --max-tp-size 2"]),
         (["--tp-size", 8, "--dp-size", 3, "--enable-dp-attention"], ["--dp-size", " 3 ", "1, 2, 4, 8"]),
         (["--tp-size", 8, "--single-expert-mode", "dp"], ["--single-expert-mode", "one expert", "has 16", "--ep-size"]),
         (["--tp-size", 8, "--single-expert-mode", "ep"], ["--single-expert-mode", '"ep"', "dp, tp"]),

@@ -85,9 +85,10 @@ TEST(StrategyPolicyFlag, SaysWhichLineIsWrong) {
       {"switches: 3", "unknown key \"switches\"; those that work are objective, strategies"},
       {"objective: {a: 1}", "keys in another key's value"},
   };
-  for (const auto& [text, message] : kWrong) {
-    EXPECT_THAT(error_of([&] { read(text); }), AllOf(StartsWith("--strategy-policy"), HasSubstr(message)))
-        << text;
+  for (const auto& wrong : kWrong) {
+    EXPECT_THAT(error_of([&] { read(wrong.first); }),
+                AllOf(StartsWith("--strategy-policy"), HasSubstr(wrong.second)))
+        << wrong.first;
   }
   EXPECT_THAT(error_of([] { read_strategy_policy("/nowhere/policy.yaml"); }),
               HasSubstr("/nowhere/policy.yaml"));

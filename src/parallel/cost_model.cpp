@@ -167,7 +167,7 @@ CostModel::Product CostModel::product(ProductKind kind, double outputs, double i
                               ? weight_bytes_of(1, 1, static_cast<double>(placement_.num_experts()))
                               : weight_bytes_per_rank();
   const double bandwidth = machine_.read_bandwidth.at(resident) * core_share_;
-  return {.seconds_per_operation = &operations_[static_cast<size_t>(kind)],
+  return {.kind = static_cast<size_t>(kind),
           .operations_per_row = 2 * outputs * inputs,
           .sums_per_row = 0,
           .weight_seconds = outputs * inputs * weight_bytes / bandwidth};
@@ -245,7 +245,7 @@ void CostModel::add_product(const Product& product, const ProductLoad& load, Ste
   if (!(load.rows > 0)) return;
   const double all_rows = load.rows * load.matrices;
   double arithmetic =
-      all_rows * product.operations_per_row * product.seconds_per_operation->at_log2(load.log2_rows);
+      all_rows * product.operations_per_row * operations_[product.kind].at_log2(load.log2_rows);
   if (product.sums_per_row > 0) arithmetic += all_rows * product.sums_per_row * sums_.at_log2(load.log2_rows);
   cost[CostPart::products] += arithmetic;
   cost[CostPart::weights] += std::max(0.0, load.matrices * product.weight_seconds - arithmetic);

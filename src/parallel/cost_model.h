@@ -135,7 +135,7 @@ class CostModel {
 
  private:
   struct Product {
-    const CurveTable* seconds_per_operation = nullptr;  // by rows; a rank's
+    size_t kind = 0;  // of operations_: a pointer there would not outlive a copy of the model
     double operations_per_row = 0;
     double sums_per_row = 0;    // of canonical chunks, which are rounded to fixed point
     double weight_seconds = 0;  // to read the matrix once
@@ -189,7 +189,7 @@ class CostModel {
   double others_ = 0;         // ranks that it is sent to
   double local_experts_ = 1;  // that a rank multiplies with
 
-  std::array<CurveTable, kNumProductKinds> operations_;
+  std::array<CurveTable, kNumProductKinds> operations_;  // seconds of one by rows; a rank's
   CurveTable sums_, attention_, row_bytes_, sampling_, row_overhead_;
   double kv_seconds_per_byte_ = 0;
   double op_seconds_ = 0;

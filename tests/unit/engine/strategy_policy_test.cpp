@@ -282,6 +282,7 @@ TEST(StrategyPolicy, ALoadOfFewExpertsIsDearWhereRanksOwnThem) {
 // ---- the controller ----
 
 TEST(StrategyController, FollowsTheLoadAndNoAnswerDiffers) {
+  Recorder recorder;  // outlives the engine, which tells it of all that it ends
   LoadOptions load = small_model("tp=1");
   LoadedModel model = LoadedModel::load(load);
   Engine engine(model.runner(), engine_options_of(model, load));
@@ -301,7 +302,6 @@ TEST(StrategyController, FollowsTheLoadAndNoAnswerDiffers) {
   request.sampling.max_new_tokens = 300;
   request.sampling.temperature = 0;
   request.sampling.ignore_eos = true;
-  Recorder recorder;
   std::vector<int32_t> expected;
   {
     ASSERT_FALSE(engine.submit(request, recorder.listener("long")).has_value());
@@ -326,6 +326,7 @@ TEST(StrategyController, FollowsTheLoadAndNoAnswerDiffers) {
 }
 
 TEST(StrategyController, LeavesWhatAnAdministratorHasChosen) {
+  Recorder recorder;  // outlives the engine, which tells it of all that it ends
   LoadOptions load = small_model("dp=2");
   LoadedModel model = LoadedModel::load(load);
   Engine engine(model.runner(), engine_options_of(model, load));
@@ -342,7 +343,6 @@ TEST(StrategyController, LeavesWhatAnAdministratorHasChosen) {
   request.prompt_ids = {1, 2, 3};
   request.sampling.max_new_tokens = 400;
   request.sampling.ignore_eos = true;
-  Recorder recorder;
   ASSERT_FALSE(engine.submit(request, recorder.listener("r")).has_value());
   recorder.wait("r");
   EXPECT_EQ(controller.report().decisions, (std::array<uint64_t, kNumPolicyOutcomes>{}));

@@ -239,8 +239,8 @@ TEST(Switch, ThePrefixCacheGoesAlong) {
   for (GenerationRequest& r : requests) r.prompt_logprobs_start = -1;
   LoadOptions load = small_model("tp=2,dp=2");
   LoadedModel model = LoadedModel::load(load);
+  Recorder first, second;  // outlive the engine, which tells them of all that it ends
   Engine engine(model.runner(), engine_options_of(model, load));
-  Recorder first;
   for (const GenerationRequest& r : requests) submit(engine, first, r);
   const Records expected = wait_for_all(first, requests);
   ASSERT_TRUE(engine.wait_idle(60));
@@ -257,7 +257,6 @@ TEST(Switch, ThePrefixCacheGoesAlong) {
   EXPECT_EQ(after.prompt_tokens, before.prompt_tokens);
   EXPECT_EQ(after.kv_tokens_total, load.max_total_tokens);
 
-  Recorder second;
   for (const GenerationRequest& r : requests) submit(engine, second, r);
   expect_same_events(wait_for_all(second, requests), expected, "from the cache");
   int64_t findable = 0;
@@ -339,8 +338,8 @@ TEST(Switch, CountsOfExpertsGoOn) {
   LoadOptions load = small_model("tp=1");
   LoadedModel model = LoadedModel::load(load);
   const std::unique_ptr<PreparedRunner> prepared = model.prepare(parallel::parse_strategy("dp=4,ep=4"));
-  Engine engine(model.runner(), engine_options_of(model, load));
   Recorder recorder;
+  Engine engine(model.runner(), engine_options_of(model, load));
   for (const GenerationRequest& r : requests) submit(engine, recorder, r);
   wait_for_all(recorder, requests);
   ASSERT_TRUE(engine.wait_idle(60));

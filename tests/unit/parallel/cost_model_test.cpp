@@ -2,6 +2,7 @@
 #include "parallel/cost_model.h"
 
 #include <algorithm>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -50,6 +51,19 @@ TEST(CostModelTest, EveryStrategyThatWorksIsListedOnceAndNoOther) {
   }
   EXPECT_NE(error_text([&] { all_strategies(0, sizes); }), "");
   EXPECT_NE(error_text([&] { all_strategies(1025, sizes); }), "");
+}
+
+TEST(CostModelTest, ACopyOutlivesItsOriginal) {
+  const Strategy strategy{.tp_size = 2, .moe_tp_size = 2};
+  auto original = std::make_unique<CostModel>(example_cost(example_cpu(), example_model(), strategy));
+  const StepLoad load{{{.tokens = 40, .sequences = 8, .attended_tokens = 4000, .logits_rows = 8}}};
+  const double expected = original->step(load).total();
+  const CostModel copy = *original;
+  original->set_expert_share(std::vector<double>(static_cast<size_t>(example_model().experts), 1.0));
+  *original = example_cost(example_gpus(), example_model(), strategy);
+  EXPECT_EQ(copy.step(load).total(), expected);
+  original.reset();
+  EXPECT_EQ(copy.step(load).total(), expected);
 }
 
 TEST(CostModelTest, WithoutExpertsTheOnlyStrategiesAreThoseOfAttention) {

@@ -1,7 +1,7 @@
-// Stands in for the kernels of comm/peer/ and comm/nccl/ in a build without CUDA.
+// Stands in for the kernels of comm/nccl/ in a build without CUDA.
 #include "base/error.h"
+#include "comm/nccl/peer_kernels.h"
 #include "comm/nccl/row_slots.h"
-#include "comm/peer/peer_kernels.h"
 
 namespace chorale::comm {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "comm/communicator.h"
 #include "comm/local/local_world.h"
-#include "comm/peer/peer_world.h"
+#include "comm/nccl/peer_world.h"
 #include "engine/runner_parts.h"
 
 namespace chorale::engine {

@@ -13,7 +13,7 @@
 #include "base/copy.h"
 #include "comm/device_collectives.h"
 #include "comm/nccl/nccl_world.h"
-#include "comm/peer/peer_world.h"
+#include "comm/nccl/peer_world.h"
 #include "kernels/backend.h"
 #include "unit/comm/rank_threads.h"
 

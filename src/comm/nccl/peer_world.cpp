@@ -1,4 +1,4 @@
-#include "comm/peer/peer_world.h"
+#include "comm/nccl/peer_world.h"
 
 #include <algorithm>
 #include <utility>
@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/tensor.h"
 #include "comm/device_transport.h"
-#include "comm/peer/peer_kernels.h"
+#include "comm/nccl/peer_kernels.h"
 
 namespace chorale::comm {
 namespace peer {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "comm/peer/peer_kernels.h"
+#include "comm/nccl/peer_kernels.h"
 
 namespace chorale::comm::peer {
 namespace {

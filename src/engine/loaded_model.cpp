@@ -270,7 +270,7 @@ struct LoadedModel::Impl {
             .num_spare_blocks = plan.memory.spare_blocks,
             .kv_dtype = plan.memory.kv_dtype,
             .devices = std::move(on),
-            .collectives = parse_collectives(options.parallel.collectives),
+            .collectives = comm::parse_collectives(options.parallel.collectives),
             .isa = plan.instruction_set,
             .threads_per_rank = plan.threads_per_rank,
             .collective_timeout = options.parallel.collective_timeout,
@@ -378,7 +378,7 @@ LoadedModel LoadedModel::load(const LoadOptions& options) {
   const parallel::Strategy strategy = choose_strategy(resolved.config, options.parallel);
   RankProcesses processes(options.parallel, strategy);
   RankDevices devices(options, strategy.world(), processes);
-  parse_collectives(options.parallel.collectives);
+  comm::parse_collectives(options.parallel.collectives);
   require_agreement_of_ranks(resolved, options, strategy, processes, devices.first());
   LoadPlan plan = plan_load(resolved, options, strategy, processes, devices);
   const bool is_driver = processes.is_driver();
@@ -415,8 +415,9 @@ void LoadedModel::Impl::start_process(LoadPlan plan, int threads, ReadingNews ne
   comm::MpiWorld& mpi = *processes.mpi();
   StoredWeights stored = read_weights(source(device()), own_shard(plan.parallel), threads, news);
   channel = std::make_unique<MpiChannel>(
-      mpi, link_process(mpi.transport(), device(), parse_collectives(options.parallel.collectives),
-                        [&mpi] { return mpi.failure(); }));
+      mpi,
+      comm::link_process(mpi.transport(), device(), comm::parse_collectives(options.parallel.collectives),
+                         [&mpi] { return mpi.failure(); }));
   MpiGroups groups = channel->groups_of(plan.parallel.ranks[static_cast<size_t>(mpi.rank())].topology);
   ranks = make_over_mpi(std::move(plan), std::move(stored), std::move(groups));
   mpi_ranks = std::make_unique<MpiRanks>(*channel, maker());

@@ -32,7 +32,10 @@ LocalRunner::LocalRunner(const RunnerParts& parts)
     return;
   }
   world_ = std::make_unique<comm::LocalWorld>(world, to_milliseconds(timeout_));
-  links_ = std::make_unique<DeviceLinks>(parts_, *world_, to_milliseconds(timeout_));
+  std::vector<Device> devices;
+  for (int rank = 0; rank < world; ++rank) devices.push_back(parts_.device_of(rank));
+  links_ = std::make_unique<comm::DeviceLinks>(parts_.collectives, std::move(devices), *world_,
+                                               to_milliseconds(timeout_));
   for (int rank = 0; rank < world; ++rank) {
     threads_.emplace_back([this, rank] { rank_loop(rank); });
   }
@@ -144,7 +147,7 @@ void LocalRunner::rank_loop(int rank) {
     done_.notify_all();
   };
   guarded([&] {
-    DeviceLink link = links_->make(rank);
+    comm::DeviceLink link = links_->make(rank);
     const comm::Communicator world(std::move(link.transport), &traffic_[static_cast<size_t>(rank)]);
     const parallel::Topology& topology = parts_.plan.ranks[static_cast<size_t>(rank)].topology;
     RankRunner::Parts parts = parts_of(parts_, rank, split_groups(world, topology));

@@ -12,8 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "comm/device_links.h"
 #include "comm/local/local_world.h"
-#include "engine/device_links.h"
 #include "engine/parallel_runner.h"
 #include "engine/rank_runner.h"
 #include "engine/runner_parts.h"
@@ -80,7 +80,7 @@ class LocalRunner : public ParallelRunner {
   const bool runs_ahead_;
   std::vector<comm::Traffic> traffic_;                // [world]
   std::unique_ptr<comm::LocalWorld> world_;           // null for a world of one
-  std::unique_ptr<DeviceLinks> links_;                // likewise
+  std::unique_ptr<comm::DeviceLinks> links_;          // likewise
   std::vector<std::unique_ptr<RankRunner>> runners_;  // [world]
 
   int64_t num_steps_ = 0;             // forward passes that were begun

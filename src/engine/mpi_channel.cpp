@@ -27,7 +27,7 @@ bool any_pending(std::span<const Outcome> outcomes) {
   return false;
 }
 
-MpiChannel::MpiChannel(comm::MpiWorld& mpi, DeviceLink link)
+MpiChannel::MpiChannel(comm::MpiWorld& mpi, comm::DeviceLink link)
     : mpi_(mpi),
       watch_(std::move(link.watch)),
       stream_(pool_, InstructionSet::portable),

@@ -15,8 +15,8 @@
 #include "base/stream.h"
 #include "base/thread_pool.h"
 #include "comm/communicator.h"
+#include "comm/device_links.h"
 #include "comm/mpi/mpi_world.h"
-#include "engine/device_links.h"
 #include "model/rank_plan.h"
 #include "parallel/topology.h"
 
@@ -68,7 +68,7 @@ struct MpiGroups {
 class MpiChannel {
  public:
   // The world must outlive it. link: what ranks exchange goes through, as link_process() gives it.
-  MpiChannel(comm::MpiWorld& mpi, DeviceLink link);
+  MpiChannel(comm::MpiWorld& mpi, comm::DeviceLink link);
   // On rank 0 after begin(), tells the others to stop, unless something has failed.
   ~MpiChannel();
   MpiChannel(const MpiChannel&) = delete;

@@ -19,14 +19,6 @@ model::ModelWeights weights_of(const RunnerParts& parts, int rank) {
 
 }  // namespace
 
-Collectives parse_collectives(const std::string& name) {
-  if (name == "auto") return Collectives::automatic;
-  if (name == "host") return Collectives::host;
-  if (name == "peer") return Collectives::peer;
-  if (name == "nccl") return Collectives::nccl;
-  throw_error("--collectives: expected auto, peer, nccl or host, found \"{}\"", name);
-}
-
 model::RankGroups split_groups(const comm::Communicator& world, const parallel::Topology& topology) {
   const auto split = [&](parallel::GroupKind kind) {
     const parallel::Group& group = topology.group(kind);

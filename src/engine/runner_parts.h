@@ -9,6 +9,7 @@
 #include "base/instruction_set.h"
 #include "base/op_profile.h"
 #include "comm/communicator.h"
+#include "comm/device_links.h"
 #include "engine/parallel_plan.h"
 #include "engine/rank_runner.h"
 #include "engine/stored_weights.h"
@@ -18,11 +19,6 @@
 #include "model/weights.h"
 
 namespace chorale::engine {
-
-// How ranks exchange what lies on their devices.
-enum class Collectives { automatic, host, peer, nccl };
-// Throws Error that names the flag.
-Collectives parse_collectives(const std::string& name);
 
 struct RunnerParts {
   const io::ModelConfig& config;
@@ -34,7 +30,7 @@ struct RunnerParts {
   int64_t num_spare_blocks = 0;  // so many of them are ModelRunner::num_spare_blocks()
   DType kv_dtype = DType::bf16;
   std::vector<Device> devices;  // likewise
-  Collectives collectives = Collectives::automatic;
+  comm::Collectives collectives = comm::Collectives::automatic;
   InstructionSet isa = InstructionSet::portable;
   int threads_per_rank = 1;
   double collective_timeout = 10;  // seconds; also what a device may take for a step

@@ -1,4 +1,4 @@
-#include "engine/device_links.h"
+#include "comm/device_links.h"
 
 #include <algorithm>
 #include <utility>
@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "comm/nccl/nccl_world.h"
 
-namespace chorale::engine {
+namespace chorale::comm {
 namespace {
 
 bool is_one_rank_each(const std::vector<Device>& devices) {
@@ -25,22 +25,28 @@ void require_one_rank_each(const std::vector<Device>& devices) {
 
 }  // namespace
 
-DeviceLinks::DeviceLinks(const RunnerParts& parts, comm::LocalWorld& world,
+Collectives parse_collectives(const std::string& name) {
+  if (name == "auto") return Collectives::automatic;
+  if (name == "host") return Collectives::host;
+  if (name == "peer") return Collectives::peer;
+  if (name == "nccl") return Collectives::nccl;
+  throw_error("--collectives: expected auto, peer, nccl or host, found \"{}\"", name);
+}
+
+DeviceLinks::DeviceLinks(Collectives wanted, std::vector<Device> devices, LocalWorld& world,
                          std::chrono::milliseconds time_limit)
-    : parts_(parts), world_(world), kind_(parts.collectives) {
-  if (parts.device_kind() != DeviceKind::cuda) {
+    : devices_(std::move(devices)), world_(world), kind_(wanted) {
+  if (devices_[0].kind() != DeviceKind::cuda) {
     kind_ = Collectives::host;
     return;
   }
-  std::vector<Device> devices;
-  for (int rank = 0; rank < world.size(); ++rank) devices.push_back(parts.device_of(rank));
   if (kind_ == Collectives::automatic) {
     // A kernel that waits for another rank's must not hold that one up, as it may on a GPU that they share.
-    if (!is_one_rank_each(devices)) {
+    if (!is_one_rank_each(devices_)) {
       kind_ = Collectives::host;
-    } else if (comm::PeerWorld::is_possible(devices)) {
+    } else if (PeerWorld::is_possible(devices_)) {
       kind_ = Collectives::peer;
-    } else if (comm::nccl_is_there()) {
+    } else if (nccl_is_there()) {
       kind_ = Collectives::nccl;
     } else {
       kind_ = Collectives::host;
@@ -50,21 +56,21 @@ DeviceLinks::DeviceLinks(const RunnerParts& parts, comm::LocalWorld& world,
     }
   }
   if (kind_ == Collectives::nccl) {
-    require_one_rank_each(devices);
-    comm::require_nccl();
+    require_one_rank_each(devices_);
+    require_nccl();
   }
-  if (kind_ == Collectives::peer) peers_ = std::make_unique<comm::PeerWorld>(devices, world, time_limit);
+  if (kind_ == Collectives::peer) peers_ = std::make_unique<PeerWorld>(devices_, world, time_limit);
   log::info("collectives: {}", kind_ == Collectives::peer   ? "over peer memory"
-                               : kind_ == Collectives::nccl ? "NCCL " + comm::nccl_version()
+                               : kind_ == Collectives::nccl ? "NCCL " + nccl_version()
                                                             : "through the host");
 }
 
 DeviceLink DeviceLinks::make(int rank) {
   if (peers_ != nullptr) return {peers_->transport(rank), peers_->watch(rank)};
-  std::shared_ptr<comm::Transport> host = world_.transport(rank);
+  std::shared_ptr<Transport> host = world_.transport(rank);
   if (kind_ != Collectives::nccl) return {std::move(host), nullptr};
-  comm::NcclRank made =
-      comm::join_nccl(std::move(host), parts_.device_of(rank), [this] { return world_.failure(); });
+  NcclRank made =
+      join_nccl(std::move(host), devices_[static_cast<size_t>(rank)], [this] { return world_.failure(); });
   return {std::move(made.transport), std::move(made.watch)};
 }
 
@@ -72,15 +78,15 @@ void DeviceLinks::end() {
   if (peers_ != nullptr) peers_->end();
 }
 
-DeviceLink link_process(std::shared_ptr<comm::Transport> mpi, const Device& device, Collectives wanted,
-                        std::function<std::optional<comm::CollectiveError>()> failure) {
+DeviceLink link_process(std::shared_ptr<Transport> mpi, const Device& device, Collectives wanted,
+                        std::function<std::optional<CollectiveError>()> failure) {
   if (device.kind() != DeviceKind::cuda || mpi->size() == 1) return {std::move(mpi), nullptr};
   if (wanted == Collectives::peer)
     throw_error("--collectives peer: expected ranks of one process, found ranks over MPI; use nccl");
   // All ranks decide alike.
-  int64_t lacking = comm::nccl_is_there() ? 0 : 1;
+  int64_t lacking = nccl_is_there() ? 0 : 1;
   mpi->all_reduce_sum({&lacking, 1});
-  if (wanted == Collectives::nccl && lacking > 0) comm::require_nccl();
+  if (wanted == Collectives::nccl && lacking > 0) require_nccl();
   if (wanted == Collectives::nccl && lacking > 0)
     throw_error("--collectives nccl: {} of the ranks have no NCCL", lacking);
   if (wanted == Collectives::host || lacking > 0) {
@@ -90,9 +96,9 @@ DeviceLink link_process(std::shared_ptr<comm::Transport> mpi, const Device& devi
     }
     return {std::move(mpi), nullptr};
   }
-  if (mpi->rank() == 0) log::info("collectives: NCCL {}", comm::nccl_version());
-  comm::NcclRank made = comm::join_nccl(std::move(mpi), device, std::move(failure));
+  if (mpi->rank() == 0) log::info("collectives: NCCL {}", nccl_version());
+  NcclRank made = join_nccl(std::move(mpi), device, std::move(failure));
   return {std::move(made.transport), std::move(made.watch)};
 }
 
-}  // namespace chorale::engine
+}  // namespace chorale::comm
